@@ -1,0 +1,226 @@
+"""`python -m benchmarks.run`: rnnfast's layers against torch.nn's, case by case."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import gate, machine, measure, overhead, table, workload
+from .cases import CASES, Case, select
+from .table import Row
+from .workload import LayerWork
+
+RESULTS = Path(__file__).resolve().parent / "results"
+BUDGET, OVERHEAD_BUDGET = 10.0, 20.0  # seconds a case
+BUSY = 0.5  # the load average before a run, above which it says so
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    candidate: str
+    backend: str
+    device: str
+    dtype: str
+    mode: str
+    threads: int
+    budget: float
+    overhead: bool
+    seed: int
+
+    @property
+    def stem(self) -> str:
+        """The name of the result files, without their suffix."""
+        side = "torch-nn" if self.candidate == "torch.nn" else f"rnnfast-{self.backend}"
+        return "-".join((["overhead"] if self.overhead else []) + [side, self.mode, self.dtype])
+
+
+def measure_case(case: Case, settings: Settings) -> Row:
+    """Gate, then timing. A case that fails is not timed; its row says why."""
+    row = Row(case.name, settings.mode, settings.candidate, settings.backend, taken="")
+    try:
+        reference, candidate = workload.build(
+            case,
+            settings.candidate,
+            dtype=getattr(torch, settings.dtype),
+            device=settings.device,
+            mode=settings.mode,
+            seed=settings.seed,
+        )
+        backend, taken = workload.choose_backend(
+            settings.candidate, settings.backend, candidate, torch_only=settings.overhead
+        )
+        row = replace(row, backend=backend, taken=taken)
+        with workload.use_backend(settings.candidate, backend):
+            return _gate_and_time(row, reference, candidate, settings)
+    except (RuntimeError, TypeError, ValueError) as error:  # what layers raise
+        return replace(row, status="failed", reason=f"{type(error).__name__}: {error}")
+
+
+def _gate_and_time(row: Row, reference: LayerWork, candidate: LayerWork, settings: Settings) -> Row:
+    verdict = gate.check(reference, candidate)
+    if not verdict.passed:
+        return replace(row, status="failed", reason=verdict.reason, gate=verdict.worst)
+    timer = measure.timer_for(settings.device)
+    pairs = measure.alternate(reference, candidate, settings.budget, timer=timer)
+    return replace(row, gate=verdict.worst, **table.timings(pairs))
+
+
+def run(cases: Sequence[Case], settings: Settings) -> Iterator[Row]:
+    """Raises RuntimeError where a layer changes the number of threads under the measurement."""
+    with _threads(settings.threads):
+        for case in cases:
+            yield measure_case(case, settings)
+            if torch.get_num_threads() != settings.threads:
+                found = f"{torch.get_num_threads()} threads instead of {settings.threads}"
+                raise RuntimeError(f"{case.name} left torch with {found}")
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def save(folder: Path, settings: Settings, facts: dict[str, Any], rows: Sequence[Row]) -> Path:
+    """Writes the rows as CSV and the facts as JSON beside it; returns the path of the CSV.
+
+    A run of fewer or other cases than the 18 gets `-partial` in its name.
+    """
+    expected = (overhead.BARE if settings.overhead else ()) + CASES
+    complete = [row.case for row in rows] == [case.name for case in expected]
+    path = folder / f"{settings.stem}{'' if complete else '-partial'}.csv"
+    table.write_csv(path, rows)
+    table.write_json(path.with_suffix(".json"), {**facts, "settings": asdict(settings)})
+    return path
+
+
+HEADER = (
+    f"{'case':26} {'torch ms':>9} {'ours ms':>9} {'ratio':>6} {'quartiles':>11} {'95 %':>11} "
+    f"{'pairs':>6} {'µs a call':>10} {'GF/s torch':>10} {'ours':>6}  backend"
+)
+
+
+def line(row: Row) -> str:
+    if not row.timed:
+        return f"{row.case:26} FAILED: {row.reason}"
+    return (
+        f"{row.case:26} {row.torch_ms:9.3f} {row.candidate_ms:9.3f} {row.ratio:6.3f} "
+        f"{row.ratio_q1:5.3f}–{row.ratio_q3:5.3f} {row.ratio_low:5.3f}–{row.ratio_high:5.3f} "
+        f"{row.pairs:6d} {row.overhead_us:10.1f} {row.torch_gflops:10.1f} "
+        f"{row.candidate_gflops:6.1f}  {row.taken}"
+    )
+
+
+def summary(rows: Sequence[Row]) -> str:
+    timed = [row for row in rows if row.timed]
+    losses = sum(row.ratio < 1 for row in timed)
+    return (
+        f"geometric mean of {len(timed)} ratios: {table.geometric_mean(rows):.3f} "
+        f"(torch / ours, above 1 is faster); below 1: {losses}; failed: {len(rows) - len(timed)}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 1 where a case failed. Times never decide it."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        cases = select(options.cases)
+        settings = _settings(options)
+    except ValueError as error:
+        parser.error(str(error))
+    show, close, header = line, summary, HEADER
+    if settings.overhead:
+        cases = overhead.BARE + cases
+        show, close, header = overhead.line, overhead.summary, overhead.HEADER
+    total = len(cases) * settings.budget
+    print(
+        f"{len(cases)} cases × {settings.budget:g} s = {total:g} s, and the gate of each; "
+        f"{settings.mode}, {settings.dtype}, {settings.device}, {settings.threads} threads"
+    )
+    rows: list[Row] = []
+    with _threads(settings.threads):
+        facts = machine.facts(settings.device)
+    if facts["load_average"][0] > BUSY:
+        print(
+            f"note: load average {facts['load_average'][0]}: something else runs here, or just did"
+        )
+    print(header)
+    try:
+        for row in run(cases, settings):
+            rows.append(row)
+            print(show(row), flush=True)
+    finally:  # what was measured before an interrupt is kept
+        folder = options.out or RESULTS / machine.slug(settings.device, settings.threads)
+        path = save(folder, settings, facts, rows)
+    print(f"{close(rows)}\n{os.path.relpath(path)}")
+    return 0 if all(row.timed for row in rows) else 1
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {options.device}: torch sees no GPU here")
+    if options.candidate == "torch.nn" and options.backend != "auto":
+        raise ValueError("--backend chooses among rnnfast's; --candidate torch.nn has none")
+    if options.overhead and options.backend != "auto":
+        raise ValueError("--overhead measures what `auto` costs; leave --backend out")
+    if options.threads < 1:
+        raise ValueError(f"--threads {options.threads}: at least one")
+    return Settings(
+        candidate=options.candidate,
+        backend="" if options.candidate == "torch.nn" else options.backend,
+        device=options.device,
+        dtype=options.dtype,
+        mode=options.mode,
+        threads=options.threads,
+        budget=options.budget or (OVERHEAD_BUDGET if options.overhead else BUDGET),
+        overhead=options.overhead,
+        seed=options.seed,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    add = parser.add_argument
+    add("--backend", default="auto", help="auto, or a backend by name (default: auto)")
+    add(
+        "--candidate",
+        choices=workload.CANDIDATES,
+        default="rnnfast",
+        help="torch.nn: both sides the same, which shows the noise floor",
+    )
+    add("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    add(
+        "--cases",
+        default="*",
+        help="patterns with commas between (gru, *-H256), or any shape by its full name",
+    )
+    add("--dtype", choices=DTYPES, default="float32")
+    add("--mode", choices=workload.MODES, default="train")
+    add("--threads", type=int, default=torch.get_num_threads(), help="default: torch's own")
+    add(
+        "--budget",
+        type=float,
+        help=f"seconds a case (default: {BUDGET:g}; with --overhead {OVERHEAD_BUDGET:g})",
+    )
+    add("--overhead", action="store_true", help="what `auto` adds to torch.nn on the torch backend")
+    add("--seed", type=int, default=0)
+    add("--out", type=Path, help="folder of the results (default: benchmarks/results/<device>)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+// The Python module rnnfast._C. pybind11's headers are those that torch ships: one version in the
+// process.
+#include <omp.h>
+#include <pybind11/pybind11.h>
+
+void bind_cells(pybind11::module_& m);  // cells.cpp
+#ifdef RNNFAST_WITH_CUDA
+void bind_cuda(pybind11::module_& m);  // cuda.cpp
+#endif
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.doc() = "rnnfast's compiled part; rnnfast._ext.load() imports it";
+  m.attr("torch_version") = RNNFAST_TORCH_VERSION;
+  // Follows torch.set_num_threads() where both use one OpenMP runtime, which is what its test looks
+  // at.
+  m.def("openmp_max_threads", &omp_get_max_threads);
+  bind_cells(m);
+#ifdef RNNFAST_WITH_CUDA
+  m.attr("with_cuda") = true;
+  bind_cuda(m);
+#else
+  m.attr("with_cuda") = false;
+#endif
+}

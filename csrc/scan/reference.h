@@ -1,0 +1,361 @@
+// The specification of a scan in C++: one sequence after the other, one step after the other, one
+// unit after the other, on plain pointers. The kernels of every device are tested against it. Sums
+// run in V, in index order.
+//
+// Shapes, row-major: T steps, B batch, H hidden size, G gates, P width of h (H unless the cell is
+// projected), K = kSaved. Tensors that hold c exist for cells with two states, w_hr for projected
+// cells.
+//
+// lengths [B]: from its end on, a sequence's y and c are 0 and its state is frozen; a reversed scan
+// starts at the sequence's own last step. resets [T, B]: the state is replaced by 0 before gx[t] is
+// consumed; no gradient crosses.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "scan/problem.h"
+
+namespace rnnfast::reference {
+
+template <class V>
+struct Weights {
+  const V* w_hh = nullptr;  // [G·H, P]
+  const V* b_hh = nullptr;  // [G·H], or null: no bias
+  const V* w_hr = nullptr;  // [P, H]
+};
+
+struct Masks {
+  const int64_t* lengths = nullptr;  // [B], each in 0 .. T; or null: all T
+  const bool* resets = nullptr;      // [T, B], or null: none
+};
+
+template <class V>
+struct Forward {
+  const V* gx = nullptr;  // [T, B, G·H], x·W_ihᵀ + b_ih
+  const V* h0 = nullptr;  // [B, P]
+  const V* c0 = nullptr;  // [B, H]
+  V* y = nullptr;         // [T, B, P], out
+  V* c = nullptr;         // [T, B, H], out
+  V* h_last = nullptr;    // [B, P], out
+  V* c_last = nullptr;    // [B, H], out
+  V* saved = nullptr;     // [T, B, K, H], out; undefined past a sequence's end
+};
+
+template <class V>
+struct Backward {
+  const V* h0 = nullptr;  // as in Forward, like y, c and saved
+  const V* c0 = nullptr;
+  const V* y = nullptr;
+  const V* c = nullptr;
+  const V* saved = nullptr;
+  const V* dy = nullptr;       // [T, B, P]
+  const V* dc = nullptr;       // [T, B, H], gradient of Forward::c; null: 0
+  const V* dh_last = nullptr;  // [B, P]
+  const V* dc_last = nullptr;  // [B, H]
+  V* dgx = nullptr;            // [T, B, G·H], out
+  V* dh0 = nullptr;            // [B, P], out
+  V* dc0 = nullptr;            // [B, H], out
+  V* dw_hh = nullptr;          // [G·H, P], out
+  V* db_hh = nullptr;          // [G·H], out, or null
+  V* dw_hr = nullptr;          // [P, H], out
+};
+
+namespace detail {
+
+// out = W·x (+ bias); w is [rows, x.size()].
+template <class V>
+std::vector<V> product(const V* w, const V* bias, int64_t rows, const std::vector<V>& x) {
+  const int64_t cols = static_cast<int64_t>(x.size());
+  std::vector<V> out(rows);
+  for (int64_t i = 0; i < rows; ++i) {
+    V sum = bias ? bias[i] : V(0);
+    for (int64_t k = 0; k < cols; ++k) sum += w[i * cols + k] * x[k];
+    out[i] = sum;
+  }
+  return out;
+}
+
+// dx += Wᵀ·dout; w is [dout.size(), dx.size()].
+template <class V>
+void add_product_transposed(const V* w, const std::vector<V>& dout, std::vector<V>& dx) {
+  const int64_t cols = static_cast<int64_t>(dx.size());
+  for (size_t i = 0; i < dout.size(); ++i) {
+    for (int64_t k = 0; k < cols; ++k) dx[k] += w[i * cols + k] * dout[i];
+  }
+}
+
+// dw += dout·xᵀ; dw is [dout.size(), x.size()].
+template <class V>
+void add_outer(const std::vector<V>& dout, const std::vector<V>& x, V* dw) {
+  const int64_t cols = static_cast<int64_t>(x.size());
+  for (size_t i = 0; i < dout.size(); ++i) {
+    for (int64_t k = 0; k < cols; ++k) dw[i * cols + k] += dout[i] * x[k];
+  }
+}
+
+template <class V>
+void add(const V* from, std::vector<V>& to) {
+  for (size_t k = 0; k < to.size(); ++k) to[k] += from[k];
+}
+
+// The values of unit j in planes of H values each.
+template <int N, class V>
+void load(const V* planes, int64_t H, int64_t j, V (&to)[N]) {
+  for (int k = 0; k < N; ++k) to[k] = planes[k * H + j];
+}
+
+template <int N, class V>
+void store(const V (&from)[N], int64_t H, int64_t j, V* planes) {
+  for (int k = 0; k < N; ++k) planes[k * H + j] = from[k];
+}
+
+// The state of one sequence, or its gradient. c is empty for cells with one state.
+template <class V>
+struct State {
+  std::vector<V> h, c;
+
+  void clear() {
+    std::fill(h.begin(), h.end(), V(0));
+    std::fill(c.begin(), c.end(), V(0));
+  }
+
+  // Row `row` of h [·, P] and c [·, H].
+  static State read(const Problem& p, const V* h, const V* c, int64_t row) {
+    State state;
+    state.h.assign(h + row * p.P, h + (row + 1) * p.P);
+    if (p.has_cell_state()) state.c.assign(c + row * p.H, c + (row + 1) * p.H);
+    return state;
+  }
+
+  void write(const Problem& p, V* h_out, V* c_out, int64_t row) const {
+    std::copy(h.begin(), h.end(), h_out + row * p.P);
+    if (p.has_cell_state()) std::copy(c.begin(), c.end(), c_out + row * p.H);
+  }
+
+  // What a cell calls s for unit j. A projected h has no unit j, and its cell does not ask for it.
+  template <class C>
+  void unit(int64_t j, V (&s)[C::kStates]) const {
+    s[0] = C::kProjected ? V(0) : h[j];
+    if constexpr (C::kStates > 1) s[1] = c[j];
+  }
+};
+
+// The steps of sequence b in the order in which the scan takes them.
+struct Walk {
+  int64_t length, B, b;
+  bool reverse;
+
+  Walk(const Problem& p, const Masks& masks, int64_t b)
+      : length(masks.lengths ? masks.lengths[b] : p.T), B(p.B), b(b), reverse(p.reverse) {}
+
+  // The row of step k in tensors [T, B, ·].
+  int64_t row(int64_t k) const { return (reverse ? length - 1 - k : k) * B + b; }
+};
+
+// Plane k of planes [·, H].
+template <class V>
+std::vector<V> plane(const V* planes, int64_t H, int k) {
+  return std::vector<V>(planes + k * H, planes + (k + 1) * H);
+}
+
+// One step of a cell with one phase; returns every unit's s_new[0], replaces state.c. gx [G, H],
+// saved [K, H].
+template <class C, class V>
+std::vector<V> units_forward(const Problem& p, const Weights<V>& w, const V* gx, State<V>& state,
+                             V* saved) {
+  const int64_t H = p.H;
+  const std::vector<V> gh = product(w.w_hh, w.b_hh, C::kGates * H, state.h);
+  std::vector<V> out(H);
+  for (int64_t j = 0; j < H; ++j) {
+    V gx_j[C::kGates], gh_j[C::kGates], s[C::kStates], s_new[C::kStates], saved_j[C::kSaved];
+    load(gx, H, j, gx_j);
+    load(gh.data(), H, j, gh_j);
+    state.template unit<C>(j, s);
+    C::forward(gx_j, gh_j, s, s_new, saved_j);
+    store(saved_j, H, j, saved);
+    out[j] = s_new[0];
+    if constexpr (C::kStates > 1) state.c[j] = s_new[1];
+  }
+  return out;
+}
+
+// The same for a cell with two phases.
+template <class C, class V>
+std::vector<V> units_forward_two_phase(const Problem& p, const Weights<V>& w, const V* gx,
+                                       const State<V>& state, V* saved) {
+  const int64_t H = p.H;
+  const std::vector<V> gh = product(w.w_hh, w.b_hh, 2 * H, state.h);
+  for (int64_t j = 0; j < H; ++j) {
+    V gx_j[2], gh_j[2], s[1] = {state.h[j]}, saved_j[C::kSaved] = {};
+    load(gx, H, j, gx_j);
+    load(gh.data(), H, j, gh_j);
+    C::forward_reset(gx_j, gh_j, s, saved_j);
+    store(saved_j, H, j, saved);
+  }
+  const std::vector<V> u = plane(saved, H, C::kSavedU);
+  const std::vector<V> gh_n = product(w.w_hh + 2 * H * H, w.b_hh ? w.b_hh + 2 * H : nullptr, H, u);
+  std::vector<V> out(H);
+  for (int64_t j = 0; j < H; ++j) {
+    V s[1] = {state.h[j]}, s_new[1], saved_j[C::kSaved];
+    load(saved, H, j, saved_j);
+    C::forward_candidate(gx[2 * H + j], gh_n[j], s, s_new, saved_j);
+    store(saved_j, H, j, saved);
+    out[j] = s_new[0];
+  }
+  return out;
+}
+
+template <template <class> class Cell, class V>
+void step_forward(const Problem& p, const Weights<V>& w, const V* gx, State<V>& state, V* saved) {
+  using C = Cell<V>;
+  std::vector<V> out;
+  if constexpr (C::kPhases == 1) {
+    out = units_forward<C>(p, w, gx, state, saved);
+  } else {
+    out = units_forward_two_phase<C>(p, w, gx, state, saved);
+  }
+  if constexpr (C::kProjected) {
+    state.h = product<V>(w.w_hr, nullptr, p.P, out);
+  } else {
+    state.h = std::move(out);
+  }
+}
+
+// One step up of a cell with one phase: from dout, the gradient of s_new[0], and grad.c to grad of
+// the previous state and dgx [G, H]; adds to the gradients of the weights. grad.h comes in as 0.
+// Returns dgh [G, H].
+template <class C, class V>
+std::vector<V> units_backward(const Problem& p, const Weights<V>& w, const State<V>& prev,
+                              const V* saved, const std::vector<V>& dout, const Backward<V>& io,
+                              State<V>& grad, V* dgx) {
+  const int64_t H = p.H;
+  std::vector<V> dgh(C::kGates * H);
+  for (int64_t j = 0; j < H; ++j) {
+    V saved_j[C::kSaved], s[C::kStates], ds_new[C::kStates], ds[C::kStates], dgx_j[C::kGates],
+        dgh_j[C::kGates];
+    load(saved, H, j, saved_j);
+    prev.template unit<C>(j, s);
+    ds_new[0] = dout[j];
+    if constexpr (C::kStates > 1) ds_new[1] = grad.c[j];
+    C::backward(ds_new, saved_j, s, dgx_j, dgh_j, ds);
+    store(dgx_j, H, j, dgx);
+    store(dgh_j, H, j, dgh.data());
+    if constexpr (!C::kProjected) grad.h[j] = ds[0];
+    if constexpr (C::kStates > 1) grad.c[j] = ds[1];
+  }
+  add_product_transposed(w.w_hh, dgh, grad.h);
+  add_outer(dgh, prev.h, io.dw_hh);
+  return dgh;
+}
+
+// The same for a cell with two phases, whose dgx is dgh.
+template <class C, class V>
+std::vector<V> units_backward_two_phase(const Problem& p, const Weights<V>& w, const State<V>& prev,
+                                        const V* saved, const std::vector<V>& dout,
+                                        const Backward<V>& io, State<V>& grad, V* dgx) {
+  const int64_t H = p.H;
+  std::vector<V> dg_rz(2 * H), dg_n(H), du(H);
+  for (int64_t j = 0; j < H; ++j) {
+    V saved_j[C::kSaved], ds_new[1] = {dout[j]}, s[1] = {prev.h[j]}, ds[1];
+    load(saved, H, j, saved_j);
+    C::backward_candidate(ds_new, saved_j, s, dg_rz[H + j], dg_n[j], ds);
+    grad.h[j] = ds[0];
+  }
+  add_product_transposed(w.w_hh + 2 * H * H, dg_n, du);
+  for (int64_t j = 0; j < H; ++j) {
+    V saved_j[C::kSaved], s[1] = {prev.h[j]}, ds[1] = {grad.h[j]};
+    load(saved, H, j, saved_j);
+    C::backward_reset(du[j], saved_j, s, dg_rz[j], ds);
+    grad.h[j] = ds[0];
+  }
+  add_product_transposed(w.w_hh, dg_rz, grad.h);
+  add_outer(dg_rz, prev.h, io.dw_hh);
+  add_outer(dg_n, plane(saved, H, C::kSavedU), io.dw_hh + 2 * H * H);
+
+  std::vector<V> dgh(dg_rz);
+  dgh.insert(dgh.end(), dg_n.begin(), dg_n.end());
+  std::copy(dgh.begin(), dgh.end(), dgx);
+  return dgh;
+}
+
+// One step up: `grad` comes as the gradient of the step's new state and leaves as that of its
+// previous state `prev`.
+template <template <class> class Cell, class V>
+void step_backward(const Problem& p, const Weights<V>& w, const State<V>& prev, const V* saved,
+                   const Backward<V>& io, State<V>& grad, V* dgx) {
+  using C = Cell<V>;
+  std::vector<V> dout;
+  if constexpr (C::kProjected) {
+    dout.assign(p.H, V(0));
+    add_product_transposed(w.w_hr, grad.h, dout);
+    add_outer(grad.h, plane(saved, p.H, C::kSavedM), io.dw_hr);
+  } else {
+    dout = grad.h;
+  }
+  std::fill(grad.h.begin(), grad.h.end(), V(0));
+
+  std::vector<V> dgh;
+  if constexpr (C::kPhases == 1) {
+    dgh = units_backward<C>(p, w, prev, saved, dout, io, grad, dgx);
+  } else {
+    dgh = units_backward_two_phase<C>(p, w, prev, saved, dout, io, grad, dgx);
+  }
+  if (io.db_hh) {
+    for (size_t i = 0; i < dgh.size(); ++i) io.db_hh[i] += dgh[i];
+  }
+}
+
+}  // namespace detail
+
+// `p` must be valid, with training set (the reference always saves) and gates already projected (I
+// = 0).
+template <template <class> class Cell, class V>
+void scan_forward(const Problem& p, const Weights<V>& w, const Masks& masks, const Forward<V>& io) {
+  std::fill_n(io.y, p.output_elements(), V(0));
+  if (p.has_cell_state()) std::fill_n(io.c, p.cell_state_elements(), V(0));
+
+  for (int64_t b = 0; b < p.B; ++b) {
+    const detail::Walk walk(p, masks, b);
+    auto state = detail::State<V>::read(p, io.h0, io.c0, b);
+    for (int64_t k = 0; k < walk.length; ++k) {
+      const int64_t row = walk.row(k);
+      if (masks.resets && masks.resets[row]) state.clear();
+      detail::step_forward<Cell>(p, w, io.gx + row * p.gate_width(), state,
+                                 io.saved + row * Cell<V>::kSaved * p.H);
+      state.write(p, io.y, io.c, row);
+    }
+    state.write(p, io.h_last, io.c_last, b);
+  }
+}
+
+template <template <class> class Cell, class V>
+void scan_backward(const Problem& p, const Weights<V>& w, const Masks& masks,
+                   const Backward<V>& io) {
+  std::fill_n(io.dgx, p.gate_elements(), V(0));
+  std::fill_n(io.dw_hh, p.gate_width() * p.P, V(0));
+  if (io.db_hh) std::fill_n(io.db_hh, p.gate_width(), V(0));
+  if (Cell<V>::kProjected) std::fill_n(io.dw_hr, p.P * p.H, V(0));
+
+  for (int64_t b = 0; b < p.B; ++b) {
+    const detail::Walk walk(p, masks, b);
+    auto grad = detail::State<V>::read(p, io.dh_last, io.dc_last, b);
+    for (int64_t k = walk.length - 1; k >= 0; --k) {
+      const int64_t row = walk.row(k);
+      const bool reset = masks.resets && masks.resets[row];
+      auto prev = k > 0 ? detail::State<V>::read(p, io.y, io.c, walk.row(k - 1))
+                        : detail::State<V>::read(p, io.h0, io.c0, b);
+      if (reset) prev.clear();
+      detail::add(io.dy + row * p.P, grad.h);
+      if (io.dc) detail::add(io.dc + row * p.H, grad.c);
+      detail::step_backward<Cell>(p, w, prev, io.saved + row * Cell<V>::kSaved * p.H, io, grad,
+                                  io.dgx + row * p.gate_width());
+      if (reset) grad.clear();
+    }
+    grad.write(p, io.dh0, io.dc0, b);
+  }
+}
+
+}  // namespace rnnfast::reference

@@ -1,0 +1,41 @@
+"""rnnfast: recurrent layers for PyTorch that replace torch.nn's.
+
+``rnnfast.RNN``, ``LSTM`` and ``GRU`` take torch.nn's arguments, weights and inputs, and also
+``lengths``, ``resets``, tokens, and every cell state. See docs/ for the rest.
+"""
+
+from __future__ import annotations
+
+from . import ops as _ops  # noqa: F401  registers rnnfast::scan_forward and scan_backward
+from ._version import __version__
+from .backends.registry import BackendError
+from .cell_modules import GRUCell, LSTMCell, RNNCell
+from .cells import CELLS, CellSpec
+from .config import use_backend
+from .explain import Explanation, explain
+from .functional import scan
+from .modules import GRU, LSTM, RNN, AllStates
+
+from . import compat  # isort: skip  builds on the modules
+from .compat import Replacement, replace  # isort: skip
+
+__all__ = [
+    "CELLS",
+    "GRU",
+    "LSTM",
+    "RNN",
+    "AllStates",
+    "BackendError",
+    "CellSpec",
+    "Explanation",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "Replacement",
+    "__version__",
+    "compat",
+    "explain",
+    "replace",
+    "scan",
+    "use_backend",
+]

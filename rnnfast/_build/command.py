@@ -1,0 +1,121 @@
+"""The setuptools commands: build_ext by way of ninja, and build_py that also packs csrc."""
+
+from __future__ import annotations
+
+import filecmp
+import logging
+import os
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from setuptools import Command
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+from . import ninja_file, record
+from .plan import WITHOUT_IT, BuildError, Plan, extension_suffix, make_plan
+
+Commands = dict[str, type[Command]]
+
+
+def extension_wanted(root: Path) -> bool:
+    """False where no extension can be built here, so that the wheel is a pure-Python one."""
+    try:
+        return not isinstance(make_plan(), str)
+    except BuildError:
+        return True  # build_ext then raises it, with the message
+
+
+def commands(root: Path) -> Commands:
+    """setup()'s `cmdclass` for the project in `root`."""
+
+    class BuildExt(build_ext):
+        def run(self) -> None:
+            in_tree = self.inplace or self.editable_mode
+            build_extension(root, (root if in_tree else Path(self.build_lib)) / "rnnfast")
+
+    class BuildPy(build_py):
+        def run(self) -> None:
+            if not self.editable_mode:
+                _drop_earlier_build(Path(self.build_lib), root / "build")
+            super().run()
+            package = (root if self.editable_mode else Path(self.build_lib)) / "rnnfast"
+            if not self.distribution.has_ext_modules():
+                build_extension(root, package)
+            if not self.editable_mode:
+                _pack_sources(root / "csrc", package / "_csrc")
+
+    return {"build_ext": BuildExt, "build_py": BuildPy}
+
+
+def build_extension(root: Path, package: Path) -> None:
+    """Build _C and put it and its record into `package`; where that can't be, say why."""
+    try:
+        plan = make_plan()
+    except BuildError as error:
+        raise SystemExit(f"rnnfast build: {error}") from None
+    package.mkdir(parents=True, exist_ok=True)
+    target = package / f"_C{extension_suffix()}"
+    if isinstance(plan, str):
+        target.unlink(missing_ok=True)
+        record.write(package, {"built": False, "reason": plan})
+        print(f"rnnfast build: extension skipped: {plan}; {WITHOUT_IT}", flush=True)
+        return
+    print(f"rnnfast build: {plan.summary()}", flush=True)
+    folder = root / "build" / f"ext{extension_suffix()}{'-debug' if plan.debug else ''}"
+    ninja_file.write_ninja(plan, _torch_paths(), root / "csrc", folder)
+    jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+    if subprocess.run([plan.ninja, "-C", str(folder), "-j", jobs]).returncode != 0:
+        raise SystemExit("rnnfast build: the compiler failed; its message is above")
+    _install(folder / "_C.so", target)
+    record.write(package, _facts(plan))
+
+
+def _facts(plan: Plan) -> dict[str, Any]:
+    openmp = plan.torch.openmp_library()
+    return {
+        "built": True,
+        "torch": plan.torch.version,
+        "python": sysconfig.get_config_var("SOABI"),
+        "cuda": plan.nvcc.version if plan.nvcc else None,
+        "cuda_note": plan.cuda_note,
+        "archs": list(plan.archs),
+        "compiler": plan.compiler.version,
+        "flags": " ".join(ninja_file.cxx_flags(plan)),
+        "cuda_flags": " ".join(ninja_file.cuda_flags(plan)) if plan.nvcc else None,
+        "openmp": openmp.name if openmp else "the compiler's",
+        "debug": plan.debug,
+    }
+
+
+def _torch_paths() -> ninja_file.TorchPaths:
+    # Importing it looks for a CUDA toolkit and warns; which nvcc is used is decided in plan.py.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    from torch.utils import cpp_extension
+
+    return ninja_file.TorchPaths(
+        tuple(cpp_extension.include_paths()), tuple(cpp_extension.library_paths())
+    )
+
+
+def _install(built: Path, target: Path) -> None:
+    """Copy and rename, so that a process that has the old file loaded keeps it."""
+    if target.is_file() and filecmp.cmp(built, target, shallow=False):
+        return
+    fresh = target.with_suffix(".so.new")
+    shutil.copy2(built, fresh)
+    os.replace(fresh, target)
+
+
+def _drop_earlier_build(build_lib: Path, build: Path) -> None:
+    """Without this, files that were since removed from the package would get into the wheel."""
+    if build.resolve() in build_lib.resolve().parents:
+        shutil.rmtree(build_lib, ignore_errors=True)
+
+
+def _pack_sources(csrc: Path, target: Path) -> None:
+    """Ship the C++ sources in the wheel, where tools that show them find them."""
+    shutil.copytree(csrc, target, dirs_exist_ok=True)

@@ -1,0 +1,59 @@
+"""The C++ compiler, the Python headers and ninja: what a build needs besides torch."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Compiler:
+    command: tuple[str, ...]  # CXX may hold a launcher and flags: ("ccache", "g++")
+    version: str  # first line of --version
+
+    def __str__(self) -> str:
+        return self.version
+
+
+def find_compiler(env: Mapping[str, str] | None = None) -> tuple[Compiler | None, str]:
+    """The compiler that CXX names, else c++, g++ or clang++ on PATH; or None and why."""
+    env = os.environ if env is None else env
+    named = shlex.split(env.get("CXX", ""))
+    for command in [named] if named else [["c++"], ["g++"], ["clang++"]]:
+        if shutil.which(command[0], path=env.get("PATH", "")) is None:
+            continue
+        version = _first_line([*command, "--version"], env)
+        if version:
+            return Compiler(tuple(command), version), ""
+    tried = f"CXX={env['CXX']} does not run" if named else "no c++, g++ or clang++ on PATH"
+    return None, f"no C++ compiler ({tried})"
+
+
+def find_ninja(env: Mapping[str, str] | None = None) -> str | None:
+    """The ninja beside the running Python (a venv that isn't activated), else the one on PATH."""
+    env = os.environ if env is None else env
+    beside = Path(sys.executable).parent / "ninja"
+    return str(beside) if beside.is_file() else shutil.which("ninja", path=env.get("PATH", ""))
+
+
+def python_header_dir() -> Path | None:
+    """The folder of Python.h, or None (Debian's python3 without python3-dev)."""
+    folder = Path(sysconfig.get_path("include"))
+    return folder if (folder / "Python.h").is_file() else None
+
+
+def _first_line(command: list[str], env: Mapping[str, str]) -> str | None:
+    try:
+        out = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=True, env=dict(env)
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return out.stdout.splitlines()[0] if out.stdout else None

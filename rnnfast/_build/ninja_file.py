@@ -1,0 +1,159 @@
+"""Writing build.ninja: which source is compiled how, and what is linked."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .nvcc import toolkit_root
+from .plan import Plan, gencode
+
+WARNINGS = ("-Wall", "-Wextra")
+
+
+@dataclass(frozen=True)
+class TorchPaths:
+    """What torch.utils.cpp_extension says of the installed torch."""
+
+    include: tuple[str, ...]
+    library: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sources:
+    core: tuple[Path, ...]  # no torch headers: C++17
+    bindings: tuple[Path, ...]  # torch headers
+    cuda: tuple[Path, ...]  # .cu, no torch headers
+
+
+def find_sources(csrc: Path, with_cuda: bool) -> Sources:
+    """The lines of csrc/sources.txt, csrc/bindings/*.cpp and csrc/cuda/*.cu.
+
+    `bindings/cuda*.cpp` and the .cu files are left out without CUDA.
+    """
+    lines = (csrc / "sources.txt").read_text().splitlines()
+    listed = [csrc / name for line in lines if (name := line.split("#")[0].strip())]
+    bindings = [
+        path
+        for path in sorted(csrc.glob("bindings/*.cpp"))
+        if with_cuda or not path.name.startswith("cuda")
+    ]
+    cuda = {p for p in listed if p.suffix == ".cu"} | set(csrc.glob("cuda/*.cu"))
+    return Sources(
+        core=tuple(p for p in listed if p.suffix == ".cpp"),
+        bindings=tuple(bindings),
+        cuda=tuple(sorted(cuda)) if with_cuda else (),
+    )
+
+
+def write_ninja(plan: Plan, paths: TorchPaths, csrc: Path, folder: Path) -> Path:
+    """Write `folder`/build.ninja, which links `folder`/_C.so; its path is returned."""
+    sources = find_sources(csrc, with_cuda=plan.nvcc is not None)
+    binding_flags = [
+        f"-std={plan.torch.cxx_standard}",
+        *_binding_defines(plan),
+        *(f"-isystem{p}" for p in [*paths.include, str(plan.python_include), *_cuda_include(plan)]),
+    ]
+    lines = [
+        _rule("cxx", [*plan.compiler.command, "-MMD", "-MF", "$out.d", *cxx_flags(plan), "$flags"]),
+        _rule("link", [*plan.compiler.command, "-shared", "$in", "-o", "$out", "$flags"], "$in"),
+    ]
+    if plan.nvcc is not None:
+        nvcc = [str(plan.nvcc.path), "-MD", "-MF", "$out.d", *cuda_flags(plan)]
+        lines.append(_rule("nvcc", nvcc))
+    objects: list[str] = []
+    for kind, rule, flags in (
+        (sources.core, "cxx", ["-std=c++17"]),
+        (sources.bindings, "cxx", binding_flags),
+        (sources.cuda, "nvcc", []),
+    ):
+        for source in kind:
+            objects.append(f"{source.relative_to(csrc)}.o")
+            lines.append(_edge(objects[-1], rule, [str(source)], [f"-I{csrc}", *flags]))
+    lines.append(_edge("_C.so", "link", objects, link_flags(plan, paths)))
+    path = folder / "build.ninja"
+    text = "\n".join(["ninja_required_version = 1.5", *lines, ""])
+    if not path.is_file() or path.read_text() != text:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return path
+
+
+def cxx_flags(plan: Plan) -> list[str]:
+    """The flags that every C++ source gets."""
+    mode = ["-O0", "-g", "-UNDEBUG", "-D_GLIBCXX_ASSERTIONS"] if plan.debug else ["-O3", "-DNDEBUG"]
+    return [*mode, "-fPIC", "-fopenmp", "-fvisibility=hidden", *WARNINGS]
+
+
+def cuda_flags(plan: Plan) -> list[str]:
+    """The flags that every .cu source gets."""
+    host = plan.compiler.command[-1] if len(plan.compiler.command) == 1 else "c++"
+    mode = ["-O0", "-g", "-G"] if plan.debug else ["-O3", "-DNDEBUG", "-lineinfo"]
+    return [
+        f"-ccbin={host}",
+        "-std=c++17",
+        *mode,
+        *gencode(plan.archs),
+        "-Xcompiler=" + ",".join(["-fPIC", "-fvisibility=hidden", *WARNINGS]),
+    ]
+
+
+def link_flags(plan: Plan, paths: TorchPaths) -> list[str]:
+    """torch's libraries, its OpenMP runtime and, with CUDA, its CUDA runtime.
+
+    The runtimes by file name where torch brings its own. The pip wheel of the CUDA runtime has a
+    libcudart.so.13 but no libcudart.so for `-lcudart` to find; and `-fopenmp` would link the
+    system's OpenMP, a second one in the process where torch's has a name of its own. No rpath:
+    torch is imported first and has loaded them all by then.
+    """
+    openmp = plan.torch.openmp_library()
+    flags = [f"-L{p}" for p in paths.library]
+    flags += ["-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python"]
+    flags.append(str(openmp) if openmp else "-fopenmp")
+    if plan.nvcc is not None:
+        cudart = plan.torch.cudart_library()
+        root = toolkit_root(plan.nvcc)
+        system = [f"-L{root / 'lib64'}", f"-L{root / 'lib'}", "-lcudart"]
+        flags += ["-lc10_cuda", *([str(cudart)] if cudart else system)]
+    return flags
+
+
+def _binding_defines(plan: Plan) -> list[str]:
+    return [
+        "-DTORCH_EXTENSION_NAME=_C",
+        "-DTORCH_API_INCLUDE_EXTENSION_H",
+        # In the command line so that another torch rebuilds what includes its headers.
+        f'-DRNNFAST_TORCH_VERSION="{plan.torch.version}"',
+        *(["-DRNNFAST_WITH_CUDA"] if plan.nvcc else []),
+    ]
+
+
+def _cuda_include(plan: Plan) -> list[str]:
+    """The folder of cuda_runtime_api.h, which c10/cuda includes: nvcc's own, so that both agree."""
+    return [str(toolkit_root(plan.nvcc) / "include")] if plan.nvcc else []
+
+
+def _rule(name: str, command: Iterable[str], tail: str = "") -> str:
+    words = " ".join(w if w.startswith("$") else _quote(w) for w in command)
+    if name == "link":
+        return f"rule {name}\n  command = {words}\n  description = link $out"
+    return (
+        f"rule {name}\n  command = {words} $flags -c $in -o $out\n"
+        f"  depfile = $out.d\n  deps = gcc\n  description = {name} $out"
+    )
+
+
+def _edge(out: str, rule: str, inputs: Iterable[str], flags: Iterable[str]) -> str:
+    ins = " ".join(_escape_path(i) for i in inputs)
+    words = " ".join(_quote(f) for f in flags)
+    return f"build {_escape_path(out)}: {rule} {ins}\n  flags = {words}"
+
+
+def _quote(word: str) -> str:
+    return shlex.quote(word).replace("$", "$$")
+
+
+def _escape_path(path: str) -> str:
+    return path.replace("$", "$$").replace(" ", "$ ").replace(":", "$:")

@@ -1,0 +1,57 @@
+"""Two helpers around torch.autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def _autograd_keys() -> int:
+    """The dispatch keys that an op's kernel runs below, as bits."""
+    before = torch._C._dispatch_tls_local_exclude_set().raw_repr()
+    with torch._C._AutoDispatchBelowAutograd():
+        within = torch._C._dispatch_tls_local_exclude_set().raw_repr()
+    return within & ~before
+
+
+_AUTOGRAD = _autograd_keys()
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Lets autograd record within the kernel of an op, which runs below autograd's dispatch keys.
+
+    torch.func.vjp would do it with public calls only, but torch's packing and oneDNN's LSTM do not
+    run under it.
+    """
+    include = torch._C._dispatch_tls_local_include_set()
+    exclude = torch._C._dispatch_tls_local_exclude_set().raw_repr() & ~_AUTOGRAD
+    keys = torch._C.DispatchKeySet.from_raw_repr(exclude)
+    with torch._C._ForceDispatchKeyGuard(include, keys), torch.enable_grad():
+        yield
+
+
+def differentiate(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    cotangents: Sequence[Tensor],
+    create_graph: bool = False,
+) -> list[Tensor | None]:
+    """torch.autograd.grad that gives None for every input that takes no part."""
+    live = [(o, c) for o, c in zip(outputs, cotangents, strict=False) if o.requires_grad]
+    wanted = [i for i, t in enumerate(inputs) if t.requires_grad]
+    grads: list[Tensor | None] = [None] * len(inputs)
+    if live and wanted:
+        found = torch.autograd.grad(
+            [o for o, _ in live],
+            [inputs[i] for i in wanted],
+            [c for _, c in live],
+            create_graph=create_graph,
+            allow_unused=True,
+        )
+        for i, grad in zip(wanted, found, strict=False):
+            grads[i] = grad
+    return grads

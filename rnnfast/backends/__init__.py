@@ -1,0 +1,1 @@
+"""The backends: thin adapters between the op and whoever computes a scan."""

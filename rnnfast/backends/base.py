@@ -1,0 +1,136 @@
+"""What a backend is."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..autodiff import differentiate, recording
+from ..problem import Problem, Scan, ScanResult
+
+TensorLike = tuple[tuple[int, ...], torch.dtype]  # shape and dtype of a tensor to come
+
+
+class Cotangents(NamedTuple):
+    """Gradients of the outputs of a scan: dy [T, B, P] or None (zero), the rest as the outputs."""
+
+    dy: Tensor | None
+    dfinal: list[Tensor]
+    dtrace: list[Tensor]
+
+
+class Saved(NamedTuple):
+    """What forward left for backward: its outputs, and what the backend saved beside them."""
+
+    y: Tensor
+    trace: list[Tensor]
+    extra: list[Tensor]
+
+
+class Gradients(NamedTuple):
+    """Gradients of the inputs of a scan; None where not needed."""
+
+    dinput: Tensor | None
+    dstates: list[Tensor] | None
+    dweights: list[Tensor] | None
+
+
+class Needs(NamedTuple):
+    """Which gradients are wanted."""
+
+    input: bool
+    states: bool
+    weights: bool
+
+
+class Backend:
+    """Computes scans. Stateless; everything is told by the scan.
+
+    Attributes:
+        name: what ``use_backend`` and ``RNNFAST_BACKEND`` call it.
+        composite: made of differentiable torch calls. Eager code then calls ``run`` and leaves the
+            graph to torch; under a tracer it hides behind the op like every other.
+    """
+
+    name: str = ""
+    composite: bool = False
+
+    def unusable(self) -> str | None:
+        """Why this backend can take nothing at all in this process, or None."""
+        return None
+
+    def why_not(self, problem: Problem) -> str | None:
+        """Why this backend can't take ``problem``, or None if it can. Looks at metadata only."""
+        raise NotImplementedError
+
+    def strategy(self, problem: Problem) -> str:
+        """How it would compute ``problem``, for ``explain``."""
+        raise NotImplementedError
+
+    def run(self, scan: Scan) -> ScanResult:
+        """Composite backends: the scan by differentiable torch calls."""
+        raise NotImplementedError
+
+    def saved_like(self, problem: Problem) -> list[TensorLike]:
+        """Shapes and dtypes of what ``forward`` saves beside its outputs when training."""
+        raise NotImplementedError
+
+    def forward(self, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
+        """The outputs, and what ``saved_like`` announced (nothing unless training)."""
+        raise NotImplementedError
+
+    def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
+        raise NotImplementedError
+
+
+class CompositeBackend(Backend):
+    """A backend that only has ``run``; its op saves nothing and runs forward anew in backward."""
+
+    composite = True
+
+    def saved_like(self, problem: Problem) -> list[TensorLike]:
+        return []
+
+    def forward(self, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
+        with torch.no_grad():
+            return self.run(scan), []
+
+    def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
+        with recording():
+            own = scan._replace(
+                input=_leaf(scan.input, needs.input),
+                states=[_leaf(s, needs.states) for s in scan.states],
+                weights=[_leaf(w, needs.weights) for w in scan.weights],
+            )
+            y, final, trace = self.run(own)
+            outputs = [*final, *trace]
+            incoming = [*cotangents.dfinal, *cotangents.dtrace]
+            if cotangents.dy is not None:
+                outputs.append(y)
+                incoming.append(cotangents.dy)
+            primals = [own.input, *own.states, *own.weights]
+            found = differentiate(outputs, primals, incoming)
+        grads = [
+            torch.zeros_like(p) if g is None else g for p, g in zip(primals, found, strict=False)
+        ]
+        first_weight = 1 + len(own.states)
+        return Gradients(
+            grads[0] if needs.input else None,
+            grads[1:first_weight] if needs.states else None,
+            grads[first_weight:] if needs.weights else None,
+        )
+
+
+def _leaf(tensor: Tensor, wanted: bool) -> Tensor:
+    return tensor.detach().requires_grad_(wanted)
+
+
+def reserved(problem: Problem) -> str | None:
+    """The reason of a backend that has none of the reserved options."""
+    if problem.options.checkpoint_every != 0:
+        return "checkpoint_every is not supported"
+    if problem.options.grad_clip_time != 0:
+        return "grad_clip_time is not supported"
+    return None

@@ -1,0 +1,57 @@
+"""Which backend takes a problem. ``auto`` asks them in order; a name asks that one and no other."""
+
+from __future__ import annotations
+
+from ..config import AUTO
+from ..problem import Problem
+from .base import Backend
+from .reference import Reference
+from .torch_native import TorchNative
+
+# in the order in which `auto` asks
+BACKENDS: dict[str, Backend] = {b.name: b for b in (TorchNative(), Reference())}
+
+
+class BackendError(RuntimeError):
+    """A backend that was asked for by name can't take the problem; the text says why."""
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError unless ``name`` is ``"auto"`` or a backend's."""
+    if name != AUTO and name not in BACKENDS:
+        known = ", ".join([AUTO, *BACKENDS])
+        raise ValueError(f"no backend is called {name!r}; there are: {known}")
+
+
+def refusal(backend: Backend, problem: Problem) -> str | None:
+    """Why ``backend`` can't take ``problem``, or None."""
+    return backend.unusable() or backend.why_not(problem)
+
+
+def select(problem: Problem, requested: str = AUTO) -> Backend:
+    """The backend for ``problem``.
+
+    Raises:
+        ValueError: no backend is called ``requested``.
+        BackendError: the one that was asked for by name, or with ``"auto"`` every one, refuses.
+    """
+    if requested == AUTO:
+        for backend in BACKENDS.values():
+            if refusal(backend, problem) is None:
+                return backend
+        reasons = "; ".join(f"{b.name}: {refusal(b, problem)}" for b in BACKENDS.values())
+        raise BackendError(f"no backend can take this problem ({reasons})")
+    check_name(requested)
+    reason = refusal(BACKENDS[requested], problem)
+    if reason is not None:
+        raise BackendError(f"backend {requested!r} can't take this problem: {reason}")
+    return BACKENDS[requested]
+
+
+def status() -> list[tuple[str, bool, str]]:
+    """(name, usable, reason) of every backend in this process."""
+    rows = []
+    for backend in BACKENDS.values():
+        reason = backend.unusable()
+        rows.append((backend.name, reason is None, reason or ""))
+    return rows

@@ -1,0 +1,145 @@
+"""The backend ``torch``: torch's own kernels (cuDNN, oneDNN, ATen's loop), for what they know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import _VF, Tensor
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from ..problem import Problem, Scan, ScanResult
+from ..scratch import without_padding
+from .base import CompositeBackend, reserved
+
+KERNELS: dict[str, Callable[..., Any]] = {
+    "RNN_TANH": _VF.rnn_tanh,
+    "RNN_RELU": _VF.rnn_relu,
+    "LSTM": _VF.lstm,
+    "GRU": _VF.gru,
+}
+
+
+class TorchNative(CompositeBackend):
+    name = "torch"
+
+    def why_not(self, problem: Problem) -> str | None:
+        spec = problem.spec
+        if spec.torch_mode is None:
+            return f"torch has no kernel for the cell {spec.name!r}"
+        if spec.projected and problem.P >= problem.H:
+            return "torch's projection has to be smaller than hidden_size"
+        if problem.kind == "gates":
+            return "torch's kernels project the input themselves"
+        if problem.has_resets:
+            return "torch's kernels have no resets"
+        if problem.options.all_states and len(spec.states) > 1:
+            return "torch's kernels return the last cell state only"
+        if problem.transformed:
+            return "torch's kernels have no rules for vmap and forward-mode AD"
+        on_cpu_lstm = problem.device == "cpu" and spec.torch_mode == "LSTM"
+        if on_cpu_lstm and problem.autocast == torch.float16:
+            return "torch's LSTM fails under float16 autocast on the CPU (pytorch#88136)"
+        return reserved(problem)
+
+    def strategy(self, problem: Problem) -> str:
+        if problem.device == "cuda":
+            how = "cuDNN where torch takes it"
+        elif problem.cell == "lstm" and problem.dtype in (torch.float32, torch.bfloat16):
+            how = "oneDNN where torch takes it"
+        else:
+            how = "ATen's loop, a few calls a step"
+        if problem.has_lengths:
+            how += "; packed (lengths are read on the host)"
+        if problem.tracing:
+            how += "; backward runs forward anew"
+        return how
+
+    def run(self, scan: Scan) -> ScanResult:
+        lengths = scan.lengths
+        if scan.input.shape[1] == 0:
+            lengths = None
+        x = dense_input(scan if lengths is None else without_padding(scan))
+        if scan.options.reverse:
+            x = reverse_time(x, lengths)
+        y, final = self._run_dense(scan, x) if lengths is None else self._run_packed(scan, x)
+        if scan.options.reverse:
+            y = reverse_time(y, lengths)
+        return ScanResult(y, final, [])
+
+    def _run_dense(self, scan: Scan, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        hx = [s.unsqueeze(0) for s in scan.states]
+        y, *final = call_kernel(scan.spec.torch_mode, x, hx, scan.weights, scan.has_bias)
+        return y, [s.squeeze(0) for s in final]
+
+    def _run_packed(self, scan: Scan, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        assert scan.lengths is not None
+        T = x.shape[0]
+        lengths = scan.lengths
+        at_least_one = lengths.clamp(1, T).cpu()  # torch packs no empty sequence: masked below
+        packed = pack_padded_sequence(x, at_least_one, enforce_sorted=False)
+        assert packed.sorted_indices is not None
+        assert packed.unsorted_indices is not None
+        hx = [s.index_select(0, packed.sorted_indices).unsqueeze(0) for s in scan.states]
+        data, *final = call_kernel(
+            scan.spec.torch_mode,
+            packed.data,
+            hx,
+            scan.weights,
+            scan.has_bias,
+            batch_sizes=packed.batch_sizes,
+        )
+        padded, _ = _VF._pad_packed_sequence(data, packed.batch_sizes, False, 0.0, T)
+        y = padded.index_select(1, packed.unsorted_indices)
+        final = [s.squeeze(0).index_select(0, packed.unsorted_indices) for s in final]
+        some = (lengths > 0).unsqueeze(-1)
+        y = torch.where(some, y, torch.zeros_like(y))
+        return y, [torch.where(some, s, s0) for s, s0 in zip(final, scan.states, strict=False)]
+
+
+def dense_input(scan: Scan) -> Tensor:
+    """x [T, B, I]; tokens become their one-hot."""
+    if scan.kind != "tokens":
+        return scan.input
+    w_ih = scan.weights[0]
+    return one_hot(scan.input, w_ih.shape[1], w_ih.dtype)
+
+
+def one_hot(tokens: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """[..., width] of 0 and 1 for int64 ``tokens`` [...]."""
+    zeros = torch.zeros(*tokens.shape, width, dtype=dtype, device=tokens.device)
+    return zeros.scatter_(-1, tokens.unsqueeze(-1), 1)
+
+
+def reverse_time(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """x [T, B, N] with each sequence reversed within its own length; its own inverse."""
+    if lengths is None:
+        return x.flip(0)
+    T = x.shape[0]
+    steps = torch.arange(T, device=x.device).unsqueeze(-1)
+    source = torch.where(steps < lengths, lengths.clamp(0, T) - 1 - steps, steps)
+    return x.gather(0, source.unsqueeze(-1).expand_as(x))
+
+
+def call_kernel(
+    mode: str | None,
+    input: Tensor,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    has_bias: bool,
+    *,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    batch_sizes: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """The very call that torch.nn's layer makes: (output, h_n) or (output, h_n, c_n)."""
+    assert mode is not None
+    states = list(hx) if mode == "LSTM" else hx[0]
+    common = (list(weights), has_bias, num_layers, dropout, training, bidirectional)
+    if batch_sizes is not None:
+        return KERNELS[mode](input, batch_sizes, states, *common)
+    return KERNELS[mode](input, states, *common, batch_first)

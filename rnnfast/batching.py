@@ -1,0 +1,82 @@
+"""Batching rules of the ops: the mapped axis is folded into the batch, or looped over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_INPUT, _STATES, _WEIGHTS, _LENGTHS, _RESETS, _TRAINING = 2, 3, 4, 5, 6, 9
+
+
+def _mapped(dims: Any) -> bool:
+    if isinstance(dims, (list, tuple)):
+        return any(_mapped(d) for d in dims)
+    return dims is not None
+
+
+def _fold(tensor: Tensor, dim: int | None, batch_dim: int, size: int) -> Tensor:
+    """[…, B, …] mapped over ``dim`` (or not) → […, size*B, …]."""
+    if dim is None:
+        mapped = tensor.unsqueeze(batch_dim)
+        shape = list(mapped.shape)
+        shape[batch_dim] = size
+        mapped = mapped.expand(shape)
+    else:
+        mapped = tensor.movedim(dim, batch_dim)
+    return mapped.flatten(batch_dim, batch_dim + 1)
+
+
+def _forward_rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+    op = torch.ops.rnnfast.scan_forward
+    if _mapped(in_dims[_WEIGHTS]):
+        return _loop(op, info, in_dims, args)
+    size = info.batch_size
+    folded = list(args)
+    folded[_INPUT] = _fold(args[_INPUT], in_dims[_INPUT], 1, size)
+    state_dims = in_dims[_STATES] or [None] * len(args[_STATES])
+    folded[_STATES] = [
+        _fold(s, d, 0, size) for s, d in zip(args[_STATES], state_dims, strict=False)
+    ]
+    for index, batch_dim in ((_LENGTHS, 0), (_RESETS, 1)):
+        if args[index] is not None:
+            folded[index] = _fold(args[index], in_dims[index], batch_dim, size)
+    y, final, trace, saved = op(*folded)
+
+    def split(tensor: Tensor, dim: int) -> Tensor:
+        return tensor.unflatten(dim, (size, tensor.shape[dim] // size))
+
+    outputs = (split(y, 1), [split(s, 0) for s in final], [split(t, 1) for t in trace], saved)
+    # what was saved belongs to the folded problem as a whole
+    return outputs, (1, [0] * len(final), [1] * len(trace), [None] * len(saved))
+
+
+def _backward_rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+    return _loop(torch.ops.rnnfast.scan_backward, info, in_dims, args)
+
+
+def _loop(op: Any, info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, Any]:
+    """The op once for each element of the mapped axis, the results stacked along a new first."""
+    results = [op(*_at(args, in_dims, i)) for i in range(info.batch_size)]
+    columns = list(zip(*results, strict=False))
+    stacked = tuple(
+        torch.stack(column)
+        if isinstance(column[0], Tensor)
+        else [torch.stack(tensors) for tensors in zip(*column, strict=False)]
+        for column in columns
+    )
+    return stacked, tuple(0 if isinstance(s, Tensor) else [0] * len(s) for s in stacked)
+
+
+def _at(value: Any, dims: Any, index: int) -> Any:
+    """``value`` (a tensor, list or option) at ``index`` of its mapped axis, if it has one."""
+    if isinstance(value, (list, tuple)):
+        if not isinstance(dims, (list, tuple)):
+            dims = [dims] * len(value)
+        return [_at(v, d, index) for v, d in zip(value, dims, strict=False)]
+    return value if dims is None else value.select(dims, index)
+
+
+torch.library.register_vmap("rnnfast::scan_forward", _forward_rule)
+torch.library.register_vmap("rnnfast::scan_backward", _backward_rule)

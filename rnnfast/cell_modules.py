@@ -1,0 +1,68 @@
+"""RNNCell, LSTMCell, GRUCell: one step, with torch.nn's arguments, parameters and errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .cells import CELLS, StepWeights
+
+
+class RNNCell(nn.RNNCell):
+    """One step of an Elman RNN: all as :class:`torch.nn.RNNCell`, whose kernel it is."""
+
+
+class LSTMCell(nn.LSTMCell):
+    """One step of an LSTM: all as :class:`torch.nn.LSTMCell`, whose kernel it is."""
+
+
+class GRUCell(nn.GRUCell):
+    """One step of a GRU: as :class:`torch.nn.GRUCell`, and with ``reset_after=False`` the paper's.
+
+    The paper's (Cho et al., arXiv:1406.1078) resets before the product:
+    n = tanh(x W_in + b_in + (r ⊙ h) W_hn + b_hn).
+    """
+
+    def __init__(self, *args: Any, reset_after: bool = True, **kwargs: Any) -> None:
+        if not isinstance(reset_after, bool):
+            raise TypeError(
+                f"reset_after should be of type bool, got: {type(reset_after).__name__}"
+            )
+        super().__init__(*args, **kwargs)
+        self.reset_after = reset_after
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """h' [B, H] from input [B, I] and hx [B, H] (or [I] and [H]); hx defaults to zeros.
+
+        Raises:
+            ValueError, RuntimeError: torch.nn.GRUCell's, with its words.
+        """
+        if self.reset_after:
+            return super().forward(input, hx)
+        self._check(input, hx)
+        if hx is None:
+            hx = input.new_zeros(*input.shape[:-1], self.hidden_size)
+        gx = F.linear(input, self.weight_ih, self.bias_ih)
+        weights = StepWeights(self.weight_hh, self.bias_hh)
+        return CELLS["gru_reset_before"].step(gx, (hx,), weights)[0]
+
+    def _check(self, input: Tensor, hx: Tensor | None) -> None:
+        for name, tensor in (("input", input), ("hidden", hx)):
+            if tensor is not None and tensor.dim() not in (1, 2):
+                shown = "input" if name == "input" else "hidden"
+                raise ValueError(
+                    f"GRUCell: Expected {shown} to be 1D or 2D, got {tensor.dim()}D instead"
+                )
+        if input.shape[-1] != self.input_size:
+            raise RuntimeError(
+                f"input has inconsistent input_size: got {input.shape[-1]} "
+                f"expected {self.input_size}"
+            )
+        expected = (*input.shape[:-1], self.hidden_size)
+        if hx is not None and tuple(hx.shape) != expected:
+            raise RuntimeError(f"Expected hidden size {expected}, got {list(hx.shape)}")

@@ -1,0 +1,161 @@
+"""Checks of a scan's tensors: of metadata before a backend is chosen, of values where it runs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .cells import CELLS
+from .problem import KINDS, Scan
+
+
+def check_metadata(scan: Scan) -> None:
+    """Shapes, dtypes and devices of every tensor of ``scan``.
+
+    Raises:
+        ValueError: unknown cell or kind, wrong number of weights or states, a bad option.
+        TypeError: lengths, resets or tokens of another dtype.
+        RuntimeError: a shape or device that does not fit.
+    """
+    if scan.cell not in CELLS:
+        raise ValueError(f"no cell is called {scan.cell!r}; there are: {', '.join(CELLS)}")
+    if scan.kind not in KINDS:
+        raise ValueError(f"no kind of input is called {scan.kind!r}; there are: {', '.join(KINDS)}")
+    _check_counts(scan)
+    input = scan.input
+    want_dims = 2 if scan.kind == "tokens" else 3
+    if input.dim() != want_dims:
+        raise RuntimeError(f"input must have {want_dims} dimensions, got {input.dim()}")
+    if input.shape[0] == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    _check_input_dtype(scan)
+    _check_shapes(scan)
+    tensors = [*scan.states, *scan.weights]
+    tensors += [t for t in (scan.lengths, scan.resets) if t is not None]
+    for tensor in tensors:
+        if tensor.device != input.device:
+            raise RuntimeError(
+                f"all tensors of a scan must be on one device, found {input.device} and "
+                f"{tensor.device}"
+            )
+
+
+def _check_counts(scan: Scan) -> None:
+    spec = scan.spec
+    with_bias = spec.weight_names(scan.kind, True)
+    without = spec.weight_names(scan.kind, False)
+    if len(scan.weights) not in (len(with_bias), len(without)):
+        raise ValueError(
+            f"{scan.cell} with {scan.kind} input takes the weights {', '.join(with_bias)} "
+            f"(or without the biases), got {len(scan.weights)} tensors"
+        )
+    if len(scan.states) != len(spec.states):
+        raise ValueError(
+            f"{scan.cell} takes the states {', '.join(spec.states)}, got {len(scan.states)} tensors"
+        )
+    if scan.options.checkpoint_every < 0 or scan.options.grad_clip_time < 0:
+        raise ValueError("checkpoint_every and grad_clip_time must not be negative")
+
+
+def _check_input_dtype(scan: Scan) -> None:
+    dtype = scan.weights[0].dtype
+    if not dtype.is_floating_point:
+        raise TypeError(f"weights should be floating point, got {dtype}")
+    if scan.kind == "tokens":
+        if scan.input.dtype != torch.int64:
+            raise TypeError(f"tokens should be of dtype torch.int64, got {scan.input.dtype}")
+        floats = [*scan.states, *scan.weights]
+    else:
+        floats = [scan.input, *scan.states, *scan.weights]
+    for tensor in floats:
+        if tensor.dtype != dtype:
+            raise RuntimeError(
+                f"input, states and weights of a scan must share one dtype, found {dtype} and "
+                f"{tensor.dtype}"
+            )
+
+
+def _check_shapes(scan: Scan) -> None:
+    spec = scan.spec
+    w_hh = scan.weight("w_hh")
+    assert w_hh is not None
+    if w_hh.dim() != 2 or w_hh.shape[0] % spec.gates != 0 or w_hh.shape[0] == 0:
+        raise RuntimeError(f"w_hh should be [{spec.gates}*H, P], got {list(w_hh.shape)}")
+    T, B = scan.input.shape[:2]
+    GH, P = w_hh.shape
+    H = GH // spec.gates
+    expected = {"w_hh": (GH, P if spec.projected else H), "b_hh": (GH,), "b_ih": (GH,)}
+    expected["w_hr"] = (P, H)
+    if scan.kind == "dense":
+        expected["w_ih"] = (GH, scan.input.shape[2])
+    elif scan.kind == "tokens":
+        expected["w_ih"] = (GH, scan.weights[0].shape[-1])
+    elif scan.input.shape[2] != GH:
+        raise RuntimeError(f"gates should be [T, B, {GH}], got {list(scan.input.shape)}")
+    for name, weight in zip(
+        spec.weight_names(scan.kind, scan.has_bias), scan.weights, strict=False
+    ):
+        if tuple(weight.shape) != expected[name]:
+            raise RuntimeError(f"{name} should be {list(expected[name])}, got {list(weight.shape)}")
+    for name, state, width in zip(spec.states, scan.states, (P, H), strict=False):
+        if tuple(state.shape) != (B, width):
+            raise RuntimeError(f"state {name} should be {[B, width]}, got {list(state.shape)}")
+    check_lengths_and_resets(scan.lengths, scan.resets, T, B)
+
+
+def check_lengths_and_resets(lengths: Tensor | None, resets: Tensor | None, T: int, B: int) -> None:
+    """dtype and shape of both: TypeError, RuntimeError."""
+    if lengths is not None:
+        if lengths.dtype != torch.int64:
+            raise TypeError(f"lengths should be of dtype torch.int64, got {lengths.dtype}")
+        if tuple(lengths.shape) != (B,):
+            raise RuntimeError(f"lengths should be {[B]}, got {list(lengths.shape)}")
+    if resets is not None:
+        if resets.dtype != torch.bool:
+            raise TypeError(f"resets should be of dtype torch.bool, got {resets.dtype}")
+        if tuple(resets.shape) != (T, B):
+            raise RuntimeError(f"resets should be {[T, B]}, got {list(resets.shape)}")
+
+
+def check_values(scan: Scan) -> None:
+    """Values of lengths and tokens, on the CPU; on a GPU that would wait for the device, and the
+    kernels clamp lengths into [0, T] instead.
+
+    Raises:
+        ValueError: a length below 0 or above T.
+        IndexError: a token (before its sequence's end) outside [0, I).
+    """
+    if scan.lengths is not None:
+        check_lengths(scan.lengths, scan.input.shape[0])
+    if scan.kind == "tokens":
+        check_tokens(scan.input, scan.lengths, scan.weights[0].shape[1])
+
+
+def check_lengths(lengths: Tensor, T: int) -> None:
+    """ValueError for a length outside [0, T]; on the CPU only."""
+    if _readable(lengths):
+        low, high = _range(lengths)
+        if low < 0 or high > T:
+            raise ValueError(f"lengths should be in [0, {T}], found {low if low < 0 else high}")
+
+
+def check_tokens(tokens: Tensor, lengths: Tensor | None, width: int) -> None:
+    """IndexError for a token outside [0, width); on the CPU only."""
+    if _readable(tokens):
+        if lengths is not None:
+            steps = torch.arange(tokens.shape[0]).unsqueeze(-1)
+            tokens = torch.where(steps < lengths, tokens, 0)
+        low, high = _range(tokens)
+        if low < 0 or high >= width:
+            bad = low if low < 0 else high
+            raise IndexError(f"token out of range: expected 0 <= token < {width}, found {bad}")
+
+
+def _readable(tensor: Tensor) -> bool:
+    on_host = tensor.device.type == "cpu" and tensor.numel() > 0
+    return on_host and not torch._C._are_functorch_transforms_active()
+
+
+def _range(tensor: Tensor) -> tuple[int, int]:
+    low, high = torch.aminmax(tensor)
+    return int(low), int(high)

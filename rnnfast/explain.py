@@ -1,0 +1,124 @@
+"""``explain``: who would compute a layer, who was asked before, and what each answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from .backends import registry
+from .config import AUTO, requested_backend
+from .functional import problems
+from .modules import Recurrent
+from .problem import Problem
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The choice for one direction of one layer.
+
+    Attributes:
+        answers: (backend, its reason for refusing or None) of everyone who was asked, in order.
+        chosen: the backend's name, None where nobody can take the problem.
+        strategy: how it computes it.
+    """
+
+    layer: int
+    direction: str
+    problem: Problem
+    answers: tuple[tuple[str, str | None], ...]
+    chosen: str | None
+    strategy: str
+
+    def __str__(self) -> str:
+        p = self.problem
+        lines = [
+            f"layer {self.layer}, {self.direction}: {p.cell} {p.kind} "
+            f"T={p.T} B={p.B} I={p.I} H={p.H}"
+            + (f" P={p.P}" if p.P != p.H else "")
+            + f" {str(p.dtype).removeprefix('torch.')} on {p.device}"
+            + (", training" if p.options.training else "")
+        ]
+        for name, reason in self.answers:
+            lines.append(f"  {name}: " + (f"no: {reason}" if reason else "takes it"))
+        lines.append(f"  -> {self.chosen}: {self.strategy}" if self.chosen else "  -> nobody")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What ``explain`` found: ``requested`` is the name asked for, ``choices`` one a direction."""
+
+    requested: str
+    choices: tuple[Choice, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([f"asked for: {self.requested}", *map(str, self.choices)])
+
+
+def explain(
+    layer: Recurrent,
+    input: Tensor | PackedSequence,
+    *,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    return_all_states: bool = False,
+) -> Explanation:
+    """Tells which backend ``layer(input, …)`` would take, without running it.
+
+    Args: as the layer's. The answer holds for the present circumstances: gradients on or off,
+        ``use_backend``, autocast.
+
+    Returns:
+        An :class:`Explanation`; print it.
+
+    Raises:
+        TypeError: ``layer`` is not a layer of rnnfast. What the layer raises for a bad input shape
+        is not raised here.
+    """
+    if not isinstance(layer, Recurrent):
+        raise TypeError(f"layer should be a layer of rnnfast, got: {type(layer).__name__}")
+    has_lengths = lengths is not None or isinstance(input, PackedSequence)
+    weights = layer._weights()
+    stack = layer._stack(weights)
+    if isinstance(input, PackedSequence):
+        batch = int(input.batch_sizes[0])
+        input = input.data.new_empty(0).expand(len(input.batch_sizes), batch, 0)
+        stack = stack._replace(batch_first=False)
+    else:
+        input, _ = layer._batch(input, resets)
+    training = torch.is_grad_enabled() and any(
+        t.requires_grad for t in (input, *(w for row in weights for w in row))
+    )
+    asked = problems(stack, input, has_lengths, resets is not None, return_all_states, training)
+    name = requested_backend()
+    choices = [
+        _choice(index, stack.directions, problem, name) for index, problem in enumerate(asked)
+    ]
+    return Explanation(name, tuple(choices))
+
+
+def _choice(index: int, directions: int, problem: Problem, requested: str) -> Choice:
+    layer, direction = divmod(index, directions)
+    candidates: Any = registry.BACKENDS.values()
+    if requested != AUTO:
+        registry.check_name(requested)
+        candidates = [registry.BACKENDS[requested]]
+    answers: list[tuple[str, str | None]] = []
+    chosen = None
+    for backend in candidates:
+        answers.append((backend.name, registry.refusal(backend, problem)))
+        if answers[-1][1] is None:
+            chosen = backend
+            break
+    return Choice(
+        layer,
+        "reverse" if direction else "forward",
+        problem,
+        tuple(answers),
+        chosen.name if chosen else None,
+        chosen.strategy(problem) if chosen else "",
+    )

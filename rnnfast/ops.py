@@ -1,0 +1,285 @@
+"""The custom ops ``rnnfast::scan_forward`` and ``rnnfast::scan_backward``.
+
+One op is one direction of one layer, whatever the cell, the device or the backend. Here stand their
+schemas, fake kernels, autograd formulas and batching rules; nothing here knows a cell by name.
+
+scan_backward has an autograd formula of its own: the scratch loop, run anew with gradients. Double
+backward is therefore right for every backend, and slow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .autodiff import differentiate
+from .backends import registry
+from .backends.base import Cotangents, Needs, Saved
+from .checks import check_metadata, check_values
+from .problem import Options, Scan, problem_of
+from .scratch import scratch_scan
+
+_INPUTS = (
+    "str cell, str kind, Tensor input, Tensor[] states, Tensor[] weights, Tensor? lengths, "
+    "Tensor? resets, bool reverse, bool all_states, bool training, int checkpoint_every, "
+    "float grad_clip_time, str backend"
+)
+_lib = torch.library.Library("rnnfast", "DEF")
+_lib.define(
+    f"scan_forward({_INPUTS}) -> (Tensor y, Tensor[] final, Tensor[] trace, Tensor[] saved)"
+)
+_lib.define(
+    f"scan_backward({_INPUTS}, Tensor? dy, Tensor[] dfinal, Tensor[] dtrace, Tensor y, "
+    "Tensor[] trace, Tensor[] saved, bool[] needs) "
+    "-> (Tensor dinput, Tensor[] dstates, Tensor[] dweights)"
+)
+
+_N_INPUTS = 13  # arguments that both ops begin with
+_N_OPTIONS = 5
+
+
+def pack(scan: Scan, backend: str) -> tuple[Any, ...]:
+    """The arguments that both ops begin with."""
+    return (*scan[:-1], *scan.options, backend)
+
+
+def unpack(args: tuple[Any, ...]) -> tuple[Scan, str]:
+    """The inverse of ``pack``."""
+    first_option = _N_INPUTS - 1 - _N_OPTIONS
+    cell, kind, input, states, weights, lengths, resets = args[:first_option]
+    options = Options(*args[first_option : _N_INPUTS - 1])
+    scan = Scan(cell, kind, input, states, weights, lengths, resets, options)
+    return scan, args[_N_INPUTS - 1]
+
+
+# --- what runs ---------------------------------------------------------------------------------
+
+
+def _forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    scan, backend = unpack(args)
+    check_metadata(scan)
+    check_values(scan)
+    chosen = registry.select(problem_of(scan), backend)
+    (y, final, trace), saved = chosen.forward(scan)
+    return _own(y), [_own(s) for s in final], [_own(t) for t in trace], saved
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """Contiguous and no view: outputs of an op share no memory and have known strides."""
+    if tensor._is_view():
+        return tensor.clone(memory_format=torch.contiguous_format)
+    return tensor.contiguous()
+
+
+def _backward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    scan, backend = unpack(args)
+    dy, dfinal, dtrace, y, trace, saved, needs = args[_N_INPUTS:]
+    grads = registry.BACKENDS[backend].backward(
+        scan, Saved(y, trace, saved), Cotangents(dy, dfinal, dtrace), Needs(*needs)
+    )
+    dinput = y.new_empty(0) if grads.dinput is None else _own(grads.dinput)
+    dstates = [_own(d) for d in grads.dstates or []]
+    return dinput, dstates, [_own(d) for d in grads.dweights or []]
+
+
+_lib.impl("scan_forward", _forward, "CompositeExplicitAutograd")
+_lib.impl("scan_backward", _backward, "CompositeExplicitAutograd")
+
+
+# --- what a tracer sees ------------------------------------------------------------------------
+
+
+@torch.library.register_fake("rnnfast::scan_forward", lib=_lib)
+def _fake_forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    scan, backend = unpack(args)
+    check_metadata(scan)
+    problem = problem_of(scan)
+    T, B, H, P = problem.T, problem.B, problem.H, problem.P
+    new = scan.weights[0].new_empty
+    final = [new(B, width) for width in (P, H)[: len(scan.states)]]
+    trace = [new(T, B, H) for _ in final[1:]] if scan.options.all_states else []
+    saved = []
+    if scan.options.training:
+        likes = registry.BACKENDS[backend].saved_like(problem)
+        saved = [new(shape, dtype=dtype) for shape, dtype in likes]
+    return new(T, B, P), final, trace, saved
+
+
+@torch.library.register_fake("rnnfast::scan_backward", lib=_lib)
+def _fake_backward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    scan, _ = unpack(args)
+    needs = Needs(*args[-1])
+    dinput = _contiguous_like(scan.input) if needs.input else scan.weights[0].new_empty(0)
+    dstates = [_contiguous_like(s) for s in scan.states] if needs.states else []
+    dweights = [_contiguous_like(w) for w in scan.weights] if needs.weights else []
+    return dinput, dstates, dweights
+
+
+def _contiguous_like(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
+
+
+# --- autograd ----------------------------------------------------------------------------------
+
+
+def _tensors(scan: Scan) -> list[Tensor]:
+    return [scan.input, *scan.states, *scan.weights]
+
+
+class _Form(NamedTuple):
+    """A scan without its tensors: what is left on ``ctx`` beside the saved tensors."""
+
+    cell: str
+    kind: str
+    n_states: int
+    n_weights: int
+    has_lengths: bool
+    has_resets: bool
+    options: Options
+    backend: str
+
+
+def _save_scan(ctx: Any, scan: Scan, backend: str) -> list[Tensor]:
+    """Leaves what is not a tensor on ``ctx`` and returns the tensors, to be saved."""
+    ctx.form = _Form(
+        scan.cell,
+        scan.kind,
+        len(scan.states),
+        len(scan.weights),
+        scan.lengths is not None,
+        scan.resets is not None,
+        scan.options,
+        backend,
+    )
+    return [*_tensors(scan), *(t for t in (scan.lengths, scan.resets) if t is not None)]
+
+
+def _load_scan(ctx: Any, tensors: Sequence[Tensor]) -> tuple[Scan, list[Tensor]]:
+    """The scan again, and the saved tensors that follow it."""
+    form: _Form = ctx.form
+    rest = list(tensors)
+
+    def take(n: int) -> list[Tensor]:
+        taken = rest[:n]
+        del rest[:n]
+        return taken
+
+    (input,), states, weights = take(1), take(form.n_states), take(form.n_weights)
+    lengths = take(1)[0] if form.has_lengths else None
+    resets = take(1)[0] if form.has_resets else None
+    scan = Scan(form.cell, form.kind, input, states, weights, lengths, resets, form.options)
+    return scan, rest
+
+
+def _set_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    scan, backend = unpack(inputs)
+    y, final, trace, saved = output
+    ctx.counts = (len(trace), len(saved))
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*_save_scan(ctx, scan, backend), *final, y, *trace, *saved)
+
+
+def _forward_grad(ctx: Any, dy: Any, dfinal: Any, dtrace: Any, dsaved: Any) -> tuple[Any, ...]:
+    scan, rest = _load_scan(ctx, ctx.saved_tensors)
+    n_states, (n_trace, n_saved) = len(scan.states), ctx.counts
+    final, y = rest[:n_states], rest[n_states]
+    trace, saved = rest[n_states + 1 :][:n_trace], rest[n_states + 1 + n_trace :][:n_saved]
+    needed = _needs(ctx, scan)
+    dinput, dstates, dweights = torch.ops.rnnfast.scan_backward(
+        *pack(scan, ctx.form.backend),
+        dy,
+        _filled(dfinal, final),
+        _filled(dtrace, trace),
+        y,
+        trace,
+        saved,
+        list(needed),
+    )
+    return _input_grads(needed, dinput, dstates, dweights, scan)
+
+
+def _needs(ctx: Any, scan: Scan) -> Needs:
+    wanted = ctx.needs_input_grad
+    return Needs(
+        bool(wanted[2]) and scan.kind != "tokens",
+        any(wanted[3]),
+        any(wanted[4]),
+    )
+
+
+def _input_grads(
+    needed: Needs, dinput: Tensor, dstates: list[Tensor], dweights: list[Tensor], scan: Scan
+) -> tuple[Any, ...]:
+    none: list[Any] = [None] * _N_INPUTS
+    none[2] = dinput if needed.input else None
+    none[3] = dstates if needed.states else [None] * len(scan.states)
+    none[4] = dweights if needed.weights else [None] * len(scan.weights)
+    return tuple(none)
+
+
+def _filled(grads: Any, like: list[Tensor]) -> list[Tensor]:
+    """The gradients of a list of outputs, zeros where there are none."""
+    if grads is None:
+        grads = [None] * len(like)
+    return [torch.zeros_like(t) if g is None else g for g, t in zip(grads, like, strict=False)]
+
+
+def _set_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    scan, backend = unpack(inputs)
+    dy, dfinal, dtrace, _, trace, saved, needs = inputs[_N_INPUTS:]
+    ctx.has_dy, ctx.needs = dy is not None, Needs(*needs)
+    ctx.counts = (len(trace), len(saved))
+    ctx.set_materialize_grads(False)
+    cotangents = [*([dy] if dy is not None else []), *dfinal, *dtrace]
+    ctx.save_for_backward(*_save_scan(ctx, scan, backend), *cotangents)
+
+
+def _backward_grad(ctx: Any, ddinput: Any, ddstates: Any, ddweights: Any) -> tuple[Any, ...]:
+    """Differentiates the scratch loop's gradients: for every backend, and again to any order."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        scan, cotangents = _load_scan(ctx, [_alias(t) for t in ctx.saved_tensors])
+        result = scratch_scan(scan)
+        outputs = [*([result.y] if ctx.has_dy else []), *result.final, *result.trace]
+        primals = _tensors(scan)
+        grads = differentiate(outputs, primals, cotangents, create_graph=True)
+        flat = [ddinput if ctx.needs.input else None]
+        flat += list(ddstates or []) if ctx.needs.states else [None] * len(scan.states)
+        flat += list(ddweights or []) if ctx.needs.weights else [None] * len(scan.weights)
+        pairs = [
+            (g, gg) for g, gg in zip(grads, flat, strict=False) if g is not None and gg is not None
+        ]
+        second = differentiate(
+            [g for g, _ in pairs], primals + cotangents, [gg for _, gg in pairs], create_graph
+        )
+    n_states, n_weights = len(scan.states), len(scan.weights)
+    none: list[Any] = [None] * (_N_INPUTS + 7)
+    none[2] = second[0]
+    none[3] = second[1 : 1 + n_states]
+    none[4] = second[1 + n_states : 1 + n_states + n_weights]
+    rest = second[len(primals) :]
+    if ctx.has_dy:
+        none[_N_INPUTS], *rest = rest
+    none[_N_INPUTS + 1] = rest[:n_states]
+    none[_N_INPUTS + 2] = rest[n_states:]
+    n_trace, n_saved = ctx.counts
+    none[_N_INPUTS + 4], none[_N_INPUTS + 5] = [None] * n_trace, [None] * n_saved
+    return tuple(none)
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    """A tensor of its own in the graph, so that one passed twice is not counted twice."""
+    return tensor.view_as(tensor) if tensor.requires_grad else tensor
+
+
+torch.library.register_autograd(
+    "rnnfast::scan_forward", _forward_grad, setup_context=_set_forward, lib=_lib
+)
+torch.library.register_autograd(
+    "rnnfast::scan_backward", _backward_grad, setup_context=_set_backward, lib=_lib
+)
+
+from . import batching  # noqa: E402,F401  registers the batching rules of these ops

@@ -1,0 +1,146 @@
+"""What a scan is asked to do: its metadata (Problem), its tensors (Scan), its results."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .cells import CELLS, CellSpec, StepWeights
+
+KINDS = ("dense", "gates", "tokens")
+
+
+class Options(NamedTuple):
+    """Options of a scan; the op takes them flat.
+
+    ``checkpoint_every`` and ``grad_clip_time`` are part of the schema so that kernels which use
+    them need no other one; no backend of this version takes a value other than 0.
+    """
+
+    reverse: bool = False
+    all_states: bool = False
+    training: bool = False
+    checkpoint_every: int = 0
+    grad_clip_time: float = 0.0
+
+
+class Problem(NamedTuple):
+    """Metadata of one direction of one layer: all that choosing a backend may look at.
+
+    T, B, I, H, P may be symbolic while a compiler traces. ``dtype`` is that of the weights.
+    """
+
+    cell: str
+    kind: str
+    device: str
+    dtype: torch.dtype
+    T: int
+    B: int
+    I: int
+    H: int
+    P: int
+    bias: bool
+    has_lengths: bool
+    has_resets: bool
+    options: Options
+    tracing: bool = False
+    transformed: bool = False
+    autocast: torch.dtype | None = None
+
+    @property
+    def spec(self) -> CellSpec:
+        return CELLS[self.cell]
+
+
+class Scan(NamedTuple):
+    """The tensors of one direction of one layer.
+
+    Attributes:
+        input: [T, B, I] dense, [T, B, G*H] gates, or int64 [T, B] tokens.
+        states: initial states, h [B, P] and, for LSTM, c [B, H].
+        weights: as ``CellSpec.weight_names`` orders them.
+        lengths: int64 [B] or None. resets: bool [T, B] or None.
+    """
+
+    cell: str
+    kind: str
+    input: Tensor
+    states: list[Tensor]
+    weights: list[Tensor]
+    lengths: Tensor | None
+    resets: Tensor | None
+    options: Options
+
+    @property
+    def spec(self) -> CellSpec:
+        return CELLS[self.cell]
+
+    @property
+    def has_bias(self) -> bool:
+        return len(self.weights) > len(self.spec.weight_names(self.kind, False))
+
+    def weight(self, name: str) -> Tensor | None:
+        """The weight of this name, None where the scan has none."""
+        names = self.spec.weight_names(self.kind, self.has_bias)
+        return self.weights[names.index(name)] if name in names else None
+
+    def step_weights(self) -> StepWeights:
+        w_hh = self.weight("w_hh")
+        assert w_hh is not None
+        return StepWeights(w_hh, self.weight("b_hh"), self.weight("w_hr"))
+
+
+class ScanResult(NamedTuple):
+    """``y`` [T, B, P]; ``final`` states as the initial ones; ``trace``: every state but the output
+    at each step (LSTM: c [T, B, H]) where asked for, else empty."""
+
+    y: Tensor
+    final: list[Tensor]
+    trace: list[Tensor]
+
+
+def problem_of(scan: Scan) -> Problem:
+    """The metadata of ``scan``, as it stands now (tracing, transforms and autocast included)."""
+    w_hh = scan.weight("w_hh")
+    assert w_hh is not None
+    input, spec = scan.input, scan.spec
+    H = w_hh.shape[0] // spec.gates
+    if scan.kind == "dense":
+        width = input.shape[2]
+    elif scan.kind == "tokens":
+        width = scan.weights[0].shape[1]
+    else:
+        width = 0
+    return Problem(
+        scan.cell,
+        scan.kind,
+        input.device.type,
+        w_hh.dtype,
+        input.shape[0],
+        input.shape[1],
+        width,
+        H,
+        w_hh.shape[1],
+        scan.has_bias,
+        scan.lengths is not None,
+        scan.resets is not None,
+        scan.options,
+        *circumstances(input.device.type),
+    )
+
+
+def circumstances(device_type: str) -> tuple[bool, bool, torch.dtype | None]:
+    """(tracing, transformed, autocast): what surrounds the call and changes who can serve it."""
+    tracing = torch.compiler.is_compiling()
+    transformed = False
+    if not tracing:
+        transformed = (
+            torch._C._are_functorch_transforms_active()
+            or torch.autograd.forward_ad._current_level >= 0
+        )
+    autocast = None
+    if torch.is_autocast_enabled(device_type):
+        autocast = torch.get_autocast_dtype(device_type)
+    return tracing, transformed, autocast

@@ -1,0 +1,220 @@
+"""The demo: one language model, trained with rnnfast and with torch.nn, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import compare, data, report
+from .checkpoint import CheckpointError
+from .corpus import Corpus
+from .generate import greedy
+from .train import Diverged, Recipe, TrainingRun
+
+PREFIX = "time traveller"
+GENERATED_CHARACTERS = 50
+
+EXIT_OK, EXIT_CHECK_FAILED, EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+class MissingPackage(RuntimeError):
+    """A package that the demo draws with is not installed."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m rnnfast demo",
+        description=(
+            "Train a character language model (one-hot -> RNN, 256 hidden -> linear) on The Time "
+            "Machine, once with rnnfast and once with torch.nn, from the same weights and in the "
+            "same order of the data. Prints perplexity and speed of both, the text that each "
+            "writes before and after training, and checks that both learn the same. Writes "
+            "checkpoints, curves.csv, first_steps.csv and curves.png."
+        ),
+        epilog=(
+            "Ctrl-C saves; the same command then goes on where it stopped and ends with the same "
+            "perplexities as a run without a stop. Environment: RNNFAST_DATA names a folder with "
+            "timemachine.txt, RNNFAST_CACHE the folder for downloads (~/.cache/rnnfast), "
+            "RNNFAST_OFFLINE=1 forbids downloads. Exit status: 0 fine, 1 a check failed, 2 it "
+            "could not run, 130 interrupted."
+        ),
+    )
+    add = made.add_argument
+    add("--epochs", type=_positive, default=Recipe.epochs, metavar="N",
+        help="epochs to train, of 8 minibatches each (default: %(default)s)")  # fmt: skip
+    add("--seed", type=int, default=0, metavar="N",
+        help="settles the weights and the order of the data (default: %(default)s)")  # fmt: skip
+    add("--impl", choices=["both", *report.LABELS], default="both",
+        help="what to train with (default: %(default)s)")  # fmt: skip
+    add("--out", type=Path, default=Path("out/demo"), metavar="DIR",
+        help="folder for what it writes (default: %(default)s)")  # fmt: skip
+    add("--threads", type=_positive, default=2, metavar="N",
+        help="CPU threads for torch (default: %(default)s)")  # fmt: skip
+    start = made.add_mutually_exclusive_group()
+    start.add_argument(
+        "--resume", action="store_true",
+        help="go on from the checkpoints in --out, finished or not (with a larger --epochs: "
+             "train on); fail where there are none")  # fmt: skip
+    start.add_argument(
+        "--fresh", action="store_true",
+        help="start anew and replace what --out holds (default: go on with an unfinished run, "
+             "start anew after a finished one)")  # fmt: skip
+    return made
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo with the options of `parser`; returns the exit status documented there."""
+    arguments = parser().parse_args(argv)
+    try:
+        require_packages()
+        with _threads(arguments.threads):
+            return _run(arguments)
+    except (
+        MissingPackage,
+        data.DataUnavailable,
+        CheckpointError,
+        compare.CannotResume,
+        Diverged,
+        OSError,
+    ) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return EXIT_CANNOT_RUN
+
+
+def require_packages() -> None:
+    """Raise MissingPackage, saying how to install them, unless tqdm and matplotlib are there."""
+    missing = [name for name in ("tqdm", "matplotlib") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingPackage(
+            f"the demo needs {' and '.join(missing)}: pip install 'rnnfast[text]' (in a checkout: "
+            "make setup)"
+        )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    out: Path = arguments.out
+    text, missing = data.load_or_standin(data.TIME_MACHINE)
+    if missing is not None:
+        print(f"{missing}\nGoing on with a stand-in text.\n")
+    recipe = Recipe(epochs=arguments.epochs)
+    corpus = Corpus.from_text(text, cleaning=recipe.cleaning, max_tokens=recipe.train_tokens)
+    names = list(report.LABELS) if arguments.impl == "both" else [arguments.impl]
+    runs = compare.make_runs(names, corpus, recipe, arguments.seed)
+    _describe(text, runs)
+    untrained = [_sample(run) for run in runs]
+    out.mkdir(parents=True, exist_ok=True)
+    if _resume(runs, arguments):
+        print(f"Resuming from {out}, epochs done: {compare.epochs_done(runs)}", flush=True)
+    if not _train(runs, out):
+        print(f"\nInterrupted; saved in {out}, epochs done: {compare.epochs_done(runs)}.")
+        print("The same command goes on from there.")
+        return EXIT_INTERRUPTED
+    _write(runs, out)
+    return _conclude(runs, untrained, out)
+
+
+def _resume(runs: Sequence[TrainingRun], arguments: argparse.Namespace) -> bool:
+    if arguments.fresh:
+        return False
+    if arguments.resume:
+        compare.resume_all(runs, arguments.out)
+        return True
+    return compare.resume_unfinished(runs, arguments.out)
+
+
+def _describe(text: data.Text, runs: Sequence[TrainingRun]) -> None:
+    run = runs[-1]
+    recipe, corpus = run.recipe, run.corpus
+    print(f"Text      {text.title}")
+    print(f"          from {text.origin}")
+    print(
+        f"          first {len(corpus.tokens):,} of {corpus.total_tokens:,} characters, "
+        f"{len(corpus.vocab)} kinds"
+    )
+    print(f"Model     one-hot -> {recipe.cell}, {recipe.hidden_size} hidden -> linear")
+    print(
+        f"Training  {recipe.epochs} epochs, minibatches of {recipe.batch_size} x "
+        f"{recipe.num_steps}, SGD {recipe.learning_rate:g}, gradient norm clipped to "
+        f"{recipe.max_norm:g}, seed {run.seed}"
+    )
+    print(f"Machine   CPU, threads: {torch.get_num_threads()}, torch {torch.__version__}")
+    for run in runs:
+        if run.implementation == "rnnfast":
+            print("rnnfast   " + _backend(run).replace("\n", "\n          "))
+    print(flush=True)
+
+
+def _backend(run: TrainingRun) -> str:
+    """Which of rnnfast's backends this run will use, and why, in rnnfast's own words."""
+    import rnnfast
+
+    tokens = torch.zeros(run.recipe.num_steps, run.recipe.batch_size, dtype=torch.int64)
+    layer: Any = run.model.layer
+    return str(rnnfast.explain(layer, tokens))
+
+
+def _sample(run: TrainingRun) -> str:
+    return greedy(run.model, run.corpus.vocab, PREFIX, GENERATED_CHARACTERS)
+
+
+def _train(runs: Sequence[TrainingRun], out: Path) -> bool:
+    from tqdm import tqdm
+
+    total = sum(max(run.recipe.epochs, run.epoch) for run in runs)
+    with tqdm(total=total, initial=sum(run.epoch for run in runs), unit="epoch") as bar:
+
+        def progress(run: TrainingRun) -> None:
+            history = run.history
+            speed = history.tokens[-1] / history.seconds[-1]
+            label = report.LABELS[run.implementation]
+            bar.set_postfix_str(
+                f"{label}: ppl {history.perplexity[-1]:.2f}, {speed:,.0f} tokens/s", refresh=False
+            )
+            bar.update()
+
+        return compare.train_in_turns(runs, out, progress)
+
+
+def _write(runs: Sequence[TrainingRun], out: Path) -> None:
+    report.write_curves(out / "curves.csv", runs)
+    report.write_first_steps(out / "first_steps.csv", runs)
+    report.write_plot(out / "curves.png", runs)
+
+
+def _conclude(runs: Sequence[TrainingRun], untrained: Sequence[str], out: Path) -> int:
+    print(f"\n{runs[-1].corpus.title}\n{report.table(runs)}\n")
+    for run, before in zip(runs, untrained, strict=True):
+        print(f"{report.LABELS[run.implementation]}\n  untrained  {before}")
+        print(f"  trained    {_sample(run)}")
+    print()
+    findings = report.checks(runs)
+    for finding in findings:
+        print(finding)
+    print(f"\nWritten to {out}: {', '.join(sorted(path.name for path in out.glob('[!.]*')))}")
+    failed = any(finding.passed is False for finding in findings)
+    return EXIT_CHECK_FAILED if failed else EXIT_OK

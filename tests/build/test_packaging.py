@@ -1,0 +1,108 @@
+"""What an sdist and a wheel hold, and that what they install runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from rnnfast._build import host
+
+from .support import copy_project, python, run, tiny_project
+
+NOT_SHIPPED = (".so", ".pyc", "_build_info.json")
+
+RUN_A_LAYER = """
+import torch, rnnfast, rnnfast._ext as e
+assert torch.isfinite(rnnfast.LSTM(3, 4)(torch.randn(5, 2, 3))[0]).all()
+print(rnnfast.__file__); print(e.why_missing())
+"""
+
+
+def build(project: Path, kind: str, **env: str) -> Path:
+    command = [sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", "out", "."]
+    done = run(command, project, **env)
+    assert done.returncode == 0, done.stdout
+    (made,) = (project / "out").iterdir()
+    return made
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return copy_project(tmp_path)
+
+
+def test_the_sdist_holds_all_that_a_build_reads_and_nothing_built(project):
+    (project / "rnnfast/_build_info.json").write_text("{}")
+    (project / "rnnfast/_C.so").write_text("")
+    with tarfile.open(build(project, "sdist")) as archive:
+        names = {n.partition("/")[2] for n in archive.getnames()}
+    wanted = {"setup.py", "pyproject.toml", "LICENSE", "README.md", "CMakeLists.txt", "Makefile"}
+    wanted |= {"rnnfast/_build/command.py", "rnnfast/py.typed", "tests/build/support.py"}
+    wanted |= {str(p.relative_to(project)) for p in (project / "csrc").rglob("*") if p.is_file()}
+    assert any(name.endswith(".cu") for name in wanted)
+    assert wanted - names == set()
+    assert not [n for n in names if n.endswith(NOT_SHIPPED)]
+
+
+def test_a_wheel_made_without_a_compiler_is_pure_runs_and_says_what_it_lacks(project, tmp_path):
+    (project / "rnnfast/_C.so").write_text("left by another build")
+    wheel = build(project, "wheel", CXX="/no/such/compiler")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        assert json.loads(archive.read("rnnfast/_build_info.json"))["built"] is False
+        archive.extractall(site)
+    assert not [n for n in names if n.endswith(".so")]
+    assert "rnnfast/_csrc/cuda/poison.cu" in names
+    assert "rnnfast/_csrc/sources.txt" in names
+    done = python(RUN_A_LAYER, site)
+    assert done.returncode == 0, done.stdout
+    file, reason = done.stdout.splitlines()[-2:]
+    assert Path(file).is_relative_to(site)
+    assert reason.startswith("the extension was not built, for: no C++ compiler")
+
+
+def test_a_wheel_holds_the_extension_and_its_record(tmp_path):
+    if (compiler := host.find_compiler())[0] is None:
+        pytest.skip(compiler[1])
+    wheel = build(tiny_project(tmp_path), "wheel", RNNFAST_CUDA="0")
+    assert "-linux_" in wheel.name or "-manylinux" in wheel.name
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        assert json.loads(archive.read("rnnfast/_build_info.json"))["built"] is True
+    assert [n for n in names if n.startswith("rnnfast/_C.") and n.endswith(".so")]
+
+
+def test_the_tiny_wheel_has_nothing_that_was_since_removed(tmp_path):
+    project = tiny_project(tmp_path)
+    (project / "rnnfast/old.py").write_text("")
+    old = build(project, "wheel", CXX="/no/such/compiler")
+    assert "rnnfast/old.py" in zipfile.ZipFile(old).namelist()
+    (project / "rnnfast/old.py").unlink()
+    old.unlink()
+    new = build(project, "wheel", CXX="/no/such/compiler")
+    assert "rnnfast/old.py" not in zipfile.ZipFile(new).namelist()
+
+
+@pytest.mark.slow
+def test_the_real_wheel_from_the_sdist_loads_its_extension(project, tmp_path):
+    if (compiler := host.find_compiler())[0] is None:
+        pytest.skip(compiler[1])
+    sdist = build(project, "sdist")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    (source,) = (tmp_path / "unpacked").iterdir()
+    wheel = build(source, "wheel", RNNFAST_CUDA="0")
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    done = python(RUN_A_LAYER, site)
+    assert done.returncode == 0, done.stdout
+    file, reason = done.stdout.splitlines()[-2:]
+    assert Path(file).is_relative_to(site)
+    assert reason == "None"

@@ -1,0 +1,167 @@
+"""What is built, from the switches and from what is installed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from rnnfast._build import host, ninja_file, nvcc, plan, torchinfo
+from rnnfast._build.plan import BuildError, gencode, make_plan, parse_archs
+
+from .support import ROOT, clean_env, fake_nvcc
+
+TORCH_ROOT = torchinfo.find_torch().root
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    """A PATH with a compiler and ninja on it, and no nvcc."""
+    return clean_env({"PATH": str(tools(tmp_path / "bin"))})
+
+
+@pytest.fixture
+def torch_with(monkeypatch):
+    """Make the build see a torch with this CUDA version, and no pip nvcc."""
+
+    def patch(cuda: str | None) -> None:
+        info = torchinfo.TorchInfo(TORCH_ROOT, f"2.9.1+{cuda or 'cpu'}", cuda)
+        monkeypatch.setattr(torchinfo, "find_torch", lambda: info)
+        monkeypatch.setattr(nvcc, "pip_site_dirs", list)
+
+    return patch
+
+
+def tools(folder: Path) -> Path:
+    folder.mkdir()
+    compiler, reason = host.find_compiler()
+    if compiler is None:
+        pytest.skip(reason)
+    wrapper = folder / "c++"
+    wrapper.write_text("#!/bin/sh\necho 'fake c++ 1.0'\n")
+    wrapper.chmod(0o755)
+    (folder / "ninja").symlink_to(host.find_ninja() or pytest.skip("ninja is not installed"))
+    return folder
+
+
+def test_auto_without_nvcc_builds_without_cuda_and_says_why(env, torch_with):
+    torch_with("13.0")
+    made = make_plan(env)
+    assert made.nvcc is None
+    assert made.archs == ()
+    assert "CUDA off: no nvcc for torch 2.9.1+13.0: " in made.summary()
+    assert "\n" not in made.summary()
+
+
+def test_auto_with_a_fitting_nvcc_says_which_and_for_what(env, torch_with, tmp_path):
+    torch_with("13.0")
+    path = fake_nvcc(tmp_path / "bin/nvcc", "13.0.88")
+    made = make_plan(env)
+    assert made.nvcc.path == path
+    assert f"CUDA on: nvcc 13.0.88 (PATH: {path}), architectures 8.0 9.0+PTX" in made.summary()
+
+
+def test_1_without_a_fitting_nvcc_fails_with_both_versions_and_the_command(
+    env, torch_with, tmp_path
+):
+    torch_with("13.0")
+    fake_nvcc(tmp_path / "bin/nvcc", "12.4.131")
+    with pytest.raises(BuildError) as error:
+        make_plan(env | {"RNNFAST_CUDA": "1"})
+    for part in ("RNNFAST_CUDA=1", "nvcc 12.4.131", "CUDA 13.0", "pip install 'rnnfast[cuda]'"):
+        assert part in str(error.value)
+
+
+def test_1_with_a_torch_without_cuda_fails(env, torch_with, tmp_path):
+    torch_with(None)
+    fake_nvcc(tmp_path / "bin/nvcc", "13.0.88")
+    with pytest.raises(BuildError, match=r"torch 2\.9\.1\+cpu is a build without CUDA"):
+        make_plan(env | {"RNNFAST_CUDA": "1"})
+    assert make_plan(env).nvcc is None
+
+
+def test_0_builds_without_cuda_beside_an_nvcc(env, torch_with, tmp_path):
+    torch_with("13.0")
+    fake_nvcc(tmp_path / "bin/nvcc", "13.0.88")
+    made = make_plan(env | {"RNNFAST_CUDA": "0"})
+    assert made.nvcc is None
+    assert made.cuda_note == "CUDA off: RNNFAST_CUDA=0"
+
+
+def test_a_switch_with_another_value_is_refused(env):
+    with pytest.raises(BuildError, match=r"RNNFAST_CUDA='yes'.*auto, 0, 1"):
+        make_plan(env | {"RNNFAST_CUDA": "yes"})
+
+
+def test_no_compiler_skips_unless_cuda_is_asked_for(env):
+    without = env | {"PATH": os.devnull}
+    assert make_plan(without) == "no C++ compiler (no c++, g++ or clang++ on PATH)"
+    named = make_plan(env | {"CXX": "/no/such/compiler"})
+    assert named == "no C++ compiler (CXX=/no/such/compiler does not run)"
+    with pytest.raises(BuildError, match=r"RNNFAST_CUDA=1.*no C"):
+        make_plan(without | {"RNNFAST_CUDA": "1"})
+
+
+def test_no_torch_skips_with_the_flag_to_use(env, monkeypatch):
+    monkeypatch.setattr(torchinfo, "find_torch", lambda: None)
+    assert "--no-build-isolation" in make_plan(env)
+
+
+def test_what_is_known_of_torch_without_importing_it_is_true():
+    import torch
+
+    info = torchinfo.find_torch()
+    assert (info.version, info.cuda) == (str(torch.__version__), torch.version.cuda)
+
+
+def test_archs_as_torch_writes_them():
+    assert parse_archs("8.0;9.0a 10.0+PTX,12.0") == ("8.0", "9.0a", "10.0+PTX", "12.0")
+    assert gencode(("8.0", "9.0a+PTX")) == [
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_90a,code=sm_90a",
+        "-gencode=arch=compute_90a,code=compute_90a",
+    ]
+
+
+@pytest.mark.parametrize("text", ["Hopper", "sm_90", "8.0;9", " ; "])
+def test_archs_that_are_none_are_refused(text):
+    with pytest.raises(BuildError, match="TORCH_CUDA_ARCH_LIST"):
+        parse_archs(text)
+
+
+def test_sources_are_those_of_the_list_and_of_the_folders():
+    without = ninja_file.find_sources(ROOT / "csrc", with_cuda=False)
+    with_cuda = ninja_file.find_sources(ROOT / "csrc", with_cuda=True)
+    names = {p.name for p in without.bindings}
+    assert {"module.cpp", "cells.cpp"} <= names
+    assert "cuda.cpp" not in names
+    assert without.cuda == ()
+    assert "cuda.cpp" in {p.name for p in with_cuda.bindings}
+    assert "poison.cu" in {p.name for p in with_cuda.cuda}
+    assert without.core
+    assert all(p.is_file() for p in with_cuda.core + with_cuda.bindings + with_cuda.cuda)
+
+
+def test_torch_free_sources_include_no_torch_header():
+    sources = ninja_file.find_sources(ROOT / "csrc", with_cuda=True)
+    headers = [p for p in (ROOT / "csrc").rglob("*.h") if p.parent.name != "bindings"]
+    for path in [*sources.core, *sources.cuda, *headers]:
+        text = path.read_text()
+        for header in ("torch/", "ATen/", "c10/", "pybind11/"):
+            assert f"#include <{header}" not in text, f"{path.name} includes {header}"
+
+
+def test_ninja_file_compiles_each_source_once_and_links_torchs_openmp(tmp_path):
+    made = make_plan(clean_env({"RNNFAST_CUDA": "0"}))
+    if isinstance(made, str):
+        pytest.skip(f"no extension can be built here: {made}")
+    paths = ninja_file.TorchPaths(("/torch/include",), ("/torch/lib",))
+    text = ninja_file.write_ninja(made, paths, ROOT / "csrc", tmp_path).read_text()
+    sources = ninja_file.find_sources(ROOT / "csrc", with_cuda=False)
+    for source in sources.core + sources.bindings:
+        assert text.count(f".o: cxx {source}\n") == 1
+    openmp = made.torch.openmp_library()
+    link = text[text.index("build _C.so: link") :]
+    assert (str(openmp) if openmp else "-fopenmp") in link
+    assert plan.DEFAULT_ARCHS not in text

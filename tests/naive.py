@@ -1,0 +1,95 @@
+"""The oracle of the matrix: one sequence at a time, one step at a time, with torch's own cells.
+
+Independent of the package: no mask, no batch, torch's cell functions (for the GRU that resets
+before the product, the paper's formula). In float64 it is the truth; in another dtype it is what
+torch itself reaches in that precision.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Inputs(NamedTuple):
+    """One direction of one layer; ``weights`` by name, ``lengths`` and ``resets`` as lists."""
+
+    cell: str
+    x: Tensor  # [T, B, I] float, or [T, B] int64 tokens, or [T, B, G*H] gates
+    kind: str
+    states: list[Tensor]
+    weights: dict[str, Tensor]
+    lengths: list[int] | None
+    resets: Tensor | None
+    reverse: bool
+
+
+def naive_scan(inputs: Inputs) -> dict[str, Tensor]:
+    """``y`` [T, B, P], the final states ``h`` and ``c``, and for LSTM ``trace`` [T, B, H]."""
+    T, B = inputs.x.shape[:2]
+    columns = [_sequence(inputs, b, T) for b in range(B)]
+    result = {"y": torch.stack([c[0] for c in columns], 1)}
+    for name, finals in zip("hc", zip(*(c[1] for c in columns), strict=False), strict=False):
+        result[name] = torch.stack(finals)
+    if len(inputs.states) == 2:
+        result["trace"] = torch.stack([c[2] for c in columns], 1)
+    return result
+
+
+def _sequence(inputs: Inputs, b: int, T: int) -> tuple[Tensor, list[Tensor], Tensor]:
+    length = T if inputs.lengths is None else inputs.lengths[b]
+    states = [s[b] for s in inputs.states]
+    ys = [torch.zeros_like(states[0]) for _ in range(T)]
+    cells = [torch.zeros_like(states[-1]) for _ in range(T)]
+    steps = range(length - 1, -1, -1) if inputs.reverse else range(length)
+    for t in steps:
+        if inputs.resets is not None and bool(inputs.resets[t, b]):
+            states = [torch.zeros_like(s) for s in states]
+        states = _step(inputs, inputs.x[t, b], states)
+        ys[t], cells[t] = states[0], states[-1]
+    return torch.stack(ys), states, torch.stack(cells)
+
+
+def _step(inputs: Inputs, x: Tensor, states: list[Tensor]) -> list[Tensor]:
+    w = inputs.weights
+    w_ih, w_hh, b_ih, b_hh = w.get("w_ih"), w["w_hh"], w.get("b_ih"), w.get("b_hh")
+    if inputs.kind == "tokens":
+        x = F.one_hot(x, w_ih.shape[1]).to(w_hh.dtype)
+    if inputs.kind == "gates":  # an identity projects what is projected already
+        w_ih = torch.eye(w_hh.shape[0], dtype=w_hh.dtype)
+        b_ih = None if b_hh is None else torch.zeros_like(b_hh)
+    if inputs.cell == "gru_reset_before":
+        return [_gru_reset_before(x, states[0], w_ih, w_hh, b_ih, b_hh)]
+    if inputs.cell == "lstm_proj":
+        return _lstm_proj(x, states, w_ih, w_hh, b_ih, b_hh, w["w_hr"])
+    kernels = {
+        "rnn_tanh": torch.rnn_tanh_cell,
+        "rnn_relu": torch.rnn_relu_cell,
+        "gru": torch.gru_cell,
+        "lstm": torch.lstm_cell,
+    }
+    rows = [s.unsqueeze(0) for s in states]
+    hx = rows if inputs.cell == "lstm" else rows[0]
+    out = kernels[inputs.cell](x.unsqueeze(0), hx, w_ih, w_hh, b_ih, b_hh)
+    return [s.squeeze(0) for s in (out if isinstance(out, tuple) else (out,))]
+
+
+def _lstm_proj(x, states, w_ih, w_hh, b_ih, b_hh, w_hr):
+    h, c = states
+    i, f, g, o = (F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)).chunk(4)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return [F.linear(o.sigmoid() * c.tanh(), w_hr), c]
+
+
+def _gru_reset_before(x, h, w_ih, w_hh, b_ih, b_hh):
+    zero = torch.zeros_like(w_ih[:, 0])
+    b_ih, b_hh = (zero if b is None else b for b in (b_ih, b_hh))
+    (w_ir, w_iz, w_in), (w_hr, w_hz, w_hn) = w_ih.chunk(3), w_hh.chunk(3)
+    (b_ir, b_iz, b_in), (b_hr, b_hz, b_hn) = b_ih.chunk(3), b_hh.chunk(3)
+    r = torch.sigmoid(w_ir @ x + b_ir + w_hr @ h + b_hr)
+    z = torch.sigmoid(w_iz @ x + b_iz + w_hz @ h + b_hz)
+    n = torch.tanh(w_in @ x + b_in + w_hn @ (r * h) + b_hn)
+    return (1 - z) * n + z * h

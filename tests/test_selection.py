@@ -1,0 +1,168 @@
+"""Who computes what: registry, use_backend, RNNFAST_BACKEND, explain."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+import rnnfast
+from rnnfast.backends import registry
+from rnnfast.config import requested_backend
+from rnnfast.problem import problem_of
+
+from .cases import Case, leaves, scan_of
+
+
+def problem(**options):
+    case = Case(**{"cell": "lstm", **options})
+    return problem_of(scan_of(case, leaves(case, torch.float32)))
+
+
+def test_auto_prefers_torchs_kernels() -> None:
+    assert registry.select(problem()).name == "torch"
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"cell": "gru_reset_before"}, "gru_reset_before"),
+        ({"kind": "gates"}, "project"),
+        ({"resets": True}, "resets"),
+        ({"all_states": True}, "cell state"),
+    ],
+)
+def test_torch_says_why_not_and_auto_moves_on(options: dict, word: str) -> None:
+    asked = problem(**options)
+    assert word in (registry.BACKENDS["torch"].why_not(asked) or "")
+    assert registry.select(asked).name == "reference"
+    with pytest.raises(rnnfast.BackendError, match=word):
+        registry.select(asked, "torch")
+
+
+def test_reserved_options_are_refused_by_all() -> None:
+    asked = problem()
+    for changed in ({"checkpoint_every": 4}, {"grad_clip_time": 1.0}):
+        options = asked.options._replace(**changed)
+        with pytest.raises(rnnfast.BackendError, match="not supported"):
+            registry.select(asked._replace(options=options))
+
+
+def test_a_backend_by_name_never_falls_back() -> None:
+    layer = rnnfast.GRU(3, 4, reset_after=False)
+    with rnnfast.use_backend("torch"), pytest.raises(rnnfast.BackendError, match="no kernel"):
+        layer(torch.randn(2, 1, 3))
+
+
+def test_unknown_name() -> None:
+    with (
+        pytest.raises(ValueError, match="no backend is called 'fast'"),
+        rnnfast.use_backend("fast"),
+    ):
+        pass
+    with pytest.raises(ValueError, match="there are: auto, torch, reference"):
+        registry.select(problem(), "fast")
+
+
+def test_use_backend_nests_and_ends() -> None:
+    before = requested_backend()
+    with rnnfast.use_backend("torch"):
+        with rnnfast.use_backend("reference"):
+            assert requested_backend() == "reference"
+        assert requested_backend() == "torch"
+    assert requested_backend() == before
+
+
+def test_use_backend_is_of_its_thread() -> None:
+    seen = []
+    with rnnfast.use_backend("reference"):
+        thread = threading.Thread(target=lambda: seen.append(requested_backend()))
+        thread.start()
+        thread.join()
+    assert seen == ["auto"]
+
+
+def run_python(code: str, **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_environment_variable() -> None:
+    code = (
+        "import rnnfast, torch; l = rnnfast.RNN(2, 3);"
+        "print(rnnfast.explain(l, torch.zeros(2, 1, 2)).choices[0].chosen)"
+    )
+    assert run_python(code, RNNFAST_BACKEND="reference").stdout.strip() == "reference"
+    wrong = run_python(code, RNNFAST_BACKEND="cudnn")
+    assert wrong.returncode != 0
+    assert "no backend is called 'cudnn'" in wrong.stderr
+
+
+def test_import_needs_no_triton_nvcc_or_compiler() -> None:
+    code = "import sys, rnnfast; print('triton' in sys.modules)"
+    done = run_python(code, PATH="/nonexistent", CUDA_HOME="/nonexistent")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "False"
+
+
+def test_explain_names_everyone_who_was_asked() -> None:
+    layer = rnnfast.LSTM(3, 4, 2, bidirectional=True)
+    x = torch.randn(5, 2, 3)
+    told = rnnfast.explain(layer, x, resets=torch.zeros(5, 2, dtype=torch.bool))
+    assert [(c.layer, c.direction) for c in told.choices] == [
+        (0, "forward"),
+        (0, "reverse"),
+        (1, "forward"),
+        (1, "reverse"),
+    ]
+    for choice in told.choices:
+        assert choice.answers == (
+            ("torch", "torch's kernels have no resets"),
+            ("reference", None),
+        )
+        assert choice.chosen == "reference"
+    assert "torch: no: torch's kernels have no resets" in str(told)
+    assert "-> reference: a loop" in str(told)
+
+
+def test_explain_what_was_asked_by_name_and_refused() -> None:
+    layer = rnnfast.GRU(3, 4, reset_after=False)
+    with rnnfast.use_backend("torch"):
+        told = rnnfast.explain(layer, torch.randn(5, 2, 3))
+    assert told.choices[0].chosen is None
+    assert "nobody" in str(told)
+
+
+def test_explain_agrees_with_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+    for backend in registry.BACKENDS.values():
+        original = backend.run
+
+        def spy(scan, original=original, name=backend.name):
+            ran.append(name)
+            return original(scan)
+
+        monkeypatch.setattr(backend, "run", spy)
+    layer = rnnfast.GRU(3, 4, 2, reset_after=False)
+    x = torch.randn(5, 2, 3)
+    layer(x)
+    assert ran == [c.chosen for c in rnnfast.explain(layer, x).choices]
+
+
+def test_explain_wants_a_layer_of_ours() -> None:
+    with pytest.raises(TypeError, match="layer of rnnfast, got: LSTM"):
+        rnnfast.explain(torch.nn.LSTM(2, 3), torch.zeros(1, 1, 2))
+
+
+def test_status_lists_every_backend() -> None:
+    assert [row[0] for row in registry.status()] == list(registry.BACKENDS)

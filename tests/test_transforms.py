@@ -1,0 +1,170 @@
+"""torch.func, forward-mode AD, torch.compile and export through the layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch._dynamo.testing
+from torch import Tensor, nn
+
+import rnnfast
+from rnnfast.backends import registry
+
+T, B, I, H = 4, 3, 2, 3
+LAYERS = {
+    "rnn": lambda **kw: rnnfast.RNN(I, H, **kw),
+    "lstm": lambda **kw: rnnfast.LSTM(I, H, **kw),
+    "lstm_proj": lambda **kw: rnnfast.LSTM(I, H, proj_size=2, **kw),
+    "gru": lambda **kw: rnnfast.GRU(I, H, **kw),
+    "gru_reset_before": lambda **kw: rnnfast.GRU(I, H, reset_after=False, **kw),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_per_sample_gradients(name: str) -> None:
+    layer = LAYERS[name]().double()
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    parameters = dict(layer.named_parameters())
+
+    def loss(parameters: dict, sample: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, parameters, (sample,))[0].square().sum()
+
+    found = torch.vmap(torch.func.grad(loss), in_dims=(None, 1))(parameters, x)
+    for b in range(B):
+        layer.zero_grad()
+        layer(x[:, b])[0].square().sum().backward()
+        for key, parameter in layer.named_parameters():
+            torch.testing.assert_close(found[key][b], parameter.grad)
+
+
+def test_an_ensemble_by_vmap() -> None:
+    layers = [LAYERS["gru"]().double() for _ in range(3)]
+    stacked, _ = torch.func.stack_module_state(layers)
+    x = torch.randn(T, B, I, dtype=torch.float64)
+
+    def one(parameters: dict) -> Tensor:
+        return torch.func.functional_call(layers[0], parameters, (x,))[0]
+
+    found = torch.vmap(one)(stacked)
+    torch.testing.assert_close(found, torch.stack([layer(x)[0] for layer in layers]))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_forward_mode(name: str) -> None:
+    layer = LAYERS[name](bidirectional=True).double()
+    x, v = torch.randn(2, T, B, I, dtype=torch.float64).unbind(0)
+    _, found = torch.func.jvp(lambda x: layer(x)[0], (x,), (v,))
+    step = 1e-6
+    expected = (layer(x + step * v)[0] - layer(x - step * v)[0]) / (2 * step)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+    with torch.autograd.forward_ad.dual_level():
+        dual = layer(torch.autograd.forward_ad.make_dual(x, v))[0]
+        tangent = torch.autograd.forward_ad.unpack_dual(dual).tangent
+    torch.testing.assert_close(tangent, found)
+
+
+def test_double_backward_through_a_layer() -> None:
+    layer = LAYERS["lstm"](num_layers=2).double()
+    x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: layer(x)[0], [x], fast_mode=True)
+
+
+# --- torch.compile -----------------------------------------------------------------------------
+
+CALLS = {
+    "plain": {},
+    "lengths": {"lengths": torch.tensor([4, 0, 2])},
+    "resets": {"resets": torch.tensor([[True, False, False]]).expand(T, B)},
+    "all_states": {"return_all_states": True},
+}
+
+
+def flat(outputs) -> list[Tensor]:
+    leaves = torch.utils._pytree.tree_leaves(outputs)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_fullgraph(name: str, call: str) -> None:
+    torch._dynamo.reset()
+    layer = LAYERS[name](num_layers=2, bidirectional=True).double()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
+    found, expected = flat(compiled(x, **CALLS[call])), flat(layer(x, **CALLS[call]))
+    torch.testing.assert_close(found, expected)
+    wanted = [x, *layer.parameters()]
+    torch.testing.assert_close(
+        torch.autograd.grad(sum(o.square().sum() for o in found), wanted),
+        torch.autograd.grad(sum(o.square().sum() for o in expected), wanted),
+    )
+
+
+@pytest.mark.parametrize("backend", registry.BACKENDS)
+def test_fullgraph_with_a_backend_by_name(backend: str) -> None:
+    torch._dynamo.reset()
+    layer = LAYERS["gru"]().double()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    with rnnfast.use_backend(backend):
+        torch.testing.assert_close(compiled(x), layer(x))
+
+
+def test_the_graph_holds_one_op_a_direction() -> None:
+    torch._dynamo.reset()
+    graphs: list = []
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return graph
+
+    layer = LAYERS["lstm"](num_layers=2, bidirectional=True)
+    torch.compile(layer, fullgraph=True, backend=keep)(torch.randn(T, B, I))
+    (graph,) = graphs
+    ops = [n for n in graph.graph.nodes if "scan_forward" in str(n.target)]
+    assert len(ops) == 4
+
+
+def test_dynamic_sizes_compile_once() -> None:
+    torch._dynamo.reset()
+    layer = LAYERS["lstm"]()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
+    for steps, batch in ((4, 3), (7, 5), (9, 2)):
+        x = torch.randn(steps, batch, I)
+        torch.testing.assert_close(compiled(x), layer(x))
+    assert counter.frame_count == 1
+
+
+def test_inductor() -> None:
+    torch._dynamo.reset()
+    layer = LAYERS["gru"]()
+    x = torch.randn(T, B, I)
+    compiled = torch.compile(layer, fullgraph=True)
+    torch.testing.assert_close(compiled(x), layer(x))
+
+
+def test_compiled_tokens_and_autocast() -> None:
+    torch._dynamo.reset()
+    layer = LAYERS["lstm"]()
+    tokens = torch.randint(I, (T, B))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(tokens), layer(tokens))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = compiled(torch.randn(T, B, I))[0]
+    assert y.dtype == torch.bfloat16
+
+
+def test_export() -> None:
+    layer = LAYERS["lstm"](num_layers=2).eval()
+    x = torch.randn(T, B, I)
+    program = torch.export.export(layer, (x,))
+    torch.testing.assert_close(program.module()(x), layer(x))
+
+
+def test_compat_layers_compile_with_a_graph_break() -> None:
+    """A subclass of nn.LSTM: Dynamo breaks its graph there, and the numbers stay right."""
+    torch._dynamo.reset()
+    model = nn.Sequential(rnnfast.compat.LSTM(I, H))
+    x = torch.randn(T, B, I)
+    torch.testing.assert_close(torch.compile(model, backend="aot_eager")(x), model(x))
