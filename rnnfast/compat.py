@@ -69,7 +69,7 @@ def replace(model: nn.Module, fullgraph: bool = False) -> Replacement:
     report = Replacement(model)
     made: dict[nn.Module, nn.Module] = {}
     for name, layer in list(model.named_modules(remove_duplicate=False)):
-        if not isinstance(layer, nn.RNNBase) or isinstance(layer, modules.Recurrent):
+        if not _is_recurrent(layer) or isinstance(layer, modules.Recurrent):
             continue
         reason = why_left(layer)
         if reason is not None:
@@ -86,8 +86,15 @@ def replace(model: nn.Module, fullgraph: bool = False) -> Replacement:
     return report
 
 
-def why_left(layer: nn.RNNBase) -> str | None:
+def _is_recurrent(layer: nn.Module) -> bool:
+    """torch.nn's layers and torch.ao's quantized ones, which have an RNNBase of their own."""
+    return any(base.__name__ == "RNNBase" for base in type(layer).__mro__)
+
+
+def why_left(layer: nn.Module) -> str | None:
     """Why ``replace`` leaves this layer as it is, or None if it swaps it."""
+    if not isinstance(layer, nn.RNNBase):
+        return f"{_class_name(type(layer))} is quantized"
     if parametrize.is_parametrized(layer):
         return "its weights are parametrized"
     if type(layer) not in _COMPAT:
@@ -102,8 +109,8 @@ def _twin(layer: nn.RNNBase, target: type) -> nn.Module:
     """An object of class ``target`` with the very attributes, parameters and hooks of ``layer``."""
     twin: nn.Module = object.__new__(target)
     state = dict(layer.__dict__)
-    for key, value in state.items():  # containers of its own; what they hold is shared
-        if isinstance(value, (dict, list)):
+    for key, value in state.items():  # containers of its own; what they hold is shared, and the
+        if isinstance(value, (dict, list)) and "hook" not in key:  # hooks' handles go on working
             state[key] = value.copy()
     if target in (GRU, modules.GRU):
         state["reset_after"] = True

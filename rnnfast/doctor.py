@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import os
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -32,8 +33,12 @@ def report() -> str:
     return "\n\n".join(_section(title, list(rows)) for title, rows in sections)
 
 
-def main() -> int:
-    """Print the report; the exit status, 0."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report; the exit status, 0. `argv` may hold `--help` and nothing else."""
+    argparse.ArgumentParser(
+        prog="python -m rnnfast doctor",
+        description="Prints versions, what was built, and which backends are usable.",
+    ).parse_args(argv)
     print(report())
     return 0
 

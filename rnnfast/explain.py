@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .backends import registry
 from .config import AUTO, requested_backend
-from .functional import problems
+from .functional import first_problem, problems
 from .modules import Recurrent
 from .problem import Problem
 
@@ -93,7 +93,10 @@ def explain(
     training = torch.is_grad_enabled() and any(
         t.requires_grad for t in (input, *(w for row in weights for w in row))
     )
-    asked = problems(stack, input, has_lengths, resets is not None, return_all_states, training)
+    first = first_problem(
+        stack, input, has_lengths, resets is not None, return_all_states, training
+    )
+    asked = problems(first, stack.num_layers, stack.directions)
     name = requested_backend()
     choices = [
         _choice(index, stack.directions, problem, name) for index, problem in enumerate(asked)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -96,12 +97,15 @@ def _run(scan: Scan, problem: Problem, backend: Backend) -> ScanResult:
     return ScanResult(y, final, trace)
 
 
+Dropout = Callable[[Tensor, float], Tensor]
+
+
 class Stack(NamedTuple):
     """Layers of one cell on top of one another, as a module or torch.nn has them.
 
     Attributes:
         weights: for each layer and direction (forward, then reverse) its list.
-        dropout: the probability between layers, 0 when not training.
+        dropout: the probability between layers, of effect while ``training`` only.
     """
 
     cell: str
@@ -111,6 +115,7 @@ class Stack(NamedTuple):
     bidirectional: bool
     has_bias: bool
     dropout: float
+    training: bool
     batch_first: bool = False
 
     @property
@@ -133,42 +138,65 @@ class StackResult(NamedTuple):
     c: list[Tensor]
 
 
-def problems(
+class Choice(NamedTuple):
+    """One direction of one layer and who computes it."""
+
+    problem: Problem
+    backend: Backend
+
+
+def first_problem(
     stack: Stack,
     input: Tensor,
     has_lengths: bool,
     has_resets: bool,
     all_states: bool,
     training: bool,
-) -> list[Problem]:
-    """The problem of each layer and direction, in the order of ``stack.weights``."""
+) -> Problem:
+    """The problem of the first layer's forward direction; ``input`` [T, B, …] or batch first."""
     T, B = (1, 0) if stack.batch_first else (0, 1)
-    T, B = input.shape[T], input.shape[B]
-    dtype = stack.weights[0][0].dtype
+    first = stack.weights[0][0]
+    return Problem(
+        stack.cell,
+        "dense" if input.is_floating_point() else "tokens",
+        input.device.type,
+        first.dtype,
+        input.shape[T],
+        input.shape[B],
+        first.shape[1],
+        stack.hidden_size,
+        stack.output_size,
+        stack.has_bias,
+        has_lengths,
+        has_resets,
+        Options(False, all_states, training),
+        *circumstances(input.device.type),
+    )
+
+
+def problems(first: Problem, num_layers: int, directions: int) -> list[Problem]:
+    """The problem of each layer and direction, in the order of ``Stack.weights``."""
     found = []
-    surroundings = circumstances(input.device.type)
-    for index, weights in enumerate(stack.weights):
-        layer, direction = divmod(index, stack.directions)
-        dense = layer > 0 or input.is_floating_point()
-        found.append(
-            Problem(
-                stack.cell,
-                "dense" if dense else "tokens",
-                input.device.type,
-                dtype,
-                T,
-                B,
-                weights[0].shape[1],
-                stack.hidden_size,
-                stack.output_size,
-                stack.has_bias,
-                has_lengths,
-                has_resets,
-                Options(direction == 1, all_states, training),
-                *surroundings,
-            )
-        )
+    for layer in range(num_layers):
+        if layer > 0:
+            first = first._replace(kind="dense", I=directions * first.P)
+        for direction in range(directions):
+            found.append(first._replace(options=first.options._replace(reverse=direction == 1)))
     return found
+
+
+def _choose(first: Problem, num_layers: int, directions: int, requested: str) -> list[Choice]:
+    asked = problems(first, num_layers, directions)
+    return [Choice(problem, registry.select(problem, requested)) for problem in asked]
+
+
+_choose_once = functools.lru_cache(maxsize=1024)(_choose)  # sizes repeat from call to call
+
+
+def choose(stack: Stack, first: Problem) -> list[Choice]:
+    """Who computes each layer and direction, by what is asked for here."""
+    chooser = _choose if first.tracing else _choose_once
+    return chooser(first, stack.num_layers, stack.directions, requested_backend())
 
 
 def run_stack(
@@ -179,6 +207,7 @@ def run_stack(
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
     all_states: bool = False,
+    dropout: Dropout = F.dropout,
 ) -> StackResult:
     """Runs every layer and direction.
 
@@ -186,28 +215,39 @@ def run_stack(
         input: [T, B, I] or tokens [T, B]; [B, T, …] if ``stack.batch_first``.
         hx: a state each, [D*L, B, P] and for c [D*L, B, H]; None: zeros.
         lengths: int64 [B]. resets: bool [T, B] (always time first).
+        dropout: what draws the masks between layers: (x [T, B, D*P], probability) -> x.
     """
     training = torch.is_grad_enabled() and _differentiable(stack, input, hx)
-    asked = problems(stack, input, lengths is not None, resets is not None, all_states, training)
-    name = requested_backend()
-    chosen = [registry.select(problem, name) for problem in asked]
+    first = first_problem(
+        stack, input, lengths is not None, resets is not None, all_states, training
+    )
+    choices = choose(stack, first)
     if hx is None:
-        hx = _zeros(stack, asked[0], input)
-    whole = all(b.name == "torch" for b in chosen) and not asked[0].tracing
-    if whole and lengths is None and not all_states:
-        if not input.is_floating_point():
-            check_tokens(input, lengths, stack.weights[0][0].shape[1])
-            input = one_hot(input, stack.weights[0][0].shape[1], asked[0].dtype)
+        hx = _zeros(stack, first, input)
+    if lengths is None and not all_states and _all_torch(choices):
+        if first.kind == "tokens":
+            check_tokens(input, lengths, first.I)
+            input = one_hot(input, first.I, first.dtype)
         return torch_stack(stack, input, hx)
     if stack.batch_first:
         input = input.transpose(0, 1)
-    result = _run_layers(stack, input, hx, lengths, resets, asked, chosen)
+    result = _run_layers(stack, input, hx, lengths, resets, choices, dropout)
     return result._replace(y=result.y.transpose(0, 1)) if stack.batch_first else result
 
 
+def _all_torch(choices: list[Choice]) -> bool:
+    """Whether torch's one call for all layers will do (not behind a tracer, which sees our ops)."""
+    if choices[0].problem.tracing:
+        return False
+    return all(backend.name == "torch" for _, backend in choices)
+
+
 def _differentiable(stack: Stack, input: Tensor, hx: Sequence[Tensor] | None) -> bool:
-    weights = (w for layer in stack.weights for w in layer)
-    return any(t.requires_grad for t in (*weights, input, *(hx or ())))
+    for weights in stack.weights:
+        for weight in weights:
+            if weight.requires_grad:
+                return True
+    return any(t.requires_grad for t in (input, *(hx or ())))
 
 
 def _zeros(stack: Stack, problem: Problem, input: Tensor) -> list[Tensor]:
@@ -231,7 +271,7 @@ def torch_stack(
         stack.has_bias,
         num_layers=stack.num_layers,
         dropout=stack.dropout,
-        training=stack.dropout > 0,
+        training=stack.training,
         bidirectional=stack.bidirectional,
         batch_first=stack.batch_first,
         batch_sizes=batch_sizes,
@@ -245,20 +285,20 @@ def _run_layers(
     hx: Sequence[Tensor],
     lengths: Tensor | None,
     resets: Tensor | None,
-    asked: list[Problem],
-    chosen: list[Backend],
+    choices: list[Choice],
+    dropout: Dropout,
 ) -> StackResult:
     per_row = [list(states) for states in zip(*(s.unbind(0) for s in hx), strict=False)]
     finals: list[list[Tensor]] = []
     all_h: list[Tensor] = []
     all_c: list[Tensor] = []
     for layer in range(stack.num_layers):
-        if layer > 0 and stack.dropout > 0:
-            x = F.dropout(x, stack.dropout)
+        if layer > 0 and stack.training and stack.dropout != 0:
+            x = dropout(x, stack.dropout)
         outputs, traces = [], []
         for direction in range(stack.directions):
             row = layer * stack.directions + direction
-            problem = asked[row]
+            problem, backend = choices[row]
             scan = Scan(
                 stack.cell,
                 problem.kind,
@@ -269,12 +309,12 @@ def _run_layers(
                 resets,
                 problem.options,
             )
-            result = run(scan, problem, chosen[row])
+            result = run(scan, problem, backend)
             outputs.append(result.y)
             finals.append(result.final)
             traces += result.trace
         x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
-        if problem.options.all_states:
+        if choices[0].problem.options.all_states:
             all_h.append(x)
             if traces:
                 all_c.append(torch.cat(traces, -1))
@@ -291,13 +331,10 @@ def packed_in_torch(
     ``hx`` in the packed order. None where another backend is chosen.
     """
     batch, steps = int(packed.batch_sizes[0]), len(packed.batch_sizes)
-    like = packed.data.new_empty(0).expand(steps, batch, 0)  # problems() reads its metadata only
+    like = packed.data.new_empty(0).expand(steps, batch, 0)  # only its metadata is read
     training = torch.is_grad_enabled() and _differentiable(stack, packed.data, hx)
-    asked = problems(stack, like, True, False, False, training)
-    name = requested_backend()
-    if any(registry.select(problem, name).name != "torch" for problem in asked):
+    first = first_problem(stack, like, True, False, False, training)
+    if not _all_torch(choose(stack, first)):
         return None
-    if asked[0].tracing:
-        return None
-    states = _zeros(stack, asked[0], like) if hx is None else hx
+    states = _zeros(stack, first, like) if hx is None else hx
     return torch_stack(stack, packed.data, states, packed.batch_sizes)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
@@ -128,7 +129,8 @@ class Recurrent(nn.RNNBase):
             self.num_layers,
             self.bidirectional,
             self.bias,
-            self.dropout if self.training else 0.0,
+            self.dropout,
+            self.training,
             self.batch_first,
         )
 
@@ -303,7 +305,13 @@ class Recurrent(nn.RNNBase):
             return as_it_is.y, as_it_is.final
         in_order = PackedSequence(packed.data, packed.batch_sizes, None, None)
         padded, host_lengths = pad_packed_sequence(in_order)
-        result = run_stack(stack, padded, states, lengths=host_lengths.to(padded.device))
+
+        def dropout(x: Tensor, probability: float) -> Tensor:  # torch draws its masks packed
+            rows = pack_padded_sequence(x, host_lengths)
+            return pad_packed_sequence(rows._replace(data=F.dropout(rows.data, probability)))[0]
+
+        lengths = host_lengths.to(padded.device)
+        result = run_stack(stack, padded, states, lengths=lengths, dropout=dropout)
         return pack_padded_sequence(result.y, host_lengths).data, result.final
 
 
@@ -370,6 +378,11 @@ class LSTM(Recurrent):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         nn.RNNBase.__init__(self, "LSTM", *args, **kwargs)
+
+    # helpers that subclasses of torch.nn's layer call; RNNBase has them for one state only
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
+    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
 
     def _cell(self) -> str:
         return "lstm_proj" if self.proj_size > 0 else "lstm"

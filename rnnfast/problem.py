@@ -141,6 +141,7 @@ def circumstances(device_type: str) -> tuple[bool, bool, torch.dtype | None]:
             or torch.autograd.forward_ad._current_level >= 0
         )
     autocast = None
-    if torch.is_autocast_enabled(device_type):
+    has_autocast = torch.amp.is_autocast_available(device_type)  # "meta" has none
+    if has_autocast and torch.is_autocast_enabled(device_type):
         autocast = torch.get_autocast_dtype(device_type)
     return tracing, transformed, autocast

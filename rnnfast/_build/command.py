@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,9 @@ def _facts(plan: Plan) -> dict[str, Any]:
 def _torch_paths() -> ninja_file.TorchPaths:
     # Importing it looks for a CUDA toolkit and warns; which nvcc is used is decided in plan.py.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    from torch.utils import cpp_extension
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # of no use to a build
+        from torch.utils import cpp_extension
 
     return ninja_file.TorchPaths(
         tuple(cpp_extension.include_paths()), tuple(cpp_extension.library_paths())

@@ -18,6 +18,13 @@ def poison():
     return module.cuda_poison
 
 
+@pytest.fixture
+def on_gpu(poison):
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device here")
+    return poison
+
+
 def test_a_cpu_tensor_is_refused(poison):
     hint = "" if torch.cuda.is_available() else "; torch sees no CUDA device here"
     with pytest.raises(ValueError, match=f"expected a CUDA tensor, got one on cpu{hint}$"):
@@ -32,17 +39,17 @@ def test_what_is_no_tensor_is_refused(poison):
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize(("first", "count"), [(0, 1), (1, 1), (1, 2), (3, 0), (1, 5_000_001)])
-def test_every_element_and_no_other_is_nan(poison, dtype, first, count):
+def test_every_element_and_no_other_is_nan(on_gpu, dtype, first, count):
     buffer = torch.zeros(first + count + 1, dtype=dtype, device="cuda")
-    poison(buffer[first : first + count])
+    on_gpu(buffer[first : first + count])
     expected = torch.zeros_like(buffer, dtype=torch.bool)
     expected[first : first + count] = True
     assert torch.equal(buffer.isnan(), expected)
 
 
 @pytest.mark.gpu
-def test_on_the_gpu_other_dtypes_and_strided_views_are_refused(poison):
+def test_on_the_gpu_other_dtypes_and_strided_views_are_refused(on_gpu):
     with pytest.raises(TypeError, match="floating-point"):
-        poison(torch.zeros(3, dtype=torch.int64, device="cuda"))
+        on_gpu(torch.zeros(3, dtype=torch.int64, device="cuda"))
     with pytest.raises(ValueError, match="dense"):
-        poison(torch.zeros(4, 4, device="cuda")[:, 1:3])
+        on_gpu(torch.zeros(4, 4, device="cuda")[:, 1:3])

@@ -40,5 +40,5 @@ def test_a_missing_extension_is_shown_with_its_reason(monkeypatch):
 
 
 def test_main_prints_the_report(capsys):
-    assert doctor.main() == 0
+    assert doctor.main([]) == 0
     assert capsys.readouterr().out.startswith("Versions\n")

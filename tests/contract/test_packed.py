@@ -29,7 +29,7 @@ from tests.contract.helpers import (
 )
 from tests.oracle import assert_all_close_to_oracle
 
-WIDTH, H = 4, 5
+IN, H = 4, 5
 
 LENGTHS: dict[str, tuple[list[int], bool]] = {
     # name: lengths, whether pack_padded_sequence is told that they are sorted
@@ -43,7 +43,7 @@ LENGTHS: dict[str, tuple[list[int], bool]] = {
 }
 
 
-def packed(name: str, dtype: torch.dtype = torch.float64, width: int = WIDTH) -> PackedSequence:
+def packed(name: str, dtype: torch.dtype = torch.float64, width: int = IN) -> PackedSequence:
     lengths, enforce_sorted = LENGTHS[name]
     x = torch.randn(max(lengths), len(lengths), width, dtype=dtype)
     return pack_padded_sequence(x, torch.tensor(lengths), enforce_sorted=enforce_sorted)
@@ -65,7 +65,7 @@ def same_indices(got: PackedSequence, want: PackedSequence) -> bool:
 def test_numbers_and_gradients_are_torchs(
     make_layer: Maker, backend: str, kind: str, name: str, with_state: bool
 ) -> None:
-    ours, theirs = twins(make_layer, kind, WIDTH, H, 2, bidirectional=True, dtype=torch.float64)
+    ours, theirs = twins(make_layer, kind, IN, H, 2, bidirectional=True, dtype=torch.float64)
     x = packed(name)
     hx = hidden(theirs, len(LENGTHS[name][0]), dtype=torch.float64) if with_state else None
     assert_same_as_torch(ours, theirs, x, hx)
@@ -76,7 +76,7 @@ def test_numbers_and_gradients_are_torchs(
 def test_single_precision_is_as_good_as_torchs(
     make: Maker, kind: str, layers: int, bidirectional: bool, bias: bool
 ) -> None:
-    ours, theirs = twins(make, kind, WIDTH, H, layers, bidirectional=bidirectional, bias=bias)
+    ours, theirs = twins(make, kind, IN, H, layers, bidirectional=bidirectional, bias=bias)
     assert_same_as_torch(ours, theirs, packed("unsorted", torch.float32), hidden(theirs, 4))
 
 
@@ -87,7 +87,7 @@ def test_the_output_keeps_the_index_fields(
     make_layer: Maker, cls: str, name: str, batch_first: bool
 ) -> None:
     x = packed(name, torch.float32)
-    output, _ = make_layer(cls, WIDTH, H, batch_first=batch_first)(x)
+    output, _ = make_layer(cls, IN, H, batch_first=batch_first)(x)
     assert type(output) is PackedSequence
     assert same_indices(output, x)
     assert output.data.shape == (sum(LENGTHS[name][0]), H)
@@ -97,8 +97,8 @@ def test_the_output_keeps_the_index_fields(
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_final_states_are_in_the_callers_order(make_layer: Maker, kind: str) -> None:
     spec = KINDS[kind]
-    layer = make_layer(spec.cls, WIDTH, H, bidirectional=True, **spec.kwargs)
-    sequences = [torch.randn(length, WIDTH) for length in (2, 5, 1, 4)]
+    layer = make_layer(spec.cls, IN, H, bidirectional=True, **spec.kwargs)
+    sequences = [torch.randn(length, IN) for length in (2, 5, 1, 4)]
     _, hn = layer(pack_sequence(sequences, enforce_sorted=False))
     for position, sequence in enumerate(sequences):
         _, alone = layer(sequence)
@@ -109,8 +109,8 @@ def test_the_final_states_are_in_the_callers_order(make_layer: Maker, kind: str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_initial_states_are_in_the_callers_order(make_layer: Maker, kind: str) -> None:
     spec = KINDS[kind]
-    layer = make_layer(spec.cls, WIDTH, H, **spec.kwargs)
-    sequences = [torch.randn(length, WIDTH) for length in (2, 5, 1)]
+    layer = make_layer(spec.cls, IN, H, **spec.kwargs)
+    sequences = [torch.randn(length, IN) for length in (2, 5, 1)]
     hx = hidden(layer, 3)
     output, _ = layer(pack_sequence(sequences, enforce_sorted=False), hx)
     padded, lengths = pad_packed_sequence(output)
@@ -124,11 +124,9 @@ def test_the_initial_states_are_in_the_callers_order(make_layer: Maker, kind: st
 @pytest.mark.beyond_torch("torch.nn has no lengths")
 def test_packing_equals_lengths(make_layer: Maker, kind: str) -> None:
     spec = KINDS[kind]
-    layer = make_layer(
-        spec.cls, WIDTH, H, 2, bidirectional=True, dtype=torch.float64, **spec.kwargs
-    )
+    layer = make_layer(spec.cls, IN, H, 2, bidirectional=True, dtype=torch.float64, **spec.kwargs)
     lengths = torch.tensor([2, 6, 1, 4])
-    x, hx = torch.randn(6, 4, WIDTH, dtype=torch.float64), hidden(layer, 4, dtype=torch.float64)
+    x, hx = torch.randn(6, 4, IN, dtype=torch.float64), hidden(layer, 4, dtype=torch.float64)
     output, hn = layer(pack_padded_sequence(x, lengths, enforce_sorted=False), hx)
     with_lengths, hn_with_lengths = layer(x, hx, lengths=lengths)
     assert_all_close_to_oracle(
@@ -141,10 +139,8 @@ def test_packing_equals_lengths(make_layer: Maker, kind: str) -> None:
 @pytest.mark.beyond_torch("torch.nn has no lengths")
 def test_packing_and_lengths_train_alike(make_layer: Maker, kind: str) -> None:
     spec = KINDS[kind]
-    layer = make_layer(
-        spec.cls, WIDTH, H, 2, bidirectional=True, dtype=torch.float64, **spec.kwargs
-    )
-    lengths, x = torch.tensor([2, 6, 1, 4]), torch.randn(6, 4, WIDTH, dtype=torch.float64)
+    layer = make_layer(spec.cls, IN, H, 2, bidirectional=True, dtype=torch.float64, **spec.kwargs)
+    lengths, x = torch.tensor([2, 6, 1, 4]), torch.randn(6, 4, IN, dtype=torch.float64)
 
     def gradients(call: Any) -> dict[str, Tensor]:
         layer.zero_grad()
@@ -165,7 +161,7 @@ def named(hn: Any) -> dict[str, Tensor]:
 @pytest.mark.parametrize("cls", LAYER_CLASSES)
 def test_a_packed_sequence_of_the_wrong_width_raises(make_layer: Maker, cls: str) -> None:
     with pytest.raises(RuntimeError) as caught:
-        make_layer(cls, WIDTH, H)(packed("unsorted", torch.float32, width=6))
+        make_layer(cls, IN, H)(packed("unsorted", torch.float32, width=6))
     if cls != "LSTM":
         assert str(caught.value) == "input.size(-1) must be equal to input_size. Expected 4, got 6"
 
@@ -173,7 +169,7 @@ def test_a_packed_sequence_of_the_wrong_width_raises(make_layer: Maker, cls: str
 @pytest.mark.parametrize("name", ["sorted", "unsorted", "uniform"])
 @pytest.mark.beyond_torch("nn.LSTM skips its checks for packed input")
 def test_lstm_checks_a_packed_input_as_a_dense_one(make_layer: Maker, name: str) -> None:
-    layer = make_layer("LSTM", WIDTH, H)
+    layer = make_layer("LSTM", IN, H)
     width = raised(lambda: layer(packed(name, torch.float32, width=6)))
     assert isinstance(width, RuntimeError)
     assert str(width) == "input.size(-1) must be equal to input_size. Expected 4, got 6"
@@ -187,7 +183,7 @@ def test_lstm_checks_a_packed_input_as_a_dense_one(make_layer: Maker, name: str)
 def test_packed_data_must_have_two_dimensions(make_layer: Maker, cls: str, dims: int) -> None:
     data = torch.zeros((7,) + (4,) * (dims - 1))
     x = PackedSequence(data, torch.tensor([3, 2, 1, 1]))
-    ours, theirs = make_layer(cls, WIDTH, H), getattr(nn, cls)(WIDTH, H)
+    ours, theirs = make_layer(cls, IN, H), getattr(nn, cls)(IN, H)
     error = assert_same_error(lambda: ours(x), lambda: theirs(x))
     assert str(error) == f"input must have 2 dimensions, got {dims}"
 
@@ -206,7 +202,7 @@ def test_a_bad_state_raises_torchs_words(
     make_layer: Maker, cls: str, shape: tuple[int, ...]
 ) -> None:
     x, hx = packed("sorted", torch.float32), torch.zeros(shape)
-    ours, theirs = make_layer(cls, WIDTH, H), getattr(nn, cls)(WIDTH, H)
+    ours, theirs = make_layer(cls, IN, H), getattr(nn, cls)(IN, H)
     error = assert_same_error(lambda: ours(x, hx), lambda: theirs(x, hx))
     assert str(error) == f"Expected hidden size (1, 4, 5), got {list(shape)}"
 
@@ -220,7 +216,7 @@ def test_a_bad_state_of_lstm_raises_the_dense_words(
 ) -> None:
     good, bad = torch.zeros(1, 4, 5), torch.zeros(shape)
     hx = (bad, good) if which == "h" else (good, bad)
-    error = raised(lambda: make_layer("LSTM", WIDTH, H)(packed(name, torch.float32), hx))
+    error = raised(lambda: make_layer("LSTM", IN, H)(packed(name, torch.float32), hx))
     assert isinstance(error, RuntimeError)
     assert f"Expected hidden[{'hc'.index(which)}] size (1, 4, 5), got" in str(error)
 
@@ -233,7 +229,7 @@ def test_a_state_of_another_batch_raises_and_is_not_read(
     make_layer: Maker, cls: str, name: str, batch: int
 ) -> None:
     error = raised(
-        lambda: make_layer(cls, WIDTH, H)(
+        lambda: make_layer(cls, IN, H)(
             packed(name, torch.float32), as_hx(cls, torch.zeros(1, batch, H))
         )
     )
@@ -248,9 +244,7 @@ def test_a_state_of_other_dimensions_raises(
     make_layer: Maker, cls: str, name: str, shape: tuple[int, ...]
 ) -> None:
     error = raised(
-        lambda: make_layer(cls, WIDTH, H)(
-            packed(name, torch.float32), as_hx(cls, torch.zeros(shape))
-        )
+        lambda: make_layer(cls, IN, H)(packed(name, torch.float32), as_hx(cls, torch.zeros(shape)))
     )
     assert isinstance(error, (RuntimeError, IndexError)), repr(error)
 
@@ -258,8 +252,8 @@ def test_a_state_of_other_dimensions_raises(
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_gradient_where_a_sequence_has_ended(make_layer: Maker, kind: str) -> None:
     spec = KINDS[kind]
-    layer = make_layer(spec.cls, WIDTH, H, bidirectional=True, **spec.kwargs)
-    x = torch.randn(4, 3, WIDTH, requires_grad=True)
+    layer = make_layer(spec.cls, IN, H, bidirectional=True, **spec.kwargs)
+    x = torch.randn(4, 3, IN, requires_grad=True)
     lengths = torch.tensor([2, 4, 1])
     output, _ = layer(pack_padded_sequence(x, lengths, enforce_sorted=False))
     (dx,) = torch.autograd.grad(output.data.square().sum(), x)
@@ -271,7 +265,7 @@ def test_no_gradient_where_a_sequence_has_ended(make_layer: Maker, kind: str) ->
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_dropout_of_one_starves_the_next_layer_as_in_torch(make_layer: Maker, kind: str) -> None:
     ours, theirs = twins(
-        make, kind, WIDTH, H, 2, dropout=1.0, bidirectional=True, dtype=torch.float64
+        make_layer, kind, IN, H, 2, dropout=1.0, bidirectional=True, dtype=torch.float64
     )
     x = packed("unsorted")
     got, want = ours(x), theirs(x)
@@ -283,8 +277,8 @@ def test_a_dropout_of_one_starves_the_next_layer_as_in_torch(make_layer: Maker, 
 
 
 def test_two_layers_in_a_row_pass_the_packing_on(make_layer: Maker) -> None:
-    ours = nn.ModuleList([make_layer("GRU", WIDTH, H), make_layer("LSTM", H, 3)])
-    theirs = nn.ModuleList([nn.GRU(WIDTH, H), nn.LSTM(H, 3)])
+    ours = nn.ModuleList([make_layer("GRU", IN, H), make_layer("LSTM", H, 3)])
+    theirs = nn.ModuleList([nn.GRU(IN, H), nn.LSTM(H, 3)])
     theirs.load_state_dict(ours.state_dict())
     x = packed("unsorted", torch.float32)
     got, want = (pair[1](pair[0](x)[0])[0] for pair in (ours, theirs))
@@ -294,11 +288,11 @@ def test_two_layers_in_a_row_pass_the_packing_on(make_layer: Maker) -> None:
 
 @pytest.mark.parametrize("cls", LAYER_CLASSES)
 def test_unused_parts_of_the_padding_are_never_read(make_layer: Maker, cls: str) -> None:
-    x = torch.randn(5, 3, WIDTH)
+    x = torch.randn(5, 3, IN)
     lengths = torch.tensor([3, 5, 1])
     x[torch.arange(5)[:, None] >= lengths] = float("nan")
     values = run(
-        make_layer(cls, WIDTH, H, 2, bidirectional=True),
+        make_layer(cls, IN, H, 2, bidirectional=True),
         pack_padded_sequence(x, lengths, False, False),
     )
     assert all(bool(torch.isfinite(value).all()) for value in values.values())
