@@ -185,16 +185,25 @@ def problems(first: Problem, num_layers: int, directions: int) -> list[Problem]:
     return found
 
 
-def _choose(first: Problem, num_layers: int, directions: int, requested: str) -> list[Choice]:
+class Plan(NamedTuple):
+    """Who computes each layer and direction; ``whole``: torch does it all in its one call (never
+    behind a tracer, which is to see our ops)."""
+
+    choices: list[Choice]
+    whole: bool
+
+
+def _choose(first: Problem, num_layers: int, directions: int, requested: str) -> Plan:
     asked = problems(first, num_layers, directions)
-    return [Choice(problem, registry.select(problem, requested)) for problem in asked]
+    choices = [Choice(problem, registry.select(problem, requested)) for problem in asked]
+    return Plan(choices, all(c.backend.name == "torch" for c in choices) and not first.tracing)
 
 
 _choose_once = functools.lru_cache(maxsize=1024)(_choose)  # sizes repeat from call to call
 
 
-def choose(stack: Stack, first: Problem) -> list[Choice]:
-    """Who computes each layer and direction, by what is asked for here."""
+def choose(stack: Stack, first: Problem) -> Plan:
+    """The plan for a stack, by what is asked for here."""
     chooser = _choose if first.tracing else _choose_once
     return chooser(first, stack.num_layers, stack.directions, requested_backend())
 
@@ -221,25 +230,18 @@ def run_stack(
     first = first_problem(
         stack, input, lengths is not None, resets is not None, all_states, training
     )
-    choices = choose(stack, first)
+    plan = choose(stack, first)
     if hx is None:
         hx = _zeros(stack, first, input)
-    if lengths is None and not all_states and _all_torch(choices):
+    if plan.whole and lengths is None and not all_states:
         if first.kind == "tokens":
             check_tokens(input, lengths, first.I)
             input = one_hot(input, first.I, first.dtype)
         return torch_stack(stack, input, hx)
     if stack.batch_first:
         input = input.transpose(0, 1)
-    result = _run_layers(stack, input, hx, lengths, resets, choices, dropout)
+    result = _run_layers(stack, input, hx, lengths, resets, plan.choices, dropout)
     return result._replace(y=result.y.transpose(0, 1)) if stack.batch_first else result
-
-
-def _all_torch(choices: list[Choice]) -> bool:
-    """Whether torch's one call for all layers will do (not behind a tracer, which sees our ops)."""
-    if choices[0].problem.tracing:
-        return False
-    return all(backend.name == "torch" for _, backend in choices)
 
 
 def _differentiable(stack: Stack, input: Tensor, hx: Sequence[Tensor] | None) -> bool:
@@ -334,7 +336,7 @@ def packed_in_torch(
     like = packed.data.new_empty(0).expand(steps, batch, 0)  # only its metadata is read
     training = torch.is_grad_enabled() and _differentiable(stack, packed.data, hx)
     first = first_problem(stack, like, True, False, False, training)
-    if not _all_torch(choose(stack, first)):
+    if not choose(stack, first).whole:
         return None
     states = _zeros(stack, first, like) if hx is None else hx
     return torch_stack(stack, packed.data, states, packed.batch_sizes)

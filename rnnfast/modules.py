@@ -90,7 +90,8 @@ class Recurrent(nn.RNNBase):
             resets = resets.t()
         weights = self._weights()
         self._check(input, states, weights)
-        self._check_ends(input, lengths, resets)
+        if lengths is not None or resets is not None:
+            self._check_ends(input, lengths, resets)
         result = run_stack(
             self._stack(weights),
             input,
@@ -119,7 +120,14 @@ class Recurrent(nn.RNNBase):
 
     def _weights(self) -> list[list[Tensor]]:
         """The parameters, read at every call, so that whoever replaced one is obeyed."""
-        return [[getattr(self, name) for name in names] for names in self._all_weights]
+        parameters = self._parameters  # faster than getattr, which also finds what took its place
+        return [
+            [
+                getattr(self, name) if (found := parameters.get(name)) is None else found
+                for name in names
+            ]
+            for names in self._all_weights
+        ]
 
     def _stack(self, weights: list[list[Tensor]]) -> Stack:
         return Stack(
@@ -236,8 +244,6 @@ class Recurrent(nn.RNNBase):
         return f"Expected hidden size {expected}, got {got}"
 
     def _check_ends(self, input: Tensor, lengths: Tensor | None, resets: Tensor | None) -> None:
-        if lengths is None and resets is None:
-            return
         T, B = (1, 0) if self.batch_first else (0, 1)
         check_lengths_and_resets(lengths, resets, input.shape[T], input.shape[B])
         for name, tensor in (("lengths", lengths), ("resets", resets)):
