@@ -130,12 +130,13 @@ class Stack(NamedTuple):
 class StackResult(NamedTuple):
     """``y`` [T, B, D*P] (or batch first), ``final``: a state each, [D*L, B, P] and for c
     [D*L, B, H]; ``h``, ``c``: of each layer all states [T, B, D*P] and [T, B, D*H], where asked
-    for."""
+    for; ``whole``: torch computed all of it in its one call."""
 
     y: Tensor
     final: list[Tensor]
     h: list[Tensor]
     c: list[Tensor]
+    whole: bool = False
 
 
 class Choice(NamedTuple):
@@ -237,7 +238,7 @@ def run_stack(
         if first.kind == "tokens":
             check_tokens(input, lengths, first.I)
             input = one_hot(input, first.I, first.dtype)
-        return torch_stack(stack, input, hx)
+        return torch_stack(stack, input, hx, training)
     if stack.batch_first:
         input = input.transpose(0, 1)
     result = _run_layers(stack, input, hx, lengths, resets, plan.choices, dropout)
@@ -262,9 +263,17 @@ def _zeros(stack: Stack, problem: Problem, input: Tensor) -> list[Tensor]:
 
 
 def torch_stack(
-    stack: Stack, input: Tensor, hx: Sequence[Tensor], batch_sizes: Tensor | None = None
+    stack: Stack,
+    input: Tensor,
+    hx: Sequence[Tensor],
+    differentiable: bool,
+    batch_sizes: Tensor | None = None,
 ) -> StackResult:
-    """All layers in the one call that torch.nn makes; also of packed data, with ``batch_sizes``."""
+    """All layers in the one call that torch.nn makes; also of packed data, with ``batch_sizes``.
+
+    cuDNN has a backward in training mode only, so ``differentiable`` calls are in it, evaluation
+    included, where no dropout is left to tell the difference.
+    """
     y, *final = call_kernel(
         CELLS[stack.cell].torch_mode,
         input,
@@ -272,13 +281,13 @@ def torch_stack(
         [w for weights in stack.weights for w in weights],
         stack.has_bias,
         num_layers=stack.num_layers,
-        dropout=stack.dropout,
-        training=stack.training,
+        dropout=stack.dropout if stack.training else 0.0,
+        training=stack.training or differentiable,
         bidirectional=stack.bidirectional,
         batch_first=stack.batch_first,
         batch_sizes=batch_sizes,
     )
-    return StackResult(y, final, [], [])
+    return StackResult(y, final, [], [], whole=True)
 
 
 def _run_layers(
@@ -339,4 +348,4 @@ def packed_in_torch(
     if not choose(stack, first).whole:
         return None
     states = _zeros(stack, first, like) if hx is None else hx
-    return torch_stack(stack, packed.data, states, packed.batch_sizes)
+    return torch_stack(stack, packed.data, states, training, packed.batch_sizes)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from . import repeat
 from .cells import CELLS
 from .checks import check_lengths, check_lengths_and_resets
 from .functional import Stack, StackResult, packed_in_torch, run_stack
@@ -42,6 +43,7 @@ class Recurrent(nn.RNNBase):
 
     _label = "RNN"  # torch.nn's name of the layer in the error about the input's dimensions
     _suffix = ""
+    _served_by_torch: tuple[Any, ...] | None = None  # the facts of the last such call
 
     def _cell(self) -> str:
         raise NotImplementedError
@@ -81,6 +83,13 @@ class Recurrent(nn.RNNBase):
         """
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, lengths, resets, return_all_states)
+        weights = self._weights()
+        facts = None
+        plain = lengths is None and resets is None and not return_all_states
+        if plain and not torch.compiler.is_compiling():
+            facts = repeat.facts(self, input, hx, weights[0][0])
+            if facts is not None and facts == self._served_by_torch:
+                return repeat.call(self, input, hx, [w for row in weights for w in row])
         input, batched = self._batch(input, resets)
         states = self._batch_hidden(hx, batched)
         if not batched:
@@ -88,7 +97,6 @@ class Recurrent(nn.RNNBase):
             resets = None if resets is None else resets.unsqueeze(1)
         elif resets is not None and self.batch_first and resets.dim() == 2:
             resets = resets.t()
-        weights = self._weights()
         self._check(input, states, weights)
         if lengths is not None or resets is not None:
             self._check_ends(input, lengths, resets)
@@ -100,6 +108,8 @@ class Recurrent(nn.RNNBase):
             resets=resets,
             all_states=return_all_states,
         )
+        if result.whole and facts is not None:
+            self.__dict__["_served_by_torch"] = facts  # not an attribute that nn.Module knows of
         return self._results(result, _Layout(batched, None), return_all_states)
 
     # --- the input -----------------------------------------------------------------------------
@@ -121,13 +131,14 @@ class Recurrent(nn.RNNBase):
     def _weights(self) -> list[list[Tensor]]:
         """The parameters, read at every call, so that whoever replaced one is obeyed."""
         parameters = self._parameters  # faster than getattr, which also finds what took its place
-        return [
-            [
-                getattr(self, name) if (found := parameters.get(name)) is None else found
-                for name in names
-            ]
-            for names in self._all_weights
-        ]
+        weights = []
+        for names in self._all_weights:
+            row = []
+            for name in names:
+                found = parameters.get(name)
+                row.append(getattr(self, name) if found is None else found)
+            weights.append(row)
+        return weights
 
     def _stack(self, weights: list[list[Tensor]]) -> Stack:
         return Stack(
@@ -149,6 +160,17 @@ class Recurrent(nn.RNNBase):
 
     def _join_hidden(self, states: Sequence[Tensor]) -> Any:
         return states[0]
+
+    def _zero_states(self, input: Tensor) -> Any:
+        """Zeros as this layer takes them, for batched input."""
+        batch = input.shape[0 if self.batch_first else 1]
+        rows = self.num_layers * (2 if self.bidirectional else 1)
+        widths = self._state_widths()[: len(CELLS[self._cell()].states)]
+        zeros = [
+            torch.zeros(rows, batch, width, dtype=input.dtype, device=input.device)
+            for width in widths
+        ]
+        return self._join_hidden(zeros)
 
     def _batch_hidden(self, hx: Any, batched: bool) -> list[Tensor] | None:
         if hx is None:
@@ -259,7 +281,7 @@ class Recurrent(nn.RNNBase):
     def _results(
         self, result: StackResult, layout: _Layout, return_all_states: bool
     ) -> tuple[Any, ...]:
-        y, final, h, c = result
+        y, final, h, c, _ = result
         if not layout.batched:
             y = y.squeeze(0 if self.batch_first else 1)
             final = [s.squeeze(1) for s in final]

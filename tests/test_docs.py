@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,9 @@ def test_examples_run_and_print_what_the_page_says(page: str) -> None:
 
 
 def test_blocks_are_found_with_their_output() -> None:
-    page = "a\n```python\nx = 1\n```\n```\nshell\n```\n```python\nprint(x)\n```\n\n```text\n1\n```\n"
+    page = (
+        "a\n```python\nx = 1\n```\n```\nls\n```\n```python\nprint(x)\n```\nso:\n```text\n1\n```\n"
+    )
     assert blocks(page) == [Block(3, "x = 1\n", None), Block(9, "print(x)\n", "1\n")]
 
 
@@ -138,10 +141,13 @@ def test_what_replace_reports() -> None:
     )
 
 
-def test_quantize_dynamic_passes_the_layers_by() -> None:
-    pytest.importorskip("torch.ao.quantization")
-    model = nn.Sequential(rnnfast.compat.LSTM(3, 4))
-    with pytest.warns(DeprecationWarning):
+def test_what_does_not_work() -> None:
+    """torch.jit.script and quantize_dynamic, as the page says; both are deprecated in torch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(torch.jit.frontend.NotSupportedError):
+            torch.jit.script(rnnfast.LSTM(3, 4))
+        model = nn.Sequential(rnnfast.compat.LSTM(3, 4))
         quantized = torch.ao.quantization.quantize_dynamic(model, {nn.LSTM})
     assert type(quantized[0]) is rnnfast.compat.LSTM
 

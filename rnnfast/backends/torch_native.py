@@ -70,7 +70,8 @@ class TorchNative(CompositeBackend):
 
     def _run_dense(self, scan: Scan, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         hx = [s.unsqueeze(0) for s in scan.states]
-        y, *final = call_kernel(scan.spec.torch_mode, x, hx, scan.weights, scan.has_bias)
+        mode, training = scan.spec.torch_mode, scan.options.training
+        y, *final = call_kernel(mode, x, hx, scan.weights, scan.has_bias, training=training)
         return y, [s.squeeze(0) for s in final]
 
     def _run_packed(self, scan: Scan, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -88,6 +89,7 @@ class TorchNative(CompositeBackend):
             hx,
             scan.weights,
             scan.has_bias,
+            training=scan.options.training,
             batch_sizes=packed.batch_sizes,
         )
         padded, _ = _VF._pad_packed_sequence(data, packed.batch_sizes, False, 0.0, T)
