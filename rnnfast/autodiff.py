@@ -10,9 +10,10 @@ from torch import Tensor
 
 
 def _autograd_keys() -> int:
-    """The dispatch keys that an op's kernel runs below, as bits."""
+    """The dispatch keys that an op's kernel may run below, as bits: autograd's, and the one that
+    tracks views and in-place writes, without which gradients through them would be wrong."""
     before = torch._C._dispatch_tls_local_exclude_set().raw_repr()
-    with torch._C._AutoDispatchBelowAutograd():
+    with torch._C._AutoDispatchBelowADInplaceOrView():
         within = torch._C._dispatch_tls_local_exclude_set().raw_repr()
     return within & ~before
 

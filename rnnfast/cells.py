@@ -40,6 +40,7 @@ class CellSpec:
         step: ``(gx, states, weights) -> new states``, where gx [B, G*H] is ``x W_ihᵀ + b_ih``.
         torch_mode: the torch kernel that computes the same cell, None where torch has none.
         projected: whether the output is ``W_hr`` times the hidden units.
+        has_extra: whether kernels save one more value a unit than there are gates (csrc/cells).
         source: where the formula comes from.
     """
 
@@ -49,6 +50,7 @@ class CellSpec:
     step: Step
     torch_mode: str | None
     projected: bool = False
+    has_extra: bool = False
     source: str = ""
 
     def weight_names(self, kind: str, bias: bool) -> tuple[str, ...]:
@@ -120,15 +122,25 @@ _SPECS = (
         lstm_proj,
         "LSTM",
         projected=True,
+        has_extra=True,
         source="torch.nn.LSTM(proj_size=…); Sak et al., arXiv:1402.1128",
     ),
-    CellSpec("gru", 3, ("h",), gru, "GRU", source="torch.nn.GRU: resets after the product"),
+    CellSpec(
+        "gru",
+        3,
+        ("h",),
+        gru,
+        "GRU",
+        has_extra=True,
+        source="torch.nn.GRU: resets after the product",
+    ),
     CellSpec(
         "gru_reset_before",
         3,
         ("h",),
         gru_reset_before,
         None,
+        has_extra=True,
         source="Cho et al., arXiv:1406.1078: resets before the product",
     ),
 )

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 void bind_cells(pybind11::module_& m);  // cells.cpp
+void bind_cpu(pybind11::module_& m);    // cpu.cpp
 #ifdef RNNFAST_WITH_CUDA
 void bind_cuda(pybind11::module_& m);  // cuda.cpp
 #endif
@@ -15,6 +16,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   // at.
   m.def("openmp_max_threads", &omp_get_max_threads);
   bind_cells(m);
+  bind_cpu(m);
 #ifdef RNNFAST_WITH_CUDA
   m.attr("with_cuda") = true;
   bind_cuda(m);

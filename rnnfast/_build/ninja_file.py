@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class TorchPaths:
 
 @dataclass(frozen=True)
 class Sources:
-    core: tuple[Path, ...]  # no torch headers: C++17
+    core: tuple[tuple[Path, tuple[str, ...]], ...]  # no torch headers: C++17; flags of its own
     bindings: tuple[Path, ...]  # torch headers
     cuda: tuple[Path, ...]  # .cu, no torch headers
 
@@ -34,15 +35,17 @@ def find_sources(csrc: Path, with_cuda: bool) -> Sources:
     `bindings/cuda*.cpp` and the .cu files are left out without CUDA.
     """
     lines = (csrc / "sources.txt").read_text().splitlines()
-    listed = [csrc / name for line in lines if (name := line.split("#")[0].strip())]
+    words = [found for line in lines if (found := line.split("#")[0].split())]
+    on_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    listed = [(csrc / name, tuple(flags) if on_x86 else ()) for name, *flags in words]
     bindings = [
         path
         for path in sorted(csrc.glob("bindings/*.cpp"))
         if with_cuda or not path.name.startswith("cuda")
     ]
-    cuda = {p for p in listed if p.suffix == ".cu"} | set(csrc.glob("cuda/*.cu"))
+    cuda = {p for p, _ in listed if p.suffix == ".cu"} | set(csrc.glob("cuda/*.cu"))
     return Sources(
-        core=tuple(p for p in listed if p.suffix == ".cpp"),
+        core=tuple((p, flags) for p, flags in listed if p.suffix == ".cpp"),
         bindings=tuple(bindings),
         cuda=tuple(sorted(cuda)) if with_cuda else (),
     )
@@ -64,14 +67,12 @@ def write_ninja(plan: Plan, paths: TorchPaths, csrc: Path, folder: Path) -> Path
         nvcc = [str(plan.nvcc.path), "-MD", "-MF", "$out.d", *cuda_flags(plan)]
         lines.append(_rule("nvcc", nvcc))
     objects: list[str] = []
-    for kind, rule, flags in (
-        (sources.core, "cxx", ["-std=c++17"]),
-        (sources.bindings, "cxx", binding_flags),
-        (sources.cuda, "nvcc", []),
-    ):
-        for source in kind:
-            objects.append(f"{source.relative_to(csrc)}.o")
-            lines.append(_edge(objects[-1], rule, [str(source)], [f"-I{csrc}", *flags]))
+    edges = [(source, "cxx", ["-std=c++17", *flags]) for source, flags in sources.core]
+    edges += [(source, "cxx", binding_flags) for source in sources.bindings]
+    edges += [(source, "nvcc", []) for source in sources.cuda]
+    for source, rule, flags in edges:
+        objects.append(f"{source.relative_to(csrc)}.o")
+        lines.append(_edge(objects[-1], rule, [str(source)], [f"-I{csrc}", *flags]))
     lines.append(_edge("_C.so", "link", objects, link_flags(plan, paths)))
     path = folder / "build.ninja"
     text = "\n".join(["ninja_required_version = 1.5", *lines, ""])

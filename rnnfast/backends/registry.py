@@ -5,11 +5,12 @@ from __future__ import annotations
 from ..config import AUTO
 from ..problem import Problem
 from .base import Backend
+from .cpu import Cpu
 from .reference import Reference
 from .torch_native import TorchNative
 
 # in the order in which `auto` asks
-BACKENDS: dict[str, Backend] = {b.name: b for b in (TorchNative(), Reference())}
+BACKENDS: dict[str, Backend] = {b.name: b for b in (TorchNative(), Cpu(), Reference())}
 
 
 class BackendError(RuntimeError):

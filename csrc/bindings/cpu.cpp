@@ -1,0 +1,212 @@
+// The host kernels for Python, on CPU tensors that rnnfast/backends/cpu.py has prepared.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/utils/pybind.h>
+#include <unistd.h>
+
+#include <optional>
+#include <string>
+#include <tuple>
+
+#include "cpu/kernels.h"
+#include "scan/plan.h"
+
+namespace rnnfast {
+namespace {
+
+namespace py = pybind11;
+using at::Tensor;
+using Optional = std::optional<Tensor>;
+
+Tensor checked(const char* name, const Tensor& tensor, at::ScalarType dtype, at::IntArrayRef shape) {
+  TORCH_CHECK_VALUE(tensor.device().is_cpu(), name, " must be on the CPU, got ", tensor.device());
+  TORCH_CHECK_TYPE(tensor.scalar_type() == dtype, name, " must be ", dtype, ", got ",
+                   tensor.scalar_type());
+  TORCH_CHECK_VALUE(tensor.sizes() == shape, name, " must have shape ", shape, ", got ",
+                    tensor.sizes());
+  return tensor.contiguous();
+}
+
+Optional checked(const char* name, const Optional& tensor, at::ScalarType dtype,
+                 at::IntArrayRef shape) {
+  if (!tensor) return std::nullopt;
+  return checked(name, *tensor, dtype, shape);
+}
+
+template <class S>
+S* data(const Optional& tensor) {
+  return tensor ? tensor->mutable_data_ptr<S>() : nullptr;
+}
+
+int64_t l2_bytes() {
+  const long size = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  return size > 0 ? size : int64_t(1) << 20;
+}
+
+HostPlan plan(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes) {
+  static const int64_t l2 = l2_bytes();
+  const Host host{at::get_num_threads(), cpu::kernels().vector_bytes, l2};
+  return plan_host(cell, B, H, P, scalar_bytes, host);
+}
+
+// Sizes and the tensors that forward and backward have in common.
+struct Common {
+  const CellInfo& cell;
+  at::ScalarType dtype;
+  int64_t T, B, H, P;
+  Tensor w_hh, h0;
+  Optional b_hh, w_hr, c0, lengths, resets;
+
+  Common(const std::string& name, const Tensor& gates, const Tensor& w_hh_, const Optional& b_hh_,
+         const Optional& w_hr_, const Tensor& h0_, const Optional& c0_, const Optional& lengths_,
+         const Optional& resets_)
+      : cell(find_cell(name)), dtype(w_hh_.scalar_type()) {
+    TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kDouble,
+                     "expected float32 or float64, got ", dtype);
+    TORCH_CHECK_VALUE(gates.dim() == 3 && w_hh_.dim() == 2, "gates must be 3-D and w_hh 2-D");
+    T = gates.size(0), B = gates.size(1), H = w_hh_.size(0) / cell.gates, P = w_hh_.size(1);
+    const int64_t GH = cell.gates * H;
+    TORCH_CHECK_VALUE(T > 0 && H > 0 && P > 0, "sizes must be positive");
+    TORCH_CHECK_VALUE(cell.projected || P == H, "w_hh must be square for each gate");
+    TORCH_CHECK_VALUE(cell.projected == w_hr_.has_value(), "w_hr is for projected cells");
+    TORCH_CHECK_VALUE((cell.states == 2) == c0_.has_value(), "c0 is for cells with two states");
+    w_hh = checked("w_hh", w_hh_, dtype, {GH, P});
+    b_hh = checked("b_hh", b_hh_, dtype, {GH});
+    w_hr = checked("w_hr", w_hr_, dtype, {P, H});
+    h0 = checked("h0", h0_, dtype, {B, P});
+    c0 = checked("c0", c0_, dtype, {B, H});
+    lengths = checked("lengths", lengths_, at::kLong, {B});
+    resets = checked("resets", resets_, at::kBool, {T, B});
+  }
+
+  Tensor empty(at::IntArrayRef shape) const { return at::empty(shape, w_hh.options()); }
+  bool has_extra() const { return cell.saved > cell.gates; }
+
+  // Fills the common part of a kernel's arguments; returns its workspace, to be kept alive.
+  template <class S, class Arguments>
+  Tensor fill(Arguments& a, bool reverse) const {
+    a.T = T, a.B = B, a.H = H, a.P = P;
+    a.reverse = reverse;
+    const HostPlan chosen = plan(cell, B, H, P, sizeof(S));
+    a.split = {chosen.rows, chosen.units};
+    a.w_hh = w_hh.const_data_ptr<S>();
+    a.b_hh = data<S>(b_hh);
+    a.w_hr = data<S>(w_hr);
+    a.lengths = data<int64_t>(lengths);
+    a.resets = data<bool>(resets);
+    a.h0 = h0.const_data_ptr<S>();
+    a.c0 = data<S>(c0);
+    const int64_t bytes = cpu::kernels().workspace(cell.id, B, H, P, sizeof(S), a.split);
+    Tensor workspace = at::empty({bytes}, at::TensorOptions().dtype(at::kByte));
+    a.workspace = workspace.mutable_data_ptr();
+    return workspace;
+  }
+};
+
+void run(CellId id, const cpu::Forward<float>& f) { cpu::kernels().forward_f32(id, f); }
+void run(CellId id, const cpu::Forward<double>& f) { cpu::kernels().forward_f64(id, f); }
+void run(CellId id, const cpu::Backward<float>& g) { cpu::kernels().backward_f32(id, g); }
+void run(CellId id, const cpu::Backward<double>& g) { cpu::kernels().backward_f64(id, g); }
+
+using ForwardResult = std::tuple<Tensor, Tensor, Optional, Optional, Optional>;
+
+// Overwrites `gates` (x·W_ihᵀ + b_ih) with what backward needs of them, if training.
+// (y, last h, last c, every c, extra); every c if `all_c`, extra if training.
+ForwardResult forward(const std::string& name, Tensor gates, const Tensor& w_hh,
+                      const Optional& b_hh, const Optional& w_hr, const Tensor& h0,
+                      const Optional& c0, const Optional& lengths, const Optional& resets,
+                      bool reverse, bool training, bool all_c) {
+  const Common in(name, gates, w_hh, b_hh, w_hr, h0, c0, lengths, resets);
+  const int64_t T = in.T, B = in.B, H = in.H, P = in.P;
+  TORCH_CHECK_VALUE(gates.is_contiguous(), "gates must be contiguous");
+  gates = checked("gates", gates, in.dtype, {T, B, in.cell.gates * H});
+  Tensor y = in.empty({T, B, P}), h_last = in.empty({B, P});
+  Optional c_last, c, extra;
+  if (in.cell.states == 2) c_last = in.empty({B, H});
+  if (in.cell.states == 2 && all_c) c = in.empty({T, B, H});
+  if (in.has_extra()) extra = training ? in.empty({T, B, H}) : in.empty({B, H});
+  if (B == 0) return {y, h_last, c_last, c, extra};
+  const auto with = [&](auto zero) {
+    using S = decltype(zero);
+    cpu::Forward<S> f;
+    const Tensor workspace = in.fill<S>(f, reverse);
+    f.training = training;
+    f.gates = gates.mutable_data_ptr<S>();
+    f.extra = data<S>(extra);
+    f.y = y.mutable_data_ptr<S>();
+    f.c = data<S>(c);
+    f.h_last = h_last.mutable_data_ptr<S>();
+    f.c_last = data<S>(c_last);
+    py::gil_scoped_release no_gil;
+    run(in.cell.id, f);
+  };
+  in.dtype == at::kFloat ? with(0.0f) : with(0.0);
+  return {y, h_last, c_last, c, training ? extra : std::nullopt};
+}
+
+using BackwardResult = std::tuple<Tensor, Optional, Optional, Tensor, Optional>;
+
+// (dgx, the n part of dgh where it is another than dgx's, gradient of each h' of projected cells,
+// dh0, dc0). `dh_last` and `dc_last` are not written to.
+BackwardResult backward(const std::string& name, const Tensor& gates, const Optional& extra,
+                        const Tensor& y, const Optional& c, const Tensor& w_hh,
+                        const Optional& w_hr, const Tensor& h0, const Optional& c0,
+                        const Optional& lengths, const Optional& resets, bool reverse,
+                        const Optional& dy, const Optional& dc, const Tensor& dh_last,
+                        const Optional& dc_last) {
+  const Common in(name, gates, w_hh, std::nullopt, w_hr, h0, c0, lengths, resets);
+  const int64_t T = in.T, B = in.B, H = in.H, P = in.P, GH = in.cell.gates * H;
+  const Tensor saved = checked("gates", gates, in.dtype, {T, B, GH});
+  const Tensor outputs = checked("y", y, in.dtype, {T, B, P});
+  const Optional every_c = checked("c", c, in.dtype, {T, B, H});
+  const Optional more = checked("extra", extra, in.dtype, {T, B, H});
+  const Optional dy_in = checked("dy", dy, in.dtype, {T, B, P});
+  const Optional dc_in = checked("dc", dc, in.dtype, {T, B, H});
+  TORCH_CHECK_VALUE(in.has_extra() == more.has_value(), "extra does not fit the cell");
+  Tensor dgx = in.empty({T, B, GH}), dh0 = checked("dh_last", dh_last, in.dtype, {B, P}).clone();
+  Optional dgh_n, dh_total, dc0;
+  if (in.cell.gates == 3 && in.cell.phases == 1) dgh_n = in.empty({T, B, H});
+  if (in.cell.projected) dh_total = in.empty({T, B, P});
+  if (in.cell.states == 2) {
+    TORCH_CHECK_VALUE(every_c && dc_last, "cells with two states need c and dc_last");
+    dc0 = checked("dc_last", *dc_last, in.dtype, {B, H}).clone();
+  }
+  if (B == 0) return {dgx, dgh_n, dh_total, dh0, dc0};
+  const auto with = [&](auto zero) {
+    using S = decltype(zero);
+    cpu::Backward<S> g;
+    const Tensor workspace = in.fill<S>(g, reverse);
+    g.training = true;
+    g.gates = saved.const_data_ptr<S>();
+    g.extra = data<S>(more);
+    g.y = outputs.const_data_ptr<S>();
+    g.c = data<S>(every_c);
+    g.dy = data<S>(dy_in);
+    g.dc = data<S>(dc_in);
+    g.dgx = dgx.mutable_data_ptr<S>();
+    g.dgh_n = data<S>(dgh_n);
+    g.dh_total = data<S>(dh_total);
+    g.dh0 = dh0.mutable_data_ptr<S>();
+    g.dc0 = data<S>(dc0);
+    py::gil_scoped_release no_gil;
+    run(in.cell.id, g);
+  };
+  in.dtype == at::kFloat ? with(0.0f) : with(0.0);
+  return {dgx, dgh_n, dh_total, dh0, dc0};
+}
+
+std::string describe(const std::string& name, int64_t B, int64_t H, int64_t P, int scalar_bytes) {
+  return plan(find_cell(name), B, H, P, scalar_bytes).describe() + ", " + cpu::kernels().isa;
+}
+
+}  // namespace
+}  // namespace rnnfast
+
+void bind_cpu(pybind11::module_& m) {
+  m.def("cpu_isa", [] { return std::string(rnnfast::cpu::kernels().isa); });
+  m.def("cpu_plan", &rnnfast::describe);
+  m.def("cpu_forward", &rnnfast::forward);
+  m.def("cpu_backward", &rnnfast::backward);
+}

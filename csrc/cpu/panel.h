@@ -1,0 +1,119 @@
+// The one product of these kernels: rows of activations times packed weights.
+//
+// Weights are packed into panels of NV vectors: panel[k][j][lane], so that a step of k loads NV
+// whole vectors, broadcasts one value of each of MR rows, and makes MR·NV multiply-adds into
+// registers. A panel's column is one output unit (of one gate); each output is the sum over k in
+// order, whatever MR, NV or the number of threads, so results do not depend on how work is split.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/vec.h"
+
+namespace rnnfast::cpu::RNNFAST_ISA {
+
+// Accumulators that leave room for NV weights and a broadcast: 32 registers or 16.
+constexpr int kAccumulators = RNNFAST_VECTOR_BYTES == 64 ? 24 : 12;
+
+template <int NV>
+constexpr int kMaxRows = kAccumulators / NV;
+
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A segment of the sum: K values of each row times K steps of the panel.
+template <class S>
+struct Segment {
+  const S* const* rows;  // by live row
+  int64_t K;
+};
+
+template <int MR, int NV, class S>
+inline void multiply_add(const S* const* rows, int64_t K, const S* panel, Vec<S> (&sum)[MR][NV]) {
+  using V = Vec<S>;
+  const S* row[MR];
+  for (int r = 0; r < MR; ++r) row[r] = rows[r];
+  for (int64_t k = 0; k < K; ++k) {
+    V w[NV];
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j) w[j] = V::load(panel + j * V::kLanes);
+    panel += NV * V::kLanes;
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; ++r) {
+      const V x(row[r][k]);
+#pragma GCC unroll 8
+      for (int j = 0; j < NV; ++j) sum[r][j].v += x.v * w[j].v;
+    }
+  }
+}
+
+// Rows [first, first + MR) of one panel, then `done(row index, sums)` for each.
+template <int MR, int NV, int N, class S, class Done>
+inline void panel_rows(const Segment<S> (&segments)[N], int64_t first, const S* panel,
+                       const S* bias, const Done& done) {
+  using V = Vec<S>;
+  V sum[MR][NV];
+  for (int r = 0; r < MR; ++r) {
+    for (int j = 0; j < NV; ++j) sum[r][j] = bias ? V::load(bias + j * V::kLanes) : V(S(0));
+  }
+  for (const Segment<S>& segment : segments) {
+    multiply_add<MR, NV, S>(segment.rows + first, segment.K, panel, sum);
+    panel += segment.K * NV * V::kLanes;
+  }
+  for (int r = 0; r < MR; ++r) done(first + r, sum[r]);
+}
+
+// All of `n` rows against one panel, the most that fit into registers at a time.
+template <int NV, int N, class S, class Done>
+inline void panel_product(const Segment<S> (&segments)[N], int64_t n, const S* panel, const S* bias,
+                          const Done& done) {
+  constexpr int kMax = kMaxRows<NV>;
+  int64_t i = 0;
+  for (; i + kMax <= n; i += kMax) panel_rows<kMax, NV>(segments, i, panel, bias, done);
+  if constexpr (kMax > 4) {
+    for (; i + 4 <= n; i += 4) panel_rows<4, NV>(segments, i, panel, bias, done);
+  }
+  if constexpr (kMax > 2) {
+    for (; i + 2 <= n; i += 2) panel_rows<2, NV>(segments, i, panel, bias, done);
+  }
+  for (; i < n; ++i) panel_rows<1, NV>(segments, i, panel, bias, done);
+}
+
+// Packs panel q, of U vectors of units times G gates: column (u, g, lane) is row
+// g·H + (q·U + u)·lanes + lane of `w` [G·H, K]; beyond H it is 0. Bias likewise, if there is one.
+template <int U, int G, class S>
+inline void pack_panel(const S* w, const S* b, int64_t H, int64_t K, int64_t q, S* panel, S* bias) {
+  constexpr int L = Vec<S>::kLanes, NV = U * G;
+  for (int u = 0; u < U; ++u) {
+    for (int g = 0; g < G; ++g) {
+      for (int lane = 0; lane < L; ++lane) {
+        const int64_t unit = (q * U + u) * L + lane;
+        const int column = (u * G + g) * L + lane;
+        if (bias) bias[column] = b && unit < H ? b[g * H + unit] : S(0);
+      }
+    }
+  }
+  constexpr int64_t kBlock = 32;  // steps of k at a time, so that the panel's lines stay in L1
+  for (int64_t k0 = 0; k0 < K; k0 += kBlock) {
+    const int64_t k1 = k0 + kBlock < K ? k0 + kBlock : K;
+    for (int column = 0; column < NV * L; ++column) {
+      const int vector = column / L, u = vector / G, g = vector % G;
+      const int64_t unit = (q * U + u) * L + column % L;
+      const S* row = w + (g * H + unit) * K;
+      for (int64_t k = k0; k < k1; ++k) panel[k * NV * L + column] = unit < H ? row[k] : S(0);
+    }
+  }
+}
+
+// Packs panel q of the transposed product: column j·lanes + lane is column q·NV·lanes + … of `w`
+// [K, P]; beyond P it is 0.
+template <int NV, class S>
+inline void pack_transposed(const S* w, int64_t K, int64_t P, int64_t q, S* panel) {
+  constexpr int64_t kWidth = NV * Vec<S>::kLanes;
+  const int64_t first = q * kWidth, n = P - first < kWidth ? P - first : kWidth;
+  for (int64_t k = 0; k < K; ++k) {
+    for (int64_t j = 0; j < n; ++j) panel[k * kWidth + j] = w[k * P + first + j];
+    for (int64_t j = n; j < kWidth; ++j) panel[k * kWidth + j] = S(0);
+  }
+}
+
+}  // namespace rnnfast::cpu::RNNFAST_ISA

@@ -1,0 +1,114 @@
+// What a scan needs beside its tensors: packed weights, a row of zeros, and each thread's list of
+// the sequences that are alive in the step at hand.
+#pragma once
+
+#include "cpu/panel.h"
+#include "cpu/team.h"
+
+namespace rnnfast::cpu::RNNFAST_ISA {
+
+// The live sequences of a step, and where each one's previous state (or gradient) is read.
+template <class S>
+struct LiveRows {
+  int64_t n = 0;
+  int64_t* b = nullptr;
+  const S** h = nullptr;
+  const S** c = nullptr;
+  const S** first = nullptr;   // rows of the first product beside the states'
+  const S** second = nullptr;  // and of the second
+};
+
+constexpr int64_t kRowArrays = 5;
+
+// Room for one packed matrix: `rows` outputs (of every gate) by K, padded to whole panels of at
+// most `widest` vectors, and its bias.
+template <class S>
+constexpr int64_t packed_elements(int64_t outputs, int64_t gates, int64_t K, int64_t widest) {
+  const int64_t width = widest * Vec<S>::kLanes;
+  return divide_up(outputs, width) * width * gates * (K + 1);
+}
+
+template <class S>
+int64_t workspace_bytes(const CellInfo& cell, int64_t B, int64_t H, int64_t P, Split split) {
+  const int64_t widest = 4, G = cell.gates;
+  int64_t elements = packed_elements<S>(H > P ? H : P, G, (H > P ? H : P) * G, widest) / 1;
+  if (cell.gates == 1) elements = packed_elements<S>(H, 1, H, widest);
+  if (cell.gates > 1) {
+    elements = packed_elements<S>(H, G, P, widest) + packed_elements<S>(P, 1, G * H, widest) +
+               packed_elements<S>(H, 1, H, widest) + packed_elements<S>(P, 1, H, widest) +
+               packed_elements<S>(H, 1, P, widest);
+  }
+  const int64_t widest_row = (H > P ? H : P) + 64;
+  const int64_t lists = int64_t(split.rows) * split.units * (B + 8) * kRowArrays * 8;
+  return (elements + widest_row) * int64_t(sizeof(S)) + lists + 1024;
+}
+
+// Hands out pieces of the workspace, each on a cache line of its own.
+class Arena {
+ public:
+  explicit Arena(void* begin) : next_(reinterpret_cast<uintptr_t>(begin)) {}
+
+  template <class T>
+  T* take(int64_t n) {
+    next_ = (next_ + 63) & ~uintptr_t(63);
+    T* piece = reinterpret_cast<T*>(next_);
+    next_ += static_cast<uintptr_t>(n) * sizeof(T);
+    return piece;
+  }
+
+ private:
+  uintptr_t next_;
+};
+
+// The lists of thread `place`, out of those of the whole team.
+template <class S>
+LiveRows<S> live_rows_of(const Place& place, char* lists, int64_t B) {
+  const int64_t thread = int64_t(place.row) * place.split.units + place.unit;
+  const int64_t stride = B + 8;
+  int64_t* base = reinterpret_cast<int64_t*>(lists) + thread * stride * kRowArrays;
+  LiveRows<S> rows;
+  rows.b = base;
+  rows.h = reinterpret_cast<const S**>(base + stride);
+  rows.c = reinterpret_cast<const S**>(base + 2 * stride);
+  rows.first = reinterpret_cast<const S**>(base + 3 * stride);
+  rows.second = reinterpret_cast<const S**>(base + 4 * stride);
+  return rows;
+}
+
+// Where sequence b stands at step t.
+template <class S>
+struct Steps {
+  const Scan<S>& scan;
+
+  int64_t at(int64_t step) const { return scan.reverse ? scan.T - 1 - step : step; }
+  int64_t before(int64_t t) const { return scan.reverse ? t + 1 : t - 1; }
+  int64_t length(int64_t b) const {
+    if (!scan.lengths) return scan.T;
+    const int64_t n = scan.lengths[b];
+    return n < 0 ? 0 : n > scan.T ? scan.T : n;
+  }
+  bool alive(int64_t t, int64_t b) const { return t < length(b); }
+  bool first(int64_t t, int64_t b) const { return t == (scan.reverse ? length(b) - 1 : 0); }
+  bool reset(int64_t t, int64_t b) const { return scan.resets && scan.resets[t * scan.B + b]; }
+
+  // The state [B, width] that sequence b had before step t: its row of `all` [T, B, width], of
+  // `initial`, or zeros.
+  const S* previous(const S* all, const S* initial, const S* zeros, int64_t t, int64_t b,
+                    int64_t width) const {
+    if (reset(t, b)) return zeros;
+    if (first(t, b)) return initial + b * width;
+    return all + (before(t) * scan.B + b) * width;
+  }
+};
+
+template <class S>
+inline void copy(S* to, const S* from, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+}
+
+template <class S>
+inline void fill_zero(S* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = S(0);
+}
+
+}  // namespace rnnfast::cpu::RNNFAST_ISA

@@ -1,0 +1,33 @@
+// Which strategy fits a scan, from numbers only, so that a choice can be tested for any machine.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "cells/list.h"
+
+namespace rnnfast {
+
+// What the host is like.
+struct Host {
+  int threads = 1;
+  int vector_bytes = 16;
+  int64_t l2_bytes = int64_t(1) << 20;  // of one core
+};
+
+// How a scan runs on the host. rows × units threads: each row part owns its sequences for all steps
+// and never waits (resident); within one, units share the hidden units and meet at every step
+// (stepwise).
+struct HostPlan {
+  int rows = 1, units = 1;
+  double step_ns = 0;  // what the model expects of a step
+
+  bool resident() const { return units == 1; }
+  std::string describe() const;
+};
+
+// The rows × units of at most host.threads that the cost model expects to be fastest.
+HostPlan plan_host(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes,
+                   const Host& host);
+
+}  // namespace rnnfast
