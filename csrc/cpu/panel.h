@@ -27,11 +27,18 @@ struct Segment {
   int64_t K;
 };
 
+// Inlined by force, and the sums in locals: out of line they would live in memory.
 template <int MR, int NV, class S>
-inline void multiply_add(const S* const* rows, int64_t K, const S* panel, Vec<S> (&sum)[MR][NV]) {
+__attribute__((always_inline)) inline void multiply_add(const S* const* rows, int64_t K, const S* panel, Vec<S> (&sum)[MR][NV]) {
   using V = Vec<S>;
   const S* row[MR];
-  for (int r = 0; r < MR; ++r) row[r] = rows[r];
+  typename V::Native total[MR][NV];
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; ++r) {
+    row[r] = rows[r];
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j) total[r][j] = sum[r][j].v;
+  }
   for (int64_t k = 0; k < K; ++k) {
     V w[NV];
 #pragma GCC unroll 8
@@ -41,8 +48,13 @@ inline void multiply_add(const S* const* rows, int64_t K, const S* panel, Vec<S>
     for (int r = 0; r < MR; ++r) {
       const V x(row[r][k]);
 #pragma GCC unroll 8
-      for (int j = 0; j < NV; ++j) sum[r][j].v += x.v * w[j].v;
+      for (int j = 0; j < NV; ++j) total[r][j] += x.v * w[j].v;
     }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j) sum[r][j].v = total[r][j];
   }
 }
 
