@@ -17,6 +17,7 @@ from .backends.torch_native import call_kernel, one_hot
 from .cells import CELLS
 from .checks import check_metadata, check_tokens, check_values
 from .config import requested_backend
+from .direct import run_direct
 from .ops import pack
 from .problem import Options, Problem, Scan, ScanResult, circumstances, problem_of
 
@@ -90,9 +91,9 @@ def _cast(scan: Scan, dtype: torch.dtype) -> Scan:
 
 
 def _run(scan: Scan, problem: Problem, backend: Backend) -> ScanResult:
-    if backend.composite and not problem.tracing:
+    if not problem.tracing:
         check_values(scan)
-        return backend.run(scan)
+        return backend.run(scan) if backend.composite else run_direct(scan, backend)
     y, final, trace, _ = torch.ops.rnnfast.scan_forward(*pack(scan, backend.name))
     return ScanResult(y, final, trace)
 

@@ -142,7 +142,7 @@ class _Form(NamedTuple):
     backend: str
 
 
-def _save_scan(ctx: Any, scan: Scan, backend: str) -> list[Tensor]:
+def save_scan(ctx: Any, scan: Scan, backend: str) -> list[Tensor]:
     """Leaves what is not a tensor on ``ctx`` and returns the tensors, to be saved."""
     ctx.form = _Form(
         scan.cell,
@@ -157,7 +157,7 @@ def _save_scan(ctx: Any, scan: Scan, backend: str) -> list[Tensor]:
     return [*_tensors(scan), *(t for t in (scan.lengths, scan.resets) if t is not None)]
 
 
-def _load_scan(ctx: Any, tensors: Sequence[Tensor]) -> tuple[Scan, list[Tensor]]:
+def load_scan(ctx: Any, tensors: Sequence[Tensor]) -> tuple[Scan, list[Tensor]]:
     """The scan again, and the saved tensors that follow it."""
     form: _Form = ctx.form
     rest = list(tensors)
@@ -179,48 +179,48 @@ def _set_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> 
     y, final, trace, saved = output
     ctx.counts = (len(trace), len(saved))
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*_save_scan(ctx, scan, backend), *final, y, *trace, *saved)
+    ctx.save_for_backward(*save_scan(ctx, scan, backend), *final, y, *trace, *saved)
 
 
 def _forward_grad(ctx: Any, dy: Any, dfinal: Any, dtrace: Any, dsaved: Any) -> tuple[Any, ...]:
-    scan, rest = _load_scan(ctx, ctx.saved_tensors)
+    scan, rest = load_scan(ctx, ctx.saved_tensors)
     n_states, (n_trace, n_saved) = len(scan.states), ctx.counts
     final, y = rest[:n_states], rest[n_states]
     trace, saved = rest[n_states + 1 :][:n_trace], rest[n_states + 1 + n_trace :][:n_saved]
-    needed = _needs(ctx, scan)
+    wanted = ctx.needs_input_grad
+    needed = needs_of(scan, wanted[2], wanted[3], wanted[4])
     dinput, dstates, dweights = torch.ops.rnnfast.scan_backward(
         *pack(scan, ctx.form.backend),
         dy,
-        _filled(dfinal, final),
-        _filled(dtrace, trace),
+        filled(dfinal, final),
+        filled(dtrace, trace),
         y,
         trace,
         saved,
         list(needed),
     )
-    return _input_grads(needed, dinput, dstates, dweights, scan)
+    grads: list[Any] = [None] * _N_INPUTS
+    grads[2:5] = input_grads(needed, scan, dinput, dstates, dweights)
+    return tuple(grads)
 
 
-def _needs(ctx: Any, scan: Scan) -> Needs:
-    wanted = ctx.needs_input_grad
-    return Needs(
-        bool(wanted[2]) and scan.kind != "tokens",
-        any(wanted[3]),
-        any(wanted[4]),
+def needs_of(scan: Scan, input: bool, states: Any, weights: Any) -> Needs:
+    """From what autograd says of each tensor."""
+    return Needs(bool(input) and scan.kind != "tokens", any(states), any(weights))
+
+
+def input_grads(
+    needed: Needs, scan: Scan, dinput: Any, dstates: Any, dweights: Any
+) -> tuple[Any, list[Any], list[Any]]:
+    """What scan_backward returned, with None for what was not needed."""
+    return (
+        dinput if needed.input else None,
+        dstates if needed.states else [None] * len(scan.states),
+        dweights if needed.weights else [None] * len(scan.weights),
     )
 
 
-def _input_grads(
-    needed: Needs, dinput: Tensor, dstates: list[Tensor], dweights: list[Tensor], scan: Scan
-) -> tuple[Any, ...]:
-    none: list[Any] = [None] * _N_INPUTS
-    none[2] = dinput if needed.input else None
-    none[3] = dstates if needed.states else [None] * len(scan.states)
-    none[4] = dweights if needed.weights else [None] * len(scan.weights)
-    return tuple(none)
-
-
-def _filled(grads: Any, like: list[Tensor]) -> list[Tensor]:
+def filled(grads: Any, like: list[Tensor]) -> list[Tensor]:
     """The gradients of a list of outputs, zeros where there are none."""
     if grads is None:
         grads = [None] * len(like)
@@ -234,14 +234,14 @@ def _set_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) ->
     ctx.counts = (len(trace), len(saved))
     ctx.set_materialize_grads(False)
     cotangents = [*([dy] if dy is not None else []), *dfinal, *dtrace]
-    ctx.save_for_backward(*_save_scan(ctx, scan, backend), *cotangents)
+    ctx.save_for_backward(*save_scan(ctx, scan, backend), *cotangents)
 
 
 def _backward_grad(ctx: Any, ddinput: Any, ddstates: Any, ddweights: Any) -> tuple[Any, ...]:
     """Differentiates the scratch loop's gradients: for every backend, and again to any order."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        scan, cotangents = _load_scan(ctx, [_alias(t) for t in ctx.saved_tensors])
+        scan, cotangents = load_scan(ctx, [_alias(t) for t in ctx.saved_tensors])
         result = scratch_scan(scan)
         outputs = [*([result.y] if ctx.has_dy else []), *result.final, *result.trace]
         primals = _tensors(scan)

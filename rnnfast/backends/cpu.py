@@ -6,6 +6,7 @@ projection, the gradients of weights and input) is torch's.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ class Cpu(Backend):
     name = "cpu"
 
     def unusable(self) -> str | None:
-        return _ext.why_missing()
+        return _why_missing()
 
     def why_not(self, problem: Problem) -> str | None:
         if problem.device != "cpu":
@@ -123,6 +124,12 @@ class Cpu(Backend):
         )
 
 
+@functools.cache
+def _why_missing() -> str | None:
+    return _ext.why_missing()
+
+
+@functools.cache
 def module() -> Any:
     """The compiled module; only called where ``unusable`` has no reason."""
     return _ext.load()
@@ -228,7 +235,8 @@ class RecurrentGradients:
         return torch.cat([rz, self.dgh_n.flatten(0, 1).sum(0)])
 
     def w_hr(self) -> Tensor:
-        assert self.dh_total is not None and self.extra is not None
+        assert self.dh_total is not None
+        assert self.extra is not None
         return self.dh_total.flatten(0, 1).t() @ self.extra.flatten(0, 1)
 
     def _times_previous(self, dgates: Tensor) -> Tensor:
