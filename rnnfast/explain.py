@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,7 +105,7 @@ def explain(
 
 def _choice(index: int, directions: int, problem: Problem, requested: str) -> Choice:
     layer, direction = divmod(index, directions)
-    candidates: Any = registry.BACKENDS.values()
+    candidates = registry.candidates(problem)
     if requested != AUTO:
         registry.check_name(requested)
         candidates = [registry.BACKENDS[requested]]

@@ -12,6 +12,7 @@ import torch
 
 import rnnfast
 from rnnfast.backends import registry
+from rnnfast.backends.preference import onednn_lstm_ratio, order
 from rnnfast.config import requested_backend
 from rnnfast.problem import problem_of
 
@@ -23,8 +24,27 @@ def problem(**options):
     return problem_of(scan_of(case, leaves(case, torch.float32)))
 
 
-def test_auto_prefers_torchs_kernels() -> None:
-    assert registry.select(problem()).name == "torch"
+def test_auto_asks_in_the_order_that_was_measured() -> None:
+    assert order(problem(cell="gru"))[0] == "cpu"
+    assert order(problem(cell="gru")._replace(device="cuda"))[0] == "torch"
+    lstm = problem()
+    assert onednn_lstm_ratio(1024, 64) < 1
+    assert order(lstm._replace(H=1024, B=64))[0] == "torch"
+    assert order(lstm._replace(H=512, B=1))[0] == "cpu"
+    assert order(lstm._replace(H=1024, B=64, has_lengths=True))[0] == "cpu"
+    assert order(lstm._replace(H=1024, B=64, tracing=True))[0] == "cpu"
+    assert order(lstm._replace(H=512, B=1, dtype=torch.bfloat16))[0] == "torch"
+    for every in (lstm, lstm._replace(H=1024, B=64)):
+        assert sorted(order(every)) == sorted(registry.BACKENDS)
+
+
+def test_auto_moves_on_from_a_backend_that_was_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(registry.BACKENDS["cpu"]), "unusable", lambda self: "not built")
+    asked = problem(cell="gru")
+    assert registry.select(asked).name == "torch"
+    assert registry.select(asked._replace(has_resets=True)).name == "reference"
+    with pytest.raises(rnnfast.BackendError, match="not built"):
+        registry.select(asked, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -36,10 +56,9 @@ def test_auto_prefers_torchs_kernels() -> None:
         ({"all_states": True}, "cell state"),
     ],
 )
-def test_torch_says_why_not_and_auto_moves_on(options: dict, word: str) -> None:
+def test_torch_says_why_not(options: dict, word: str) -> None:
     asked = problem(**options)
     assert word in (registry.BACKENDS["torch"].why_not(asked) or "")
-    assert registry.select(asked).name == "reference"
     with pytest.raises(rnnfast.BackendError, match=word):
         registry.select(asked, "torch")
 
@@ -64,7 +83,7 @@ def test_unknown_name() -> None:
         rnnfast.use_backend("fast"),
     ):
         pass
-    with pytest.raises(ValueError, match="there are: auto, torch, reference"):
+    with pytest.raises(ValueError, match="there are: auto, torch, cpu, reference"):
         registry.select(problem(), "fast")
 
 
@@ -118,7 +137,8 @@ def test_import_needs_no_triton_nvcc_or_compiler() -> None:
 def test_explain_names_everyone_who_was_asked() -> None:
     layer = rnnfast.LSTM(3, 4, 2, bidirectional=True)
     x = torch.randn(5, 2, 3)
-    told = rnnfast.explain(layer, x, resets=torch.zeros(5, 2, dtype=torch.bool))
+    with rnnfast.use_backend("reference"):
+        told = rnnfast.explain(layer, x, resets=torch.zeros(5, 2, dtype=torch.bool))
     assert [(c.layer, c.direction) for c in told.choices] == [
         (0, "forward"),
         (0, "reverse"),
@@ -126,13 +146,21 @@ def test_explain_names_everyone_who_was_asked() -> None:
         (1, "reverse"),
     ]
     for choice in told.choices:
-        assert choice.answers == (
-            ("torch", "torch's kernels have no resets"),
-            ("reference", None),
-        )
+        assert choice.answers == (("reference", None),)
         assert choice.chosen == "reference"
-    assert "torch: no: torch's kernels have no resets" in str(told)
     assert "-> reference: a loop" in str(told)
+
+
+def test_explain_shows_every_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(registry.BACKENDS["cpu"]), "unusable", lambda self: "not built")
+    layer = rnnfast.GRU(3, 4)
+    told = rnnfast.explain(layer, torch.randn(5, 2, 3), resets=torch.zeros(5, 2).bool())
+    assert told.choices[0].answers == (
+        ("cpu", "not built"),
+        ("torch", "torch's kernels have no resets"),
+        ("reference", None),
+    )
+    assert "torch: no: torch's kernels have no resets" in str(told)
 
 
 def test_explain_what_was_asked_by_name_and_refused() -> None:
@@ -143,20 +171,24 @@ def test_explain_what_was_asked_by_name_and_refused() -> None:
     assert "nobody" in str(told)
 
 
-def test_explain_agrees_with_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", registry.BACKENDS)
+def test_explain_agrees_with_what_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
     for backend in registry.BACKENDS.values():
-        original = backend.run
+        method = "run" if backend.composite else "forward"
+        original = getattr(backend, method)
 
         def spy(scan, original=original, name=backend.name):
             ran.append(name)
             return original(scan)
 
-        monkeypatch.setattr(backend, "run", spy)
-    layer = rnnfast.GRU(3, 4, 2, reset_after=False)
-    x = torch.randn(5, 2, 3)
-    layer(x)
-    assert ran == [c.chosen for c in rnnfast.explain(layer, x).choices]
+        monkeypatch.setattr(backend, method, spy)
+    layer = rnnfast.GRU(3, 4, 2)
+    x, lengths = torch.randn(5, 2, 3), torch.tensor([5, 3])
+    with rnnfast.use_backend(name):
+        layer(x, lengths=lengths)
+        told = rnnfast.explain(layer, x, lengths=lengths)
+    assert ran == [c.chosen for c in told.choices] == [name, name]
 
 
 def test_explain_wants_a_layer_of_ours() -> None:

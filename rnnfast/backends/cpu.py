@@ -28,8 +28,11 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 class Cpu(Backend):
     name = "cpu"
 
+    def __init__(self) -> None:
+        self._missing = _ext.why_missing()  # once, and where no tracer looks on
+
     def unusable(self) -> str | None:
-        return _why_missing()
+        return self._missing
 
     def why_not(self, problem: Problem) -> str | None:
         if problem.device != "cpu":
@@ -122,11 +125,6 @@ class Cpu(Backend):
             [d.to(storage) for d in dstates] if needs.states else None,
             dweights,
         )
-
-
-@functools.cache
-def _why_missing() -> str | None:
-    return _ext.why_missing()
 
 
 @functools.cache

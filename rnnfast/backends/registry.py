@@ -6,10 +6,10 @@ from ..config import AUTO
 from ..problem import Problem
 from .base import Backend
 from .cpu import Cpu
+from .preference import order
 from .reference import Reference
 from .torch_native import TorchNative
 
-# in the order in which `auto` asks
 BACKENDS: dict[str, Backend] = {b.name: b for b in (TorchNative(), Cpu(), Reference())}
 
 
@@ -22,6 +22,11 @@ def check_name(name: str) -> None:
     if name != AUTO and name not in BACKENDS:
         known = ", ".join([AUTO, *BACKENDS])
         raise ValueError(f"no backend is called {name!r}; there are: {known}")
+
+
+def candidates(problem: Problem) -> list[Backend]:
+    """Every backend, in the order in which ``auto`` asks them."""
+    return [BACKENDS[name] for name in order(problem)]
 
 
 def refusal(backend: Backend, problem: Problem) -> str | None:
@@ -37,7 +42,7 @@ def select(problem: Problem, requested: str = AUTO) -> Backend:
         BackendError: the one that was asked for by name, or with ``"auto"`` every one, refuses.
     """
     if requested == AUTO:
-        for backend in BACKENDS.values():
+        for backend in candidates(problem):
             if refusal(backend, problem) is None:
                 return backend
         reasons = "; ".join(f"{b.name}: {refusal(b, problem)}" for b in BACKENDS.values())
