@@ -20,7 +20,8 @@ namespace py = pybind11;
 using at::Tensor;
 using Optional = std::optional<Tensor>;
 
-Tensor checked(const char* name, const Tensor& tensor, at::ScalarType dtype, at::IntArrayRef shape) {
+Tensor checked(const char* name, const Tensor& tensor, at::ScalarType dtype,
+               at::IntArrayRef shape) {
   TORCH_CHECK_VALUE(tensor.device().is_cpu(), name, " must be on the CPU, got ", tensor.device());
   TORCH_CHECK_TYPE(tensor.scalar_type() == dtype, name, " must be ", dtype, ", got ",
                    tensor.scalar_type());

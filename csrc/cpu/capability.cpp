@@ -32,7 +32,8 @@ const Kernels& choose() {
     if (name.empty() && candidate.present) return *candidate.kernels;
     if (name == candidate.name && candidate.present) return *candidate.kernels;
     if (name == candidate.name)
-      throw std::runtime_error("RNNFAST_CPU_CAPABILITY=" + name + ": this processor has no " + name);
+      throw std::runtime_error("RNNFAST_CPU_CAPABILITY=" + name + ": this processor has no " +
+                               name);
     known += (known.empty() ? "" : ", ") + std::string(candidate.name);
   }
   throw std::runtime_error("RNNFAST_CPU_CAPABILITY=" + name + " is none of: " + known);

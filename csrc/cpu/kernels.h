@@ -32,12 +32,12 @@ struct Scan {
 
 template <class S>
 struct Forward : Scan<S> {
-  S* gates = nullptr;   // [T, B, G·H], in: x·W_ihᵀ + b_ih, overwritten; out if training: saved[0..G)
-  S* extra = nullptr;   // saved[G], cells that have it: [T, B, H] if training, else scratch [B, H]
-  S* y = nullptr;       // [T, B, P]
-  S* c = nullptr;       // [T, B, H] every cell state, or null: only the last is kept
-  S* h_last = nullptr;  // [B, P]
-  S* c_last = nullptr;  // [B, H]
+  S* gates = nullptr;  // [T, B, G·H], in: x·W_ihᵀ + b_ih, overwritten; out if training: saved[0..G)
+  S* extra = nullptr;  // saved[G], cells that have it: [T, B, H] if training, else scratch [B, H]
+  S* y = nullptr;      // [T, B, P]
+  S* c = nullptr;      // [T, B, H] every cell state, or null: only the last is kept
+  S* h_last = nullptr;        // [B, P]
+  S* c_last = nullptr;        // [B, H]
   void* workspace = nullptr;  // Kernels::workspace() bytes, 64-byte aligned
 };
 
@@ -47,13 +47,13 @@ struct Backward : Scan<S> {
   const S* extra = nullptr;
   const S* y = nullptr;
   const S* c = nullptr;
-  const S* dy = nullptr;   // [T, B, P] or null: 0
-  const S* dc = nullptr;   // [T, B, H], gradient of every c, or null: 0
-  S* dgx = nullptr;        // [T, B, G·H], out
-  S* dgh_n = nullptr;      // [T, B, H], out: the n part of dgh where it is not dgx's (Gru)
-  S* dh_total = nullptr;   // [T, B, P], out: projected cells, the gradient of each h'
-  S* dh0 = nullptr;        // [B, P], in: gradient of the last h; out: of h0
-  S* dc0 = nullptr;        // [B, H], the same for c
+  const S* dy = nullptr;      // [T, B, P] or null: 0
+  const S* dc = nullptr;      // [T, B, H], gradient of every c, or null: 0
+  S* dgx = nullptr;           // [T, B, G·H], out
+  S* dgh_n = nullptr;         // [T, B, H], out: the n part of dgh where it is not dgx's (Gru)
+  S* dh_total = nullptr;      // [T, B, P], out: projected cells, the gradient of each h'
+  S* dh0 = nullptr;           // [B, P], in: gradient of the last h; out: of h0
+  S* dc0 = nullptr;           // [B, H], the same for c
   void* workspace = nullptr;  // Kernels::workspace() bytes, 64-byte aligned
 };
 

@@ -29,7 +29,8 @@ struct Segment {
 
 // Inlined by force, and the sums in locals: out of line they would live in memory.
 template <int MR, int NV, class S>
-__attribute__((always_inline)) inline void multiply_add(const S* const* rows, int64_t K, const S* panel, Vec<S> (&sum)[MR][NV]) {
+__attribute__((always_inline)) inline void multiply_add(const S* const* rows, int64_t K,
+                                                        const S* panel, Vec<S> (&sum)[MR][NV]) {
   using V = Vec<S>;
   const S* row[MR];
   typename V::Native total[MR][NV];

@@ -17,13 +17,13 @@ namespace rnnfast::cpu::RNNFAST_ISA {
 template <class S>
 struct NativeOf;
 
-#define RNNFAST_NATIVE(S, Integer)                                                     \
-  template <>                                                                          \
-  struct NativeOf<S> {                                                                 \
-    using I = Integer;                                                                 \
-    typedef S Native __attribute__((vector_size(RNNFAST_VECTOR_BYTES)));               \
-    typedef Integer Integers __attribute__((vector_size(RNNFAST_VECTOR_BYTES)));       \
-    typedef S Unaligned                                                                \
+#define RNNFAST_NATIVE(S, Integer)                                                         \
+  template <>                                                                              \
+  struct NativeOf<S> {                                                                     \
+    using I = Integer;                                                                     \
+    typedef S Native __attribute__((vector_size(RNNFAST_VECTOR_BYTES)));                   \
+    typedef Integer Integers __attribute__((vector_size(RNNFAST_VECTOR_BYTES)));           \
+    typedef S Unaligned                                                                    \
         __attribute__((vector_size(RNNFAST_VECTOR_BYTES), aligned(sizeof(S)), may_alias)); \
   };
 RNNFAST_NATIVE(float, int32_t)
@@ -89,9 +89,18 @@ struct Constants<float> {
 
 template <>
 struct Constants<double> {
-  static constexpr double kTaylor[] = {1. / 6227020800, 1. / 479001600, 1. / 39916800, 1. / 3628800,
-                                       1. / 362880,     1. / 40320,     1. / 5040,     1. / 720,
-                                       1. / 120,        1. / 24,        1. / 6,        1. / 2,
+  static constexpr double kTaylor[] = {1. / 6227020800,
+                                       1. / 479001600,
+                                       1. / 39916800,
+                                       1. / 3628800,
+                                       1. / 362880,
+                                       1. / 40320,
+                                       1. / 5040,
+                                       1. / 720,
+                                       1. / 120,
+                                       1. / 24,
+                                       1. / 6,
+                                       1. / 2,
                                        1.};
   static constexpr double kLog2e = 1.44269504088896340736, kRound = 6755399441055744.;
   static constexpr double kLn2High = 6.93145751953125e-1, kLn2Low = 1.42860682030941723212e-6;

@@ -18,29 +18,34 @@ struct LiveRows {
   const S** second = nullptr;  // and of the second
 };
 
+constexpr int64_t kLine = 64;  // bytes of a cache line
 constexpr int64_t kRowArrays = 5;
 
-// Room for one packed matrix: `rows` outputs (of every gate) by K, padded to whole panels of at
-// most `widest` vectors, and its bias.
+// 8-byte elements of one thread's lists, with room to keep threads on lines of their own.
+constexpr int64_t list_elements(int64_t B) { return (B + 8) * kRowArrays; }
+
+// Elements of a packed matrix of `outputs` (each of `gates`) by K, and of its bias, padded to whole
+// panels of at most four vectors of outputs.
 template <class S>
-constexpr int64_t packed_elements(int64_t outputs, int64_t gates, int64_t K, int64_t widest) {
-  const int64_t width = widest * Vec<S>::kLanes;
-  return divide_up(outputs, width) * width * gates * (K + 1);
+constexpr int64_t packed_elements(int64_t outputs, int64_t gates, int64_t K) {
+  constexpr int64_t kWidth = 4 * Vec<S>::kLanes;
+  return divide_up(outputs, kWidth) * kWidth * gates * (K + 1);
 }
 
+// What ForwardPass and BackwardPass take, whichever is more.
 template <class S>
 int64_t workspace_bytes(const CellInfo& cell, int64_t B, int64_t H, int64_t P, Split split) {
-  const int64_t widest = 4, G = cell.gates;
-  int64_t elements = packed_elements<S>(H > P ? H : P, G, (H > P ? H : P) * G, widest) / 1;
-  if (cell.gates == 1) elements = packed_elements<S>(H, 1, H, widest);
-  if (cell.gates > 1) {
-    elements = packed_elements<S>(H, G, P, widest) + packed_elements<S>(P, 1, G * H, widest) +
-               packed_elements<S>(H, 1, H, widest) + packed_elements<S>(P, 1, H, widest) +
-               packed_elements<S>(H, 1, P, widest);
+  const int64_t first_gates = cell.phases == 2 ? 2 : cell.gates;
+  int64_t forward = packed_elements<S>(H, first_gates, P);
+  int64_t backward = packed_elements<S>(P, 1, first_gates * H);
+  if (cell.phases == 2 || cell.projected) {
+    forward += packed_elements<S>(P, 1, H);
+    backward += packed_elements<S>(H, 1, P);
   }
-  const int64_t widest_row = (H > P ? H : P) + 64;
-  const int64_t lists = int64_t(split.rows) * split.units * (B + 8) * kRowArrays * 8;
-  return (elements + widest_row) * int64_t(sizeof(S)) + lists + 1024;
+  const int64_t zeros = H > P ? H : P, threads = int64_t(split.rows) * split.units;
+  const int64_t elements = (forward > backward ? forward : backward) + zeros;
+  constexpr int64_t kPieces = 6;
+  return elements * int64_t(sizeof(S)) + threads * list_elements(B) * 8 + kPieces * kLine;
 }
 
 // Hands out pieces of the workspace, each on a cache line of its own.
@@ -50,7 +55,7 @@ class Arena {
 
   template <class T>
   T* take(int64_t n) {
-    next_ = (next_ + 63) & ~uintptr_t(63);
+    next_ = (next_ + kLine - 1) & ~uintptr_t(kLine - 1);
     T* piece = reinterpret_cast<T*>(next_);
     next_ += static_cast<uintptr_t>(n) * sizeof(T);
     return piece;
@@ -65,7 +70,7 @@ template <class S>
 LiveRows<S> live_rows_of(const Place& place, char* lists, int64_t B) {
   const int64_t thread = int64_t(place.row) * place.split.units + place.unit;
   const int64_t stride = B + 8;
-  int64_t* base = reinterpret_cast<int64_t*>(lists) + thread * stride * kRowArrays;
+  int64_t* base = reinterpret_cast<int64_t*>(lists) + thread * list_elements(B);
   LiveRows<S> rows;
   rows.b = base;
   rows.h = reinterpret_cast<const S**>(base + stride);

@@ -20,7 +20,8 @@ double step_ns(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar
   const double rate = kFlopsPerNsPerByte * host.vector_bytes * 4 / scalar_bytes;
   const double multiply = 2 * weights * own_rows / rate;
   const double bytes = weights * scalar_bytes;
-  const double load = bytes / (bytes < 0.75 * double(host.l2_bytes) ? kL2BytesPerNs : kL3BytesPerNs);
+  const double load =
+      bytes / (bytes < 0.75 * double(host.l2_bytes) ? kL2BytesPerNs : kL3BytesPerNs);
   const double lanes = double(host.vector_bytes) / scalar_bytes;
   const double pointwise =
       own_rows * std::max(1.0, double(H) / lanes / units) * cell.gates * kPointwiseNsPerVector;
@@ -46,7 +47,8 @@ HostPlan plan_host(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int sc
 }
 
 std::string HostPlan::describe() const {
-  const std::string threads = std::to_string(rows * units) + (rows * units == 1 ? " thread" : " threads");
+  const std::string threads =
+      std::to_string(rows * units) + (rows * units == 1 ? " thread" : " threads");
   if (resident()) {
     return "resident: " + threads + ", each with its own sequences for all steps";
   }
