@@ -52,6 +52,16 @@ HostPlan plan(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_
   return plan_host(cell, B, H, P, scalar_bytes, host);
 }
 
+// At least `bytes` of memory that this thread's calls share, one after the other: fresh pages cost
+// more than packing a small layer's weights.
+Tensor scratch(int64_t bytes) {
+  static thread_local Tensor kept;
+  if (!kept.defined() || kept.numel() < bytes) {
+    kept = at::empty({bytes}, at::TensorOptions().dtype(at::kByte));
+  }
+  return kept;
+}
+
 // Sizes and the tensors that forward and backward have in common.
 struct Common {
   const CellInfo& cell;
@@ -100,7 +110,7 @@ struct Common {
     a.h0 = h0.const_data_ptr<S>();
     a.c0 = data<S>(c0);
     const int64_t bytes = cpu::kernels().workspace(cell.id, B, H, P, sizeof(S), a.split);
-    Tensor workspace = at::empty({bytes}, at::TensorOptions().dtype(at::kByte));
+    Tensor workspace = scratch(bytes);
     a.workspace = workspace.mutable_data_ptr();
     return workspace;
   }
