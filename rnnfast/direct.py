@@ -52,7 +52,8 @@ class _Direct(torch.autograd.Function):
         dfinal, dtrace = filled(others[:n_states], final), filled(others[n_states:], trace)
         wanted = ctx.needs_input_grad[2:]
         needs = needs_of(scan, wanted[0], wanted[1 : 1 + n_states], wanted[1 + n_states :])
-        if torch.is_grad_enabled():
+        # to be differentiated again, or mapped: the op has rules for both
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
             args = (*pack(scan, ctx.backend.name), dy, dfinal, dtrace, y, trace, saved, list(needs))
             grads = torch.ops.rnnfast.scan_backward(*args)
         else:

@@ -91,14 +91,23 @@ def _cast(scan: Scan, dtype: torch.dtype) -> Scan:
 
 
 def _run(scan: Scan, problem: Problem, backend: Backend) -> ScanResult:
-    if not problem.tracing:
+    if not problem.tracing and backend.composite:
         check_values(scan)
-        return backend.run(scan) if backend.composite else run_direct(scan, backend)
+        return backend.run(scan)
+    if not problem.tracing and not _observed():
+        check_values(scan)
+        return run_direct(scan, backend)
     y, final, trace, _ = torch.ops.rnnfast.scan_forward(*pack(scan, backend.name))
     return ScanResult(y, final, trace)
 
 
 Dropout = Callable[[Tensor, float], Tensor]
+
+
+def _observed() -> bool:
+    """Whether someone records or replaces torch's calls (torch.jit.trace, make_fx, fake tensors,
+    selective checkpointing): they must see an op, as a tracer must."""
+    return torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack() > 0
 
 
 class Stack(NamedTuple):

@@ -112,6 +112,11 @@ class Recurrent(nn.RNNBase):
             self.__dict__["_served_by_torch"] = facts  # not an attribute that nn.Module knows of
         return self._results(result, _Layout(batched, None), return_all_states)
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state.pop("_served_by_torch", None)  # true of this process only
+        return state
+
     # --- the input -----------------------------------------------------------------------------
 
     def _is_tokens(self, input: Tensor) -> bool:

@@ -44,6 +44,7 @@ def facts(layer: Recurrent, input: Tensor, hx: Any, weight: Tensor) -> tuple[Any
         weight.dtype,
         weight.device,
         states,
+        layer._cell(),
         layer.batch_first,
         requested_backend(),
     )

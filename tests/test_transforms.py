@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch._dynamo.testing
+import torch.fx.experimental.proxy_tensor
 from torch import Tensor, nn
 
 import rnnfast
 from rnnfast.backends import registry
 
-T, B, I, H = 4, 3, 2, 3
+T, B, I, H = 4, 3, 2, 5
 LAYERS = {
     "rnn": lambda **kw: rnnfast.RNN(I, H, **kw),
     "lstm": lambda **kw: rnnfast.LSTM(I, H, **kw),
@@ -171,3 +172,52 @@ def test_compat_layers_compile_with_a_graph_break() -> None:
     model = nn.Sequential(rnnfast.compat.LSTM(I, H))
     x = torch.randn(T, B, I)
     torch.testing.assert_close(torch.compile(model, backend="aot_eager")(x), model(x))
+
+
+# --- who records torch's calls must see the op ----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_recorded_calls_replay_on_other_input(name: str) -> None:
+    layer = LAYERS[name]()
+    x, other = torch.randn(2, T, B, I).unbind(0)
+    with torch.no_grad(), rnnfast.use_backend("reference"):
+        expected = layer(other)[0]
+    with torch.no_grad():
+        traced = torch.fx.experimental.proxy_tensor.make_fx(lambda x: layer(x)[0])(x)
+        torch.testing.assert_close(traced(other), expected)
+
+
+def test_fake_tensors_have_shapes() -> None:
+    layer = LAYERS["gru"]()
+    mode = torch._subclasses.fake_tensor.FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        y, h = layer(torch.randn(T, B, I))
+    assert (y.shape, h.shape) == ((T, B, H), (1, B, H))
+
+
+def test_vmap_over_a_vjp_of_an_eager_call() -> None:
+    layer = LAYERS["gru"]().double()
+    x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
+    y, _ = layer(x)
+    rows = torch.randn(3, *y.shape, dtype=torch.float64)
+
+    def dx(row: Tensor) -> Tensor:
+        return torch.autograd.grad(y, x, row, retain_graph=True)[0]
+
+    torch.testing.assert_close(torch.func.vmap(dx)(rows), torch.stack([dx(r) for r in rows]))
+
+
+def test_an_infinite_state_stays_behind_a_reset() -> None:
+    eye = torch.eye(2)
+    for backend in registry.BACKENDS:
+        if backend == "torch":
+            continue  # has no resets
+        w = eye.clone().requires_grad_()
+        x = torch.tensor([[[torch.inf, 1.0]], [[1.0, 1.0]]])
+        resets = torch.tensor([[False], [True]])
+        y = rnnfast.scan(
+            "rnn_relu", x, [torch.zeros(1, 2)], [eye, w], resets=resets, backend=backend
+        ).y
+        (dw,) = torch.autograd.grad(y[1].sum(), w)
+        assert bool((dw == 0).all()), backend

@@ -2,10 +2,12 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <pthread.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -46,9 +48,14 @@ int64_t l2_bytes() {
   return size > 0 ? size : int64_t(1) << 20;
 }
 
+// OpenMP's threads do not survive a fork: the child of one runs alone.
+std::atomic<bool> forked{false};
+
+int threads() { return forked ? 1 : at::get_num_threads(); }
+
 HostPlan plan(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes) {
   static const int64_t l2 = l2_bytes();
-  const Host host{at::get_num_threads(), cpu::kernels().vector_bytes, l2};
+  const Host host{threads(), cpu::kernels().vector_bytes, l2};
   return plan_host(cell, B, H, P, scalar_bytes, host);
 }
 
@@ -216,6 +223,7 @@ std::string describe(const std::string& name, int64_t B, int64_t H, int64_t P, i
 }  // namespace rnnfast
 
 void bind_cpu(pybind11::module_& m) {
+  pthread_atfork(nullptr, nullptr, [] { rnnfast::forked = true; });
   m.def("cpu_isa", [] { return std::string(rnnfast::cpu::kernels().isa); });
   m.def("cpu_plan", &rnnfast::describe);
   m.def("cpu_forward", &rnnfast::forward);

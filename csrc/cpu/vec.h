@@ -79,7 +79,7 @@ struct Constants<float> {
                                       1.f / 6,    1.f / 2,   1.f};
   static constexpr float kLog2e = 1.44269504088896341f, kRound = 12582912.f;
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  static constexpr float kLowest = -87.3f;  // below, exp is 0 (a subnormal is flushed)
+  static constexpr float kLowest = -87.34f;  // below, exp is 0 (a subnormal is flushed)
   static constexpr int kMantissa = 23, kBias = 127;
   // tanh x = x + x·z·p(z), z = x², for |x| < kSmall: the minimax polynomial of Cephes' tanhf
   static constexpr float kSmall = 0.625f;
@@ -104,7 +104,7 @@ struct Constants<double> {
                                        1.};
   static constexpr double kLog2e = 1.44269504088896340736, kRound = 6755399441055744.;
   static constexpr double kLn2High = 6.93145751953125e-1, kLn2Low = 1.42860682030941723212e-6;
-  static constexpr double kLowest = -708.3;
+  static constexpr double kLowest = -708.4;
   static constexpr int kMantissa = 52, kBias = 1023;
   // tanh x = x + x·z·p(z)/q(z): the rational function of Cephes' tanh; q is monic
   static constexpr double kSmall = 0.625;

@@ -11,6 +11,7 @@ constexpr double kFlopsPerNsPerByte = 1.0;  // of the product, for each byte of 
 constexpr double kL2BytesPerNs = 50, kL3BytesPerNs = 12;
 constexpr double kPointwiseNsPerVector = 12;  // for each gate
 constexpr double kBarrierNs = 400;
+constexpr double kTeamNs = 300;  // opening a team of threads, spread over some thirty steps
 
 double step_ns(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes,
                const Host& host, int rows, int units) {
@@ -26,10 +27,14 @@ double step_ns(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar
   const double pointwise =
       own_rows * std::max(1.0, double(H) / lanes / units) * cell.gates * kPointwiseNsPerVector;
   const int barriers = units == 1 ? 0 : (cell.phases == 2 || cell.projected ? 2 : 1);
-  return std::max(multiply, load) + pointwise + barriers * kBarrierNs * (1 + 0.1 * units);
+  const double team = rows * units == 1 ? 0 : kTeamNs;
+  return std::max(multiply, load) + pointwise + team + barriers * kBarrierNs * (1 + 0.1 * units);
 }
 
 }  // namespace
+
+// Row parts with more than one unit part have a barrier each (cpu/team.h).
+constexpr int kMaxSharedRows = 64;
 
 HostPlan plan_host(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes,
                    const Host& host) {
@@ -39,6 +44,7 @@ HostPlan plan_host(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int sc
   const int64_t panels = std::max<int64_t>(1, H * scalar_bytes / (4 * host.vector_bytes));
   for (int rows = 1; rows <= host.threads && rows <= std::max<int64_t>(B, 1); ++rows) {
     for (int units = 1; rows * units <= host.threads && units <= panels; ++units) {
+      if (units > 1 && rows > kMaxSharedRows) break;
       const double ns = step_ns(cell, B, H, P, scalar_bytes, host, rows, units);
       if (ns < best.step_ns) best = {rows, units, ns};
     }

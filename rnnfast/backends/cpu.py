@@ -87,6 +87,9 @@ class Cpu(Backend):
         return result, saved
 
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
+        if torch.is_autocast_enabled("cpu"):  # backward() called within the user's autocast block
+            with torch.autocast("cpu", enabled=False):
+                return self.backward(scan, saved, cotangents, needs)
         storage = scan.weights[0].dtype
         dtype = wide(storage)
         own = _converted(scan, dtype)
@@ -245,9 +248,20 @@ class RecurrentGradients:
         later, earlier = (slice(1, None), slice(None, -1))
         if scan.options.reverse:
             later, earlier = earlier, later
-        # past an end y and dgates are 0
-        total = dgates[later].flatten(0, 1).t() @ self.y[earlier].flatten(0, 1)
+        began_with = self._began_with(later, earlier)
+        total = dgates[later].flatten(0, 1).t() @ began_with.flatten(0, 1)
         return total.addmm_(self._first(dgates).t(), scan.states[0])
+
+    def _began_with(self, later: slice, earlier: slice) -> Tensor:
+        """The h before each step; 0 where there was none, so that an inf of y stays where it was
+        cut off (0 · inf is NaN)."""
+        scan, h = self.scan, self.y[earlier]
+        if scan.resets is not None:
+            h = h.masked_fill(scan.resets[later].unsqueeze(-1), 0)
+        if scan.lengths is not None:
+            steps = torch.arange(self.y.shape[0]).unsqueeze(-1)
+            h = h.masked_fill((steps[later] >= scan.lengths).unsqueeze(-1), 0)
+        return h
 
     def _first(self, dgates: Tensor) -> Tensor:
         """[B, N]: dgates of the step at which each sequence begins, 0 for an empty one."""

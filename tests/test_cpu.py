@@ -1,0 +1,256 @@
+"""The backend ``cpu``: threads, instruction sets, what it saves, extreme values, its two routes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rnnfast
+from rnnfast import _ext
+
+from .cases import Case, leaves, run, small
+
+pytestmark = pytest.mark.skipif(
+    _ext.why_missing() is not None, reason=str(_ext.why_missing() or "built")
+)
+T, B, I, H = 20, 8, 16, 32
+ROOT = Path(__file__).resolve().parent.parent
+EVERYTHING = {"lengths": True, "resets": True, "reverse": True, "all_states": True}
+
+
+@pytest.fixture(autouse=True)
+def _on_cpu() -> Iterator[None]:
+    with rnnfast.use_backend("cpu"):
+        yield
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Bit by bit."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
+# --- threads -----------------------------------------------------------------------------------
+
+
+def on_threads(n: int, compute: Callable[[], Any]) -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        return compute()
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize(
+    ("batch", "hidden", "strategy"), [(8, 96, "resident"), (1, 384, "stepwise")]
+)
+@pytest.mark.parametrize("cell", rnnfast.CELLS)
+def test_results_do_not_depend_on_the_number_of_threads(
+    cell: str, batch: int, hidden: int, strategy: str, options: dict
+) -> None:
+    case = Case(cell, T=6, B=batch, I=5, H=hidden, **options)
+    width = (hidden + 1) // 2 if cell == "lstm_proj" else hidden
+
+    def plan() -> str:
+        return _ext.load().cpu_plan(cell, batch, hidden, width, 4)
+
+    assert "1 thread," in on_threads(1, plan)
+    if not cell.startswith("rnn"):  # whose weights may be too few for a second thread
+        assert on_threads(2, plan).startswith(f"{strategy}: 2 threads")
+    found = [on_threads(n, lambda: run(case, "cpu", torch.float32)) for n in (1, 2)]
+    assert_same(found[1], found[0])
+
+
+# --- instruction sets --------------------------------------------------------------------------
+
+PROBE = """
+import sys, torch
+from rnnfast import _ext
+from tests.cases import Case, run
+
+found = {cell: run(Case(cell, H=37, lengths=True), "cpu", torch.float32) for cell in sys.argv[2:]}
+torch.save({"isa": _ext.load().cpu_isa(), "found": found}, sys.argv[1])
+"""
+
+
+def probe(isa: str, path: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "RNNFAST_CPU_CAPABILITY": isa}
+    command = [sys.executable, "-c", PROBE, str(path), *rnnfast.CELLS]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("isa", ["avx2", "baseline"])
+def test_another_instruction_set_gives_close_results(isa: str, tmp_path: Path) -> None:
+    if isa == "avx2" and torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        pytest.skip("this processor has no AVX2")
+    done = probe(isa, tmp_path / "found.pt")
+    assert done.returncode == 0, done.stderr
+    other = torch.load(tmp_path / "found.pt")
+    assert other["isa"] == isa
+    for cell in rnnfast.CELLS:
+        here = run(Case(cell, H=37, lengths=True), "cpu", torch.float32)
+        torch.testing.assert_close(other["found"][cell], here, rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_instruction_set_is_an_error_that_names_those_there_are(tmp_path: Path) -> None:
+    done = probe("nonsense", tmp_path / "found.pt")
+    known = "avx512, avx2, " if platform.machine() in ("x86_64", "AMD64") else ""
+    assert done.returncode != 0
+    message = f"RuntimeError: RNNFAST_CPU_CAPABILITY=nonsense is none of: {known}baseline"
+    assert done.stderr.strip().splitlines()[-1] == message
+
+
+# --- what is saved -----------------------------------------------------------------------------
+
+PAIRS = {
+    "lstm": (rnnfast.LSTM, nn.LSTM),
+    "gru": (rnnfast.GRU, nn.GRU),
+    "rnn_tanh": (rnnfast.RNN, nn.RNN),
+}
+
+
+def saved_bytes(layer: nn.Module, x: Tensor) -> int:
+    """Bytes of the memory that autograd keeps for the layer's backward, its parameters apart."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor  # alive, so no address comes twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        alive = layer(x)
+    del alive
+    own = {p.untyped_storage().data_ptr() for p in layer.parameters()}
+    return sum(t.untyped_storage().nbytes() for where, t in kept.items() if where not in own)
+
+
+@pytest.mark.parametrize("cell", PAIRS)
+def test_no_more_is_saved_than_backward_needs(cell: str) -> None:
+    ours, torchs = PAIRS[cell]
+    x = torch.randn(T, B, I)
+    found = saved_bytes(ours(I, H), x)
+    planes = {"lstm": 4, "gru": 4, "rnn_tanh": 0}[cell]  # of T x B x H; an RNN's is its output
+    states = len(rnnfast.CELLS[cell].states)
+    inputs_and_outputs = T * B * I + T * B * H * states + 2 * B * H * states
+    assert found <= 4 * (planes * T * B * H + inputs_and_outputs)
+    final_states = B * H * states  # which torch.nn does not keep
+    assert found <= saved_bytes(torchs(I, H), x) + 4 * final_states
+
+
+@pytest.mark.parametrize("cell", PAIRS)
+def test_inference_saves_nothing(cell: str) -> None:
+    layer = PAIRS[cell][0](I, H)
+    x = torch.randn(T, B, I)
+    with torch.no_grad():
+        assert saved_bytes(layer, x) == 0
+    assert saved_bytes(layer, x) > 0
+
+
+@pytest.mark.parametrize("cell", rnnfast.CELLS)
+def test_backward_does_not_overwrite_what_forward_saved(cell: str) -> None:
+    t = leaves(Case(cell), torch.float32)
+    spec = rnnfast.CELLS[cell]
+    weights = [t[n] for n in spec.weight_names("dense", True)]
+    y = rnnfast.scan(cell, t["x"], [t[n] for n in spec.states], weights).y
+    first, second = (torch.autograd.grad(y, weights, t["dy"], retain_graph=True) for _ in "12")
+    assert_same(dict(enumerate(second)), dict(enumerate(first)))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+@pytest.mark.parametrize("cell", rnnfast.CELLS)
+def test_gates_that_come_in_are_not_overwritten(cell: str, training: bool) -> None:
+    t = leaves(Case(cell, kind="gates"), torch.float32)
+    spec = rnnfast.CELLS[cell]
+    weights = [t[n] for n in spec.weight_names("gates", True)]
+    gates = t["x"].detach().clone()
+    before = gates.clone()
+    with torch.set_grad_enabled(training):
+        y = rnnfast.scan(cell, gates, [t[n] for n in spec.states], weights, projected=True).y
+    assert torch.equal(gates, before)
+    assert y.isfinite().all()
+
+
+# --- extreme values ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [1e4, -1e4, torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("cell", PAIRS)
+def test_extreme_inputs_pass_as_in_torch(cell: str, value: float) -> None:
+    ours, torchs = (kind(3, 5) for kind in PAIRS[cell])
+    ours.load_state_dict(torchs.state_dict())
+    results = []
+    for layer in (ours, torchs):
+        x = torch.randn(4, 3, 3, generator=torch.Generator().manual_seed(0))
+        x[1, 0] = 0
+        x[1, 0, 0] = value  # one sequence of three, from its second step on
+        x.requires_grad_()
+        y, final = layer(x)
+        y[:, 1:].square().sum().backward()
+        results.append([y.detach(), *(final if isinstance(final, tuple) else [final]), x.grad])
+    torch.testing.assert_close(*results, equal_nan=True)
+    y = results[0][0]
+    assert y[:, 1:].isfinite().all()
+    assert y[:, 0].isnan().any() == (value != value)
+
+
+# --- routes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("cell", rnnfast.CELLS)
+def test_eager_code_and_the_op_give_equal_results(
+    cell: str, options: dict, dtype: torch.dtype
+) -> None:
+    case = Case(cell, **options)
+    assert_same(run(case, "cpu", dtype, "op"), run(case, "cpu", dtype, "eager"))
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_compiled_whole_and_differentiated(name: str) -> None:
+    torch._dynamo.reset()
+    layer = PAIRS[name][0](I, H, num_layers=2, bidirectional=True)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x = torch.randn(5, 3, I, requires_grad=True)
+    wanted = [x, *layer.parameters()]
+    results = []
+    for call in (compiled, layer):
+        y = call(x)[0]
+        results.append([y.detach(), *torch.autograd.grad(y.square().sum(), wanted)])
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("route", ["eager", "op"])
+@pytest.mark.parametrize("cell", rnnfast.CELLS)
+def test_second_derivatives_against_finite_differences(cell: str, route: str) -> None:
+    case = small(Case(cell))
+    t = leaves(case, torch.float64)
+    names = [n for n, v in t.items() if v.requires_grad]
+    spec = rnnfast.CELLS[cell]
+
+    def outputs(*values: Tensor) -> tuple[Tensor, ...]:
+        t.update(zip(names, values, strict=True))
+        weights = [t[n] for n in spec.weight_names("dense", True)]
+        states = [t[n] for n in spec.states]
+        if route == "eager":
+            y, final, _ = rnnfast.scan(cell, t["x"], states, weights)
+        else:
+            options = (False, False, True, 0, 0.0, "cpu")
+            y, final, _, _ = torch.ops.rnnfast.scan_forward(
+                cell, "dense", t["x"], states, weights, None, None, *options
+            )
+        return (y, *final)
+
+    assert torch.autograd.gradgradcheck(outputs, [t[n] for n in names], fast_mode=True)
