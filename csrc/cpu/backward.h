@@ -204,7 +204,10 @@ class BackwardPass {
     }
   }
 
-  void reset_unit(int64_t t, const LiveRows<S>& rows, int64_t i, int64_t j, int64_t n, V du) {
+  // Never inlined: the compiler could fuse multiply-adds differently in the loops over many rows and
+  // over few, and results would depend on how many rows a thread has.
+  __attribute__((noinline)) void reset_unit(int64_t t, const LiveRows<S>& rows, int64_t i,
+                                            int64_t j, int64_t n, V du) {
     if constexpr (kTwoPhases) {
       const int64_t b = rows.b[i];
       V saved[Cell::kSaved], s[1] = {V::load(rows.h[i] + j, n)}, dg_r;
