@@ -204,8 +204,8 @@ class BackwardPass {
     }
   }
 
-  // Never inlined: the compiler could fuse multiply-adds differently in the loops over many rows and
-  // over few, and results would depend on how many rows a thread has.
+  // Never inlined: the compiler could fuse multiply-adds differently in the loops over many rows
+  // and over few, and results would depend on how many rows a thread has.
   __attribute__((noinline)) void reset_unit(int64_t t, const LiveRows<S>& rows, int64_t i,
                                             int64_t j, int64_t n, V du) {
     if constexpr (kTwoPhases) {
