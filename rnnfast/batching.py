@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_INPUT, _STATES, _WEIGHTS, _LENGTHS, _RESETS, _TRAINING = 2, 3, 4, 5, 6, 9
+_INPUT, _STATES, _WEIGHTS, _LENGTHS, _RESETS = 2, 3, 4, 5, 6
 
 
 def _mapped(dims: Any) -> bool:

@@ -40,16 +40,16 @@ class _Direct(torch.autograd.Function):
         ctx.backend = backend
         ctx.counts = (len(trace), len(saved))
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*save_scan(ctx, scan, backend.name), *final, y, *trace, *saved)
+        ctx.save_for_backward(*save_scan(ctx, scan, backend.name), y, *trace, *saved)
         return (y, *final, *trace)
 
     @staticmethod
     def backward(ctx: Any, dy: Any, *others: Any) -> tuple[Any, ...]:
         scan, rest = load_scan(ctx, ctx.saved_tensors)
         n_states, (n_trace, n_saved) = len(scan.states), ctx.counts
-        final, y = rest[:n_states], rest[n_states]
-        trace, saved = rest[n_states + 1 :][:n_trace], rest[n_states + 1 + n_trace :][:n_saved]
-        dfinal, dtrace = filled(others[:n_states], final), filled(others[n_states:], trace)
+        y = rest[0]
+        trace, saved = rest[1 : 1 + n_trace], rest[1 + n_trace : 1 + n_trace + n_saved]
+        dfinal, dtrace = filled(others[:n_states], scan.states), filled(others[n_states:], trace)
         wanted = ctx.needs_input_grad[2:]
         needs = needs_of(scan, wanted[0], wanted[1 : 1 + n_states], wanted[1 + n_states :])
         # to be differentiated again, or mapped: the op has rules for both

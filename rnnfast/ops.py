@@ -176,23 +176,22 @@ def load_scan(ctx: Any, tensors: Sequence[Tensor]) -> tuple[Scan, list[Tensor]]:
 
 def _set_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     scan, backend = unpack(inputs)
-    y, final, trace, saved = output
+    y, _, trace, saved = output
     ctx.counts = (len(trace), len(saved))
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*save_scan(ctx, scan, backend), *final, y, *trace, *saved)
+    ctx.save_for_backward(*save_scan(ctx, scan, backend), y, *trace, *saved)
 
 
 def _forward_grad(ctx: Any, dy: Any, dfinal: Any, dtrace: Any, dsaved: Any) -> tuple[Any, ...]:
     scan, rest = load_scan(ctx, ctx.saved_tensors)
-    n_states, (n_trace, n_saved) = len(scan.states), ctx.counts
-    final, y = rest[:n_states], rest[n_states]
-    trace, saved = rest[n_states + 1 :][:n_trace], rest[n_states + 1 + n_trace :][:n_saved]
+    n_trace, n_saved = ctx.counts
+    y, trace, saved = rest[0], rest[1 : 1 + n_trace], rest[1 + n_trace : 1 + n_trace + n_saved]
     wanted = ctx.needs_input_grad
     needed = needs_of(scan, wanted[2], wanted[3], wanted[4])
     dinput, dstates, dweights = torch.ops.rnnfast.scan_backward(
         *pack(scan, ctx.form.backend),
         dy,
-        filled(dfinal, final),
+        filled(dfinal, scan.states),  # which the final states are alike
         filled(dtrace, trace),
         y,
         trace,
