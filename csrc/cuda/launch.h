@@ -6,21 +6,20 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/storage.h"
+
 namespace rnnfast::cuda {
 
-// Call right after `kernel<<<grid, block, ..., stream>>>(...)`. Throws std::runtime_error with the
-// kernel's name and launch shape where the launch failed; a fault inside the kernel shows at the
-// next synchronisation only.
-inline void check_launch(const char* kernel, dim3 grid, dim3 block) {
-  const cudaError_t error = cudaGetLastError();
+// Throws std::runtime_error with the kernel's name and the launch's shape where `error` is one. A
+// fault inside the kernel shows at the next synchronisation only.
+inline void check_call(cudaError_t error, const Launch& how) {
   if (error == cudaSuccess) return;
-  const auto shape = [](dim3 d) {
-    return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) +
-           ")";
-  };
+  cudaGetLastError();  // so that it isn't found again at another launch
   throw std::runtime_error(
-      std::string("launch of ") + kernel + " failed: " + cudaGetErrorString(error) + " [" +
-      cudaGetErrorName(error) + "], grid " + shape(grid) + ", block " + shape(block));
+      std::string("launch of ") + how.name + " failed: " + cudaGetErrorString(error) + " [" +
+      cudaGetErrorName(error) + "], grid (" + std::to_string(how.grid_x) + ", " +
+      std::to_string(how.grid_y) + "), block " + std::to_string(how.threads) + ", shared memory " +
+      std::to_string(how.shared_bytes) + " bytes" + (how.cooperative ? ", cooperative" : ""));
 }
 
 }  // namespace rnnfast::cuda

@@ -1,0 +1,108 @@
+// Reading and writing a unit's slots (layout.h), and single values, in a storage dtype S: Bf16,
+// F16, float or double.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/device.h"
+#include "cuda/layout.h"
+
+namespace rnnfast::cuda {
+
+template <class S>
+inline constexpr bool kIs16Bit = sizeof(S) == 2;
+
+// What a storage dtype is computed in.
+template <class S>
+using Wide = std::conditional_t<std::is_same_v<S, double>, double, float>;
+
+template <class S>
+RNNFAST_DEVICE Wide<S> widen(S value) {
+  if constexpr (kIs16Bit<S>) {
+    return to_float(value);
+  } else {
+    return value;
+  }
+}
+
+template <class S>
+RNNFAST_DEVICE S narrow(Wide<S> value) {
+  if constexpr (kIs16Bit<S>) {
+    return from_float<S>(value);
+  } else {
+    return value;
+  }
+}
+
+// The slots of one unit as they lie in memory, loaded and stored at once.
+template <class S, int N>
+struct alignas(sizeof(S) * N > 16 ? 16 : sizeof(S) * N) SlotVector {
+  S at[N];
+};
+
+// A value of a slot of this kind, and back. 16-bit storage keeps NaN: no fixed-point number stands
+// for one, so the code that no value in [-1, 1] has does.
+inline constexpr int kSnormNan = -32768;
+inline constexpr unsigned kUnormNan = 65535;
+
+template <class S, SlotKind kKind>
+RNNFAST_DEVICE S encode_slot(Wide<S> value) {
+  if constexpr (!kIs16Bit<S> || kKind == SlotKind::kPlain) {
+    return narrow<S>(value);
+  } else if constexpr (kKind == SlotKind::kSigmoid) {
+    const unsigned code = value == value ? unsigned(value * 65534.0f + 0.5f) : kUnormNan;
+    return S{uint16_t(code)};
+  } else {
+    const float scaled = value * 32767.0f;
+    const int code = value == value ? int(scaled + (scaled < 0 ? -0.5f : 0.5f)) : kSnormNan;
+    return S{uint16_t(code)};
+  }
+}
+
+template <class S, SlotKind kKind>
+RNNFAST_DEVICE Wide<S> decode_slot(S stored) {
+  if constexpr (!kIs16Bit<S> || kKind == SlotKind::kPlain) {
+    return widen(stored);
+  } else if constexpr (kKind == SlotKind::kSigmoid) {
+    return stored.bits == kUnormNan ? float_of(0x7FC00000u)
+                                    : float(stored.bits) * (1.0f / 65534.0f);
+  } else {
+    const int code = int16_t(stored.bits);
+    return code == kSnormNan ? float_of(0x7FC00000u) : float(code) * (1.0f / 32767.0f);
+  }
+}
+
+namespace detail {
+
+template <template <class> class Cell, int kSlot, class S, class V, int N>
+RNNFAST_DEVICE void encode_from(const V (&values)[N], SlotVector<S, N>& out) {
+  if constexpr (kSlot < N) {
+    out.at[kSlot] = encode_slot<S, Slots<Cell>::kKind[kSlot]>(Wide<S>(values[kSlot]));
+    encode_from<Cell, kSlot + 1>(values, out);
+  }
+}
+
+template <template <class> class Cell, int kSlot, class S, class V, int N>
+RNNFAST_DEVICE void decode_from(const SlotVector<S, N>& stored, V (&values)[N]) {
+  if constexpr (kSlot < N) {
+    values[kSlot] = V(decode_slot<S, Slots<Cell>::kKind[kSlot]>(stored.at[kSlot]));
+    decode_from<Cell, kSlot + 1>(stored, values);
+  }
+}
+
+}  // namespace detail
+
+// What forward saves of a unit, and as backward reads it.
+template <template <class> class Cell, class S, class V, int N>
+RNNFAST_DEVICE SlotVector<S, N> encode_saved(const V (&values)[N]) {
+  SlotVector<S, N> out;
+  detail::encode_from<Cell, 0, S>(values, out);
+  return out;
+}
+
+template <template <class> class Cell, class S, class V, int N>
+RNNFAST_DEVICE void decode_saved(const SlotVector<S, N>& stored, V (&values)[N]) {
+  detail::decode_from<Cell, 0, S>(stored, values);
+}
+
+}  // namespace rnnfast::cuda

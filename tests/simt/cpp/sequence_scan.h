@@ -1,0 +1,185 @@
+// One forward and backward of the resident kernels on the executor, between the C++ tests' double
+// values.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "cpu_scan.h"
+#include "cuda/layout.h"
+#include "cuda/sequence.h"
+
+namespace sequence_scan {
+
+using namespace rnnfast;
+using namespace rnnfast::cuda;
+using cpu_scan::Expected;
+using cpu_scan::Inputs;
+using cpu_scan::Numbers;
+
+template <class S>
+double value_of(S stored) {
+  if constexpr (std::is_same_v<S, float>) {
+    return stored;
+  } else {
+    return to_float(stored);
+  }
+}
+
+template <class S>
+S stored_of(double value) {
+  if constexpr (std::is_same_v<S, float>) {
+    return float(value);
+  } else {
+    return from_float<S>(float(value));
+  }
+}
+
+// n values that begin as NaN, 16-byte aligned.
+template <class S>
+struct Tensor {
+  struct alignas(16) Chunk {
+    S at[16 / sizeof(S)];
+  };
+  static constexpr int64_t kPerChunk = 16 / sizeof(S);
+  int64_t size;
+  std::vector<Chunk> chunks;
+
+  explicit Tensor(int64_t n) : size(n), chunks((n + kPerChunk - 1) / kPerChunk) {
+    for (int64_t k = 0; k < n; ++k) at(k) = stored_of<S>(cpu_scan::kNaN);
+  }
+  explicit Tensor(const Numbers& from) : Tensor(int64_t(from.size())) {
+    for (int64_t k = 0; k < size; ++k) at(k) = stored_of<S>(from[k]);
+  }
+
+  S& at(int64_t k) { return chunks[k / kPerChunk].at[k % kPerChunk]; }
+  S* data() { return size == 0 ? nullptr : &at(0); }
+  double operator[](int64_t k) { return value_of(at(k)); }
+  Numbers numbers() {
+    Numbers out(size);
+    for (int64_t k = 0; k < size; ++k) out[k] = (*this)[k];
+    return out;
+  }
+};
+
+// `in` with every value as the storage dtype has it, so that the reference computes from the same.
+template <class S>
+Inputs rounded(Inputs in) {
+  for (Numbers* values :
+       {&in.gx, &in.h0, &in.c0, &in.w_hh, &in.b_hh, &in.dy, &in.dc, &in.dh_last, &in.dc_last}) {
+    for (double& x : *values) x = value_of(stored_of<S>(x));
+  }
+  return in;
+}
+
+template <class S>
+class Run {
+ public:
+  Tensor<S> gates, y, h_last, c_last, dgates, dh0, dc0;
+  Tensor<float> c;
+
+  Run(const Inputs& in, Math math, int forward_shape, int backward_shape)
+      : gates(slotted(in)),
+        y(in.p.T * in.p.B * in.p.H),
+        h_last(in.p.B * in.p.H),
+        c_last(int64_t(in.c0.size())),
+        dgates(gates.size),
+        dh0(in.p.B * in.p.H),
+        dc0(int64_t(in.c0.size())),
+        c(in.p.has_cell_state() ? y.size : 0),
+        in_(in),
+        w_hh_(in.w_hh),
+        h0_(in.h0),
+        c0_(in.c0) {
+    forward({math, forward_shape});
+    if (backward_shape >= 0) backward({math, backward_shape});
+  }
+
+  // Gate g of the gradients, in torch's layout [T, B, G·H].
+  Numbers dgx() {
+    const Problem& p = in_.p;
+    const int G = p.info().gates, S_ = slots_of(p.cell);
+    Numbers out(p.T * p.B * G * p.H);
+    for (int64_t row = 0; row < p.T * p.B; ++row) {
+      for (int64_t j = 0; j < p.H; ++j) {
+        for (int g = 0; g < G; ++g) {
+          out[(row * G + g) * p.H + j] = dgates[(row * p.H + j) * S_ + g];
+        }
+      }
+    }
+    return out;
+  }
+
+  // The gradient of b_hh: sums of what D holds of the recurrent product.
+  Numbers db_hh() {
+    const Problem& p = in_.p;
+    const int G = p.info().gates, S_ = slots_of(p.cell);
+    Numbers out(G * p.H);
+    for (int64_t row = 0; row < p.T * p.B; ++row) {
+      for (int64_t j = 0; j < p.H; ++j) {
+        for (int g = 0; g < G; ++g) {
+          const int slot = p.cell == CellId::kGru && g == 2 ? 3 : g;
+          out[g * p.H + j] += dgates[(row * p.H + j) * S_ + slot];
+        }
+      }
+    }
+    return out;
+  }
+
+ private:
+  // gx with the biases of the recurrent product, unit-major (layout.h).
+  static Numbers slotted(const Inputs& in) {
+    const Problem& p = in.p;
+    const int G = p.info().gates, S_ = slots_of(p.cell);
+    Numbers out(p.T * p.B * p.H * S_, cpu_scan::kNaN);
+    for (int64_t row = 0; row < p.T * p.B; ++row) {
+      for (int64_t j = 0; j < p.H; ++j) {
+        for (int g = 0; g < G; ++g) {
+          const double b = in.option.bias ? in.b_hh[g * p.H + j] : 0;
+          const bool apart = p.cell == CellId::kGru && g == 2;
+          double* slots = &out[(row * p.H + j) * S_];
+          slots[g] = in.gx[(row * G + g) * p.H + j] + (apart ? 0 : b);
+          if (apart) slots[3] = b;
+        }
+      }
+    }
+    return out;
+  }
+
+  template <class Direction>
+  void common(Direction& d) {
+    d.w_hh = w_hh_.data(), d.h0 = h0_.data(), d.c0 = c0_.data();
+    d.lengths = in_.masks().lengths, d.resets = in_.masks().resets;
+    d.reverse = in_.p.reverse;
+  }
+
+  void forward(Choice choice) {
+    ForwardArgs args;
+    args.T = in_.p.T, args.B = in_.p.B, args.H = in_.p.H, args.training = true;
+    ForwardDirection& d = args.direction[0];
+    common(d);
+    d.gates = gates.data(), d.y = y.data(), d.c = c.data();
+    d.h_last = h_last.data(), d.c_last = c_last.data();
+    launch_sequence_forward(in_.p.cell, choice, args, nullptr);
+  }
+
+  void backward(Choice choice) {
+    Tensor<S> dy(in_.dy), dc(in_.dc), dh_last(in_.dh_last), dc_last(in_.dc_last);
+    BackwardArgs args;
+    args.T = in_.p.T, args.B = in_.p.B, args.H = in_.p.H;
+    BackwardDirection& d = args.direction[0];
+    common(d);
+    d.saved = gates.data(), d.y = y.data(), d.c = c.data();
+    d.dy = in_.option.dy ? dy.data() : nullptr, d.dc = in_.option.dc ? dc.data() : nullptr;
+    d.dh_last = dh_last.data(), d.dc_last = dc_last.data();
+    d.dgates = dgates.data(), d.dh0 = dh0.data(), d.dc0 = dc0.data();
+    launch_sequence_backward(in_.p.cell, choice, args, nullptr);
+  }
+
+  const Inputs& in_;
+  Tensor<S> w_hh_, h0_, c0_;
+};
+
+}  // namespace sequence_scan
