@@ -252,12 +252,12 @@ RNNFAST_DEVICE void mbarrier_wait(uint64_t* bar, unsigned parity) {
 
 RNNFAST_DEVICE float exp2_fast(float x) {
   float r;
-  asm("ex2.approx.f32 %0, %1;" : "=f"(r) : "f"(x));
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
   return r;
 }
 RNNFAST_DEVICE float reciprocal_fast(float x) {
   float r;
-  asm("rcp.approx.f32 %0, %1;" : "=f"(r) : "f"(x));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
   return r;
 }
 RNNFAST_DEVICE float tanh_fast(float x) {

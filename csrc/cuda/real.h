@@ -23,26 +23,16 @@ RNNFAST_DEVICE Real operator*(Real a, Real b) { return a.value * b.value; }
 
 inline constexpr float kLog2e = 1.4426950408889634f;
 
-RNNFAST_DEVICE Real sigmoid(Real x) {
-  const float magnitude = x.value < 0 ? -x.value : x.value;
-  const float e = exp2_fast(-magnitude * kLog2e);
-  const float r = reciprocal_fast(1.0f + e);
-  return x.value < 0 ? e * r : r;
-}
+// e^-x overflows to infinity, and 1/(1 + ∞) is the 0 that is due.
+RNNFAST_DEVICE Real sigmoid(Real x) { return reciprocal_fast(1.0f + exp2_fast(x.value * -kLog2e)); }
 
-// (1 − e^-2|x|) / (1 + e^-2|x|), which cancels at small |x|: there the series.
+// 1 − 2/(1 + e^2x), which cancels at small |x|: there the series.
 RNNFAST_DEVICE Real tanh(Real x) {
-  const float magnitude = x.value < 0 ? -x.value : x.value;
-  const float e = exp2_fast(magnitude * (-2 * kLog2e));
-  const float large = (1.0f - e) * reciprocal_fast(1.0f + e);
+  const float e = exp2_fast(x.value * (2 * kLog2e));
+  const float large = 1.0f - 2.0f * reciprocal_fast(1.0f + e);
   const float s = x.value * x.value;
-  float series = -1382.0f / 155925;
-  series = series * s + 62.0f / 2835;
-  series = series * s - 17.0f / 315;
-  series = series * s + 2.0f / 15;
-  series = series * s - 1.0f / 3;
-  const float small = x.value + x.value * (s * series);
-  return magnitude < 0.35f ? small : (x.value < 0 ? -large : large);
+  const float small = x.value + x.value * (s * (s * (2.0f / 15) - 1.0f / 3));
+  return s < 0.01f ? small : large;
 }
 
 RNNFAST_DEVICE Real relu(Real x) { return rnnfast::detail::relu(x.value); }

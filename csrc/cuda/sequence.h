@@ -2,8 +2,8 @@
 #pragma once
 
 #include "cuda/arguments.h"
-#include "cuda/device.h"
 #include "cuda/shapes.h"
+#include "cuda/stream.h"
 
 namespace rnnfast::cuda {
 

@@ -92,10 +92,10 @@ struct BackwardScan {
       *reinterpret_cast<uint32_t*>(rows + i) = 0;
     }
     load_state();
-    for (int64_t s = sequences.longest; s < args.T; ++s) store_padding(s);
+    for (int s = sequences.longest; s < sequences.T; ++s) store_padding(s);
     prefetch(sequences.longest - 1);
     sync_block();
-    for (int64_t s = sequences.longest - 1; s >= 0; --s) step(s);
+    for (int s = sequences.longest - 1; s >= 0; --s) step(s);
     store_state();
   }
 
@@ -107,36 +107,42 @@ struct BackwardScan {
   RNNFAST_DEVICE static int slab_count(int64_t columns) {
     return int((columns + kValues - 1) / kValues);
   }
-  RNNFAST_DEVICE static int64_t unit(int i, int octet) {
-    return int64_t(W::group(i)) * kTileUnits + octet * 8 + lane() / 4;
+  RNNFAST_DEVICE static int unit(int i, int octet) {
+    return W::group(i) * kTileUnits + octet * 8 + lane() / 4;
   }
-  RNNFAST_DEVICE bool owns(int i, int octet, int j) const {
-    return i < w.tiles && unit(i, octet) < args.H && sequences.exists(j);
+  RNNFAST_DEVICE bool is_unit(int i, int octet) const { return unit(i, octet) < int(args.H); }
+  // Where unit and sequence stand in a tensor whose row this is; inside it for those that do not
+  // exist.
+  RNNFAST_DEVICE int64_t place(int64_t row, int i, int octet) const {
+    const int u = unit(i, octet), last = int(args.H) - 1;
+    return row * args.H + (u < last ? u : last);
   }
-  RNNFAST_DEVICE unsigned char* row_set(int64_t set) const {
-    return rows + set % kRowSets * kColumns * stride;
-  }
-  RNNFAST_DEVICE int64_t state_at(int i, int octet, int j) const {
-    return sequences.batch_index(j) * args.H + unit(i, octet);
+  RNNFAST_DEVICE unsigned char* row_set(int set) const {
+    return rows + (kRowSets == 1 ? 0 : (set & 1) * kColumns * stride);
   }
 
+  // f(tile, octet, sequence) for all that the thread has, also for units and sequences that do not
+  // exist.
   template <class F>
   RNNFAST_DEVICE void each(const F& f) {
     RNNFAST_UNROLL
     for (int i = 0; i < kTiles; ++i) {
+      if (i >= w.tiles) continue;
       RNNFAST_UNROLL
       for (int octet = 0; octet < kOctets; ++octet) {
         RNNFAST_UNROLL
-        for (int j = 0; j < 2; ++j) {
-          if (owns(i, octet, j)) f(i, octet, j);
-        }
+        for (int j = 0; j < 2; ++j) f(i, octet, j);
       }
     }
+  }
+  // Whether this thread stores it.
+  RNNFAST_DEVICE bool owns(int i, int octet, int j) const {
+    return is_unit(i, octet) && sequences.exists(j);
   }
 
   // N gradients as operands, side by side from column `column` of the row on.
   template <int N>
-  RNNFAST_DEVICE void publish(int64_t set, int j, int64_t column, const Real (&values)[N]) const {
+  RNNFAST_DEVICE void publish(int set, int j, int column, const Real (&values)[N]) const {
     auto* row = reinterpret_cast<Operand*>(row_set(set) + Sequences::column(j) * stride);
     SlotVector<Operand, N == 3 ? 1 : N> together;
     RNNFAST_UNROLL
@@ -174,43 +180,47 @@ struct BackwardScan {
 
   RNNFAST_DEVICE void load_state() {
     each([&](int i, int octet, int j) {
-      dh[i][octet][j] = widen(load_once(static_cast<const S*>(d.dh_last) + state_at(i, octet, j)));
+      dh[i][octet][j] =
+          widen(load_once(static_cast<const S*>(d.dh_last) + place(sequences.batch[j], i, octet)));
       if constexpr (kHasCell) {
-        dc[i][octet][j] =
-            widen(load_once(static_cast<const S*>(d.dc_last) + state_at(i, octet, j)));
+        dc[i][octet][j] = widen(
+            load_once(static_cast<const S*>(d.dc_last) + place(sequences.batch[j], i, octet)));
       }
     });
   }
 
   RNNFAST_DEVICE void store_state() {
     each([&](int i, int octet, int j) {
-      store(static_cast<S*>(d.dh0) + state_at(i, octet, j), narrow<S>(dh[i][octet][j].value));
+      if (!owns(i, octet, j)) return;
+      store(static_cast<S*>(d.dh0) + place(sequences.batch[j], i, octet),
+            narrow<S>(dh[i][octet][j].value));
       if constexpr (kHasCell) {
-        store(static_cast<S*>(d.dc0) + state_at(i, octet, j), narrow<S>(dc[i][octet][j].value));
+        store(static_cast<S*>(d.dc0) + place(sequences.batch[j], i, octet),
+              narrow<S>(dc[i][octet][j].value));
       }
     });
   }
 
-  RNNFAST_DEVICE void store_padding(int64_t s) {
+  RNNFAST_DEVICE void store_padding(int s) {
     Gates zero;
     RNNFAST_UNROLL
     for (int k = 0; k < kSlots; ++k) zero.at[k] = narrow<S>(0.0f);
     each([&](int i, int octet, int j) {
-      store(static_cast<Gates*>(d.dgates) + sequences.row(j, s) * args.H + unit(i, octet), zero);
+      if (!owns(i, octet, j)) return;
+      store(static_cast<Gates*>(d.dgates) + place(sequences.row(j, s), i, octet), zero);
     });
   }
 
   // --- a step ----------------------------------------------------------------------------------
 
-  RNNFAST_DEVICE void prefetch(int64_t s) {
+  RNNFAST_DEVICE void prefetch(int s) {
     if (s < 0) return;
     RNNFAST_UNROLL
     for (int j = 0; j < 2; ++j) reset_before[j] = sequences.reset(j, s);
     each([&](int i, int octet, int j) {
-      if (!sequences.alive(j, s)) return;
-      const int64_t at = sequences.row(j, s) * args.H + unit(i, octet);
-      const int64_t first = state_at(i, octet, j);
-      const int64_t before = s > 0 ? sequences.row(j, s - 1) * args.H + unit(i, octet) : 0;
+      const int64_t at = place(sequences.row(j, s), i, octet);
+      const int64_t first = place(sequences.batch[j], i, octet);
+      const int64_t before = s > 0 ? place(sequences.row(j, s - 1), i, octet) : 0;
       const void* stored = kSlots > 1 ? d.saved : d.y;
       gates[i][octet][j] = load_once(static_cast<const Gates*>(stored) + at);
       if (d.dy != nullptr) dy[i][octet][j] = load_once(static_cast<const S*>(d.dy) + at);
@@ -253,14 +263,14 @@ struct BackwardScan {
 
   // f(tile, octet, sequence, W_hhᵀ's product), slabs lo .. hi.
   template <class F>
-  RNNFAST_DEVICE void product(int64_t set, int lo, int hi, int64_t s, const F& f) {
+  RNNFAST_DEVICE void product(int set, int lo, int hi, int s, const F& f) {
     products<0, 1, kChains>(w, row_set(set), stride, lo, hi,
                             [&](int i, int, const float (&total)[4]) {
                               RNNFAST_UNROLL
                               for (int octet = 0; octet < kOctets; ++octet) {
                                 RNNFAST_UNROLL
                                 for (int j = 0; j < 2; ++j) {
-                                  if (owns(i, octet, j) && sequences.alive(j, s)) {
+                                  if (is_unit(i, octet) && sequences.alive(j, s)) {
                                     f(i, octet, j, Real(total[2 * octet + j] * unscale));
                                   }
                                 }
@@ -276,7 +286,7 @@ struct BackwardScan {
     }
   }
 
-  RNNFAST_DEVICE void step(int64_t s) {
+  RNNFAST_DEVICE void step(int s) {
     RNNFAST_UNROLL
     for (int j = 0; j < 2; ++j) reset[j] = reset_before[j];
     if constexpr (kTwoPhases) {
@@ -286,9 +296,9 @@ struct BackwardScan {
     }
   }
 
-  RNNFAST_DEVICE void step_one_phase(int64_t s) {
+  RNNFAST_DEVICE void step_one_phase(int s) {
     each([&](int i, int octet, int j) {
-      if (!sequences.alive(j, s)) return;
+      if (!is_unit(i, octet) || !sequences.alive(j, s)) return;
       Real state[C::kStates], ds_new[C::kStates], ds[C::kStates], saved[C::kSaved], dgx[kG],
           dgh[kG];
       gather(i, octet, j, state, ds_new);
@@ -305,10 +315,10 @@ struct BackwardScan {
             [&](int i, int octet, int j, Real sum) { hand_down(i, octet, j, sum); });
   }
 
-  RNNFAST_DEVICE void step_two_phases(int64_t s) {
+  RNNFAST_DEVICE void step_two_phases(int s) {
     Real dg_z[kTiles][kOctets][2], dg_n[kTiles][kOctets][2];
     each([&](int i, int octet, int j) {
-      if (!sequences.alive(j, s)) return;
+      if (!is_unit(i, octet) || !sequences.alive(j, s)) return;
       Real state[1], ds_new[1], ds[1], saved[C::kSaved];
       gather(i, octet, j, state, ds_new);
       decode_saved<Cell>(gates[i][octet][j], saved);
@@ -339,21 +349,22 @@ struct BackwardScan {
   }
 
   // The operands of step s are written: signal, and then what only memory waits for.
-  RNNFAST_DEVICE void hand_over(int64_t s) {
+  RNNFAST_DEVICE void hand_over(int s) {
     Team::signal();
     store_step(s);
     prefetch(s - 1);
     Team::wait();
   }
 
-  RNNFAST_DEVICE void store_step(int64_t s) {
+  RNNFAST_DEVICE void store_step(int s) {
     each([&](int i, int octet, int j) {
+      if (!owns(i, octet, j)) return;
       Gates out = gates[i][octet][j];
       if (!sequences.alive(j, s)) {
         RNNFAST_UNROLL
         for (int k = 0; k < kSlots; ++k) out.at[k] = narrow<S>(0.0f);
       }
-      store(static_cast<Gates*>(d.dgates) + sequences.row(j, s) * args.H + unit(i, octet), out);
+      store(static_cast<Gates*>(d.dgates) + place(sequences.row(j, s), i, octet), out);
     });
   }
 };

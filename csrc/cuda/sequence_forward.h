@@ -80,9 +80,9 @@ struct ForwardScan {
     prefetch(0);
     Team::signal();
     Team::wait();
-    for (int64_t s = 0; s < sequences.longest; ++s) step(s);
+    for (int s = 0; s < sequences.longest; ++s) step(s);
     store_state();
-    for (int64_t s = sequences.longest; s < args.T; ++s) store_padding(s);
+    for (int s = sequences.longest; s < sequences.T; ++s) store_padding(s);
   }
 
  private:
@@ -92,34 +92,41 @@ struct ForwardScan {
     constexpr int kValues = kSlabBytes / int(sizeof(Operand));
     return (args.H + kValues - 1) / kValues;
   }
-  RNNFAST_DEVICE static int64_t unit(int i, int octet) {
-    return int64_t(W::group(i)) * kGroup.units + octet * 8 + lane() / 4;
+  RNNFAST_DEVICE static int unit(int i, int octet) {
+    return W::group(i) * kGroup.units + octet * 8 + lane() / 4;
   }
-  // Whether the thread has this unit and sequence at all.
-  RNNFAST_DEVICE bool owns(int i, int octet, int j) const {
-    return i < groups && unit(i, octet) < args.H && sequences.exists(j);
+  RNNFAST_DEVICE bool is_unit(int i, int octet) const { return unit(i, octet) < int(args.H); }
+  // Where unit and sequence stand in a tensor whose row this is; inside it for those that do not
+  // exist.
+  RNNFAST_DEVICE int64_t place(int64_t row, int i, int octet) const {
+    const int u = unit(i, octet), last = int(args.H) - 1;
+    return row * args.H + (u < last ? u : last);
   }
-  RNNFAST_DEVICE unsigned char* row_set(int64_t set) const {
+  RNNFAST_DEVICE unsigned char* row_set(int set) const {
     return rows + (set & 1) * kColumns * stride;
   }
-  RNNFAST_DEVICE void publish(int64_t set, int i, int octet, int j, Real value) const {
+  RNNFAST_DEVICE void publish(int set, int i, int octet, int j, Real value) const {
     auto* row = reinterpret_cast<Operand*>(row_set(set) + Sequences::column(j) * stride);
-    row[unit(i, octet)] = Mma::operand(value.value);
+    if (is_unit(i, octet)) row[unit(i, octet)] = Mma::operand(value.value);
   }
 
-  // f(group, octet, sequence) for everything that the thread owns.
+  // f(group, octet, sequence) for all that the thread has, also for units and sequences that do not
+  // exist.
   template <class F>
   RNNFAST_DEVICE void each(const F& f) {
     RNNFAST_UNROLL
     for (int i = 0; i < kGroups; ++i) {
+      if (i >= groups) continue;
       RNNFAST_UNROLL
       for (int octet = 0; octet < kOctets; ++octet) {
         RNNFAST_UNROLL
-        for (int j = 0; j < 2; ++j) {
-          if (owns(i, octet, j)) f(i, octet, j);
-        }
+        for (int j = 0; j < 2; ++j) f(i, octet, j);
       }
     }
+  }
+  // Whether this thread stores it.
+  RNNFAST_DEVICE bool owns(int i, int octet, int j) const {
+    return is_unit(i, octet) && sequences.exists(j);
   }
 
   // --- before and after ------------------------------------------------------------------------
@@ -141,7 +148,7 @@ struct ForwardScan {
     const S* h0 = static_cast<const S*>(d.h0);
     const S* c0 = static_cast<const S*>(d.c0);
     each([&](int i, int octet, int j) {
-      const int64_t at = sequences.batch_index(j) * args.H + unit(i, octet);
+      const int64_t at = place(sequences.batch[j], i, octet);
       h[i][octet][j] = widen(load_once(h0 + at));
       if constexpr (kHasCell) c[i][octet][j] = widen(load_once(c0 + at));
     });
@@ -152,15 +159,17 @@ struct ForwardScan {
     S* h_last = static_cast<S*>(d.h_last);
     S* c_last = static_cast<S*>(d.c_last);
     each([&](int i, int octet, int j) {
-      const int64_t at = sequences.batch_index(j) * args.H + unit(i, octet);
+      if (!owns(i, octet, j)) return;
+      const int64_t at = place(sequences.batch[j], i, octet);
       store(h_last + at, narrow<S>(h[i][octet][j].value));
       if constexpr (kHasCell) store(c_last + at, narrow<S>(c[i][octet][j].value));
     });
   }
 
-  RNNFAST_DEVICE void store_padding(int64_t s) {
+  RNNFAST_DEVICE void store_padding(int s) {
     each([&](int i, int octet, int j) {
-      const int64_t at = sequences.row(j, s) * args.H + unit(i, octet);
+      if (!owns(i, octet, j)) return;
+      const int64_t at = place(sequences.row(j, s), i, octet);
       store(static_cast<S*>(d.y) + at, narrow<S>(0.0f));
       if constexpr (kHasCell) {
         if (d.c != nullptr) store(d.c + at, 0.0f);
@@ -170,7 +179,7 @@ struct ForwardScan {
 
   // --- a step ----------------------------------------------------------------------------------
 
-  RNNFAST_DEVICE void look_ahead(int64_t s) {
+  RNNFAST_DEVICE void look_ahead(int s) {
     RNNFAST_UNROLL
     for (int j = 0; j < 2; ++j) {
       reset_now[j] = reset_next[j];
@@ -179,7 +188,7 @@ struct ForwardScan {
   }
 
   // h as step s is to find it, as an operand.
-  RNNFAST_DEVICE void publish_state(int64_t s) {
+  RNNFAST_DEVICE void publish_state(int s) {
     each([&](int i, int octet, int j) {
       publish(s, i, octet, j, reset_next[j] ? Real(0) : h[i][octet][j]);
     });
@@ -191,18 +200,17 @@ struct ForwardScan {
     if constexpr (kHasCell) state[1] = reset_now[j] ? Real(0) : c[i][octet][j];
   }
 
-  RNNFAST_DEVICE void prefetch(int64_t s) {
+  RNNFAST_DEVICE void prefetch(int s) {
+    if (s >= sequences.T) return;
     const Gates* all = static_cast<const Gates*>(d.gates);
     each([&](int i, int octet, int j) {
-      if (sequences.alive(j, s)) {
-        gates[i][octet][j] = load(all + sequences.row(j, s) * args.H + unit(i, octet));
-      }
+      gates[i][octet][j] = load(all + place(sequences.row(j, s), i, octet));
     });
   }
 
   // sum of the gates of tiles kFirst .. kFirst + kCount of each group, from the operands of `set`.
   template <int kFirst, int kCount>
-  RNNFAST_DEVICE void product(int64_t set) {
+  RNNFAST_DEVICE void product(int set) {
     products<kFirst, kCount, kChains>(
         w, row_set(set), stride, 0, w.slabs, [&](int i, int tile, const float (&total)[4]) {
           RNNFAST_UNROLL
@@ -214,7 +222,7 @@ struct ForwardScan {
         });
   }
 
-  RNNFAST_DEVICE void step(int64_t s) {
+  RNNFAST_DEVICE void step(int s) {
     if constexpr (kTwoPhases) {
       step_two_phases(s);
     } else {
@@ -222,11 +230,10 @@ struct ForwardScan {
     }
   }
 
-  RNNFAST_DEVICE void step_one_phase(int64_t s) {
+  RNNFAST_DEVICE void step_one_phase(int s) {
     product<0, kTiles>(s);
     look_ahead(s + 1);
     each([&](int i, int octet, int j) {
-      if (!sequences.alive(j, s)) return;
       Real in[kSlots], gx[kG], gh[kG], before[C::kStates], after[C::kStates], saved[C::kSaved];
       read_plain(gates[i][octet][j], in);
       RNNFAST_UNROLL
@@ -237,18 +244,17 @@ struct ForwardScan {
       if constexpr (kCell == CellId::kGru) gh[2] = gh[2] + in[3];
       state_before(i, octet, j, before);
       cell_forward<Cell>(args.relu, gx, gh, before, after, saved);
-      keep(i, octet, j, after, saved);
+      keep(i, octet, j, sequences.alive(j, s), after, saved);
     });
     hand_over(s, s + 1);
   }
 
   // The operands of the first phase are in set 0, u = r·h in set 1. Between the phases `gates`
   // holds what will be saved, but gx_n where n will be.
-  RNNFAST_DEVICE void step_two_phases(int64_t s) {
+  RNNFAST_DEVICE void step_two_phases(int s) {
     product<0, 2>(0);
     look_ahead(s + 1);
     each([&](int i, int octet, int j) {
-      if (!sequences.alive(j, s)) return;
       Real in[kSlots], gx[2], gh[2], before[1], saved[C::kSaved];
       read_plain(gates[i][octet][j], in);
       RNNFAST_UNROLL
@@ -268,27 +274,26 @@ struct ForwardScan {
     Team::wait();
     product<2, 1>(1);
     each([&](int i, int octet, int j) {
-      if (!sequences.alive(j, s)) return;
       Real before[1], after[1], saved[C::kSaved];
       decode_saved<Cell>(gates[i][octet][j], saved);
       state_before(i, octet, j, before);
       const Real gx_n = widen(gates[i][octet][j].at[2]);
       C::forward_candidate(gx_n, Real(sum[i][octet][2][j]), before, after, saved);
-      keep(i, octet, j, after, saved);
+      keep(i, octet, j, sequences.alive(j, s), after, saved);
     });
     hand_over(s, 0);
   }
 
-  // The new state, and what is saved in place of the gates.
-  RNNFAST_DEVICE void keep(int i, int octet, int j, const Real (&after)[C::kStates],
+  // The new state, unless the sequence has ended, and what is saved in place of the gates.
+  RNNFAST_DEVICE void keep(int i, int octet, int j, bool alive, const Real (&after)[C::kStates],
                            const Real (&saved)[C::kSaved]) {
-    h[i][octet][j] = after[0];
-    if constexpr (kHasCell) c[i][octet][j] = after[1];
+    h[i][octet][j] = alive ? after[0] : h[i][octet][j];
+    if constexpr (kHasCell) c[i][octet][j] = alive ? after[1] : c[i][octet][j];
     if constexpr (kSlots > 1) gates[i][octet][j] = encode_saved<Cell, S>(saved);
   }
 
   // The end of step s: its h to the others first, as set `set`; then what only memory waits for.
-  RNNFAST_DEVICE void hand_over(int64_t s, int64_t set) {
+  RNNFAST_DEVICE void hand_over(int s, int set) {
     publish_state(set);
     Team::signal();
     store_step(s);
@@ -301,10 +306,11 @@ struct ForwardScan {
     for (int k = 0; k < kSlots; ++k) values[k] = widen(stored.at[k]);
   }
 
-  RNNFAST_DEVICE void store_step(int64_t s) {
+  RNNFAST_DEVICE void store_step(int s) {
     each([&](int i, int octet, int j) {
+      if (!owns(i, octet, j)) return;
       const bool alive = sequences.alive(j, s);
-      const int64_t at = sequences.row(j, s) * args.H + unit(i, octet);
+      const int64_t at = place(sequences.row(j, s), i, octet);
       store(static_cast<S*>(d.y) + at, narrow<S>(alive ? h[i][octet][j].value : 0.0f));
       if constexpr (kHasCell) {
         if (d.c != nullptr) store(d.c + at, alive ? c[i][octet][j].value : 0.0f);
