@@ -79,7 +79,9 @@ gpu-check:
 	RNNFAST_CUDA=1 $(MAKE) --no-print-directory setup
 	$(PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make gpu-check: this torch sees no GPU")'
 	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
-	$(PY) -m benchmarks.run --device cuda
+	$(PY) -m benchmarks.run --device cuda --backend cuda --budget 5
+	$(PY) -m benchmarks.run --device cuda --backend cuda --dtype bfloat16 --budget 5
+	$(PY) -m benchmarks.run --device cuda --backend triton --budget 5
 
 clean:
 	rm -rf build dist .venv *.egg-info rnnfast/_C*.so rnnfast/_build_info.json \

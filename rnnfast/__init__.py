@@ -11,6 +11,7 @@ from ._version import __version__
 from .backends.registry import BackendError
 from .cell_modules import GRUCell, LSTMCell, RNNCell
 from .cells import CELLS, CellSpec
+from .clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from .config import use_backend
 from .explain import Explanation, explain
 from .functional import scan
@@ -33,8 +34,12 @@ __all__ = [
     "RNNCell",
     "Replacement",
     "__version__",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "clip_grads_with_norm_",
     "compat",
     "explain",
+    "get_total_norm",
     "replace",
     "scan",
     "use_backend",

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_INPUT, _STATES, _WEIGHTS, _LENGTHS, _RESETS = 2, 3, 4, 5, 6
+_INPUT, _STATES, _WEIGHTS, _LENGTHS, _RESETS, _CHECKPOINT_EVERY = 2, 3, 4, 5, 6, 10
 
 
 def _mapped(dims: Any) -> bool:
@@ -30,7 +30,8 @@ def _fold(tensor: Tensor, dim: int | None, batch_dim: int, size: int) -> Tensor:
 
 def _forward_rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
     op = torch.ops.rnnfast.scan_forward
-    if _mapped(in_dims[_WEIGHTS]):
+    # backward loops, and what was saved for it has to be each element's own
+    if _mapped(in_dims[_WEIGHTS]) or args[_CHECKPOINT_EVERY]:
         return _loop(op, info, in_dims, args)
     size = info.batch_size
     folded = list(args)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from .cells import CELLS
 from .problem import KINDS, Scan
@@ -40,6 +44,13 @@ def check_metadata(scan: Scan) -> None:
             )
 
 
+def check_checkpoint_every(value: Any) -> int:
+    """``value``. Raises ValueError unless it is an integer >= 0."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"checkpoint_every should be an integer >= 0, got: {value!r}")
+    return value
+
+
 def _check_counts(scan: Scan) -> None:
     spec = scan.spec
     with_bias = spec.weight_names(scan.kind, True)
@@ -53,8 +64,9 @@ def _check_counts(scan: Scan) -> None:
         raise ValueError(
             f"{scan.cell} takes the states {', '.join(spec.states)}, got {len(scan.states)} tensors"
         )
-    if scan.options.checkpoint_every < 0 or scan.options.grad_clip_time < 0:
-        raise ValueError("checkpoint_every and grad_clip_time must not be negative")
+    check_checkpoint_every(scan.options.checkpoint_every)
+    if not math.isfinite(scan.options.grad_clip_time):
+        raise ValueError(f"grad_clip_time must be finite, got {scan.options.grad_clip_time}")
 
 
 def _check_input_dtype(scan: Scan) -> None:
@@ -115,6 +127,36 @@ def check_lengths_and_resets(lengths: Tensor | None, resets: Tensor | None, T: i
             raise TypeError(f"resets should be of dtype torch.bool, got {resets.dtype}")
         if tuple(resets.shape) != (T, B):
             raise RuntimeError(f"resets should be {[T, B]}, got {list(resets.shape)}")
+
+
+def check_packed(packed: PackedSequence) -> None:
+    """The fields of a PackedSequence fit one another, which torch.nn does not check.
+
+    Raises:
+        RuntimeError: tokens or other data that is not 2-D, batch sizes that are empty, on another
+            device, not int64, not positive, increasing, or whose sum is not the data's length;
+            indices that are not a permutation's.
+    """
+    data, sizes = packed.data, packed.batch_sizes
+    if sizes.device.type != "cpu" or sizes.dtype != torch.int64 or sizes.dim() != 1:
+        raise RuntimeError("batch_sizes of a PackedSequence should be 1-D int64 on the CPU")
+    if sizes.numel() == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    if data.dim() != 2:
+        raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
+    if int(sizes.min()) <= 0 or bool((sizes[1:] > sizes[:-1]).any()):
+        raise RuntimeError("batch_sizes of a PackedSequence should be positive and not increase")
+    if int(sizes.sum()) != data.shape[0]:
+        raise RuntimeError(
+            f"batch_sizes of a PackedSequence add up to {int(sizes.sum())}, "
+            f"its data has {data.shape[0]} rows"
+        )
+    for indices in (packed.sorted_indices, packed.unsorted_indices):
+        if indices is not None and tuple(indices.shape) != (int(sizes[0]),):
+            raise RuntimeError(
+                f"indices of a PackedSequence should be [{int(sizes[0])}], got "
+                f"{list(indices.shape)}"
+            )
 
 
 def check_values(scan: Scan) -> None:

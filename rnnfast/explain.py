@@ -40,6 +40,8 @@ class Choice:
             + (f" P={p.P}" if p.P != p.H else "")
             + f" {str(p.dtype).removeprefix('torch.')} on {p.device}"
             + (", training" if p.options.training else "")
+            + (f", grad_clip_time={clip}" if (clip := p.options.grad_clip_time) else "")
+            + (f", checkpoint_every={every}" if (every := p.options.checkpoint_every) else "")
         ]
         for name, reason in self.answers:
             lines.append(f"  {name}: " + (f"no: {reason}" if reason else "takes it"))
@@ -122,5 +124,5 @@ def _choice(index: int, directions: int, problem: Problem, requested: str) -> Ch
         problem,
         tuple(answers),
         chosen.name if chosen else None,
-        chosen.strategy(problem) if chosen else "",
+        registry.named(chosen.name, problem).strategy(problem) if chosen else "",
     )

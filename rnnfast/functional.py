@@ -15,11 +15,12 @@ from .backends import registry
 from .backends.base import Backend
 from .backends.torch_native import call_kernel, one_hot
 from .cells import CELLS
-from .checks import check_metadata, check_tokens, check_values
+from .checks import check_checkpoint_every, check_metadata, check_tokens, check_values
 from .config import requested_backend
-from .direct import run_direct
+from .direct import run_direct, run_directions
 from .ops import pack
 from .problem import Options, Problem, Scan, ScanResult, circumstances, problem_of
+from .time_clip import GradClipTime, as_option
 
 
 def scan(
@@ -33,6 +34,8 @@ def scan(
     projected: bool = False,
     reverse: bool = False,
     all_states: bool = False,
+    grad_clip_time: GradClipTime = 0.0,
+    checkpoint_every: int = 0,
     backend: str | None = None,
 ) -> ScanResult:
     """Runs one direction of one layer over T steps.
@@ -50,6 +53,10 @@ def scan(
         resets: bool [T, B]. Where true, the state is replaced by 0 before x[t] is consumed, and no
             gradient crosses.
         all_states: return the cell state of each step too.
+        grad_clip_time: v clips the gradient of the states, wherever a step hands it to the one
+            before, to [-v, v]; ("zero", v) zeroes what is beyond; 0 is off (docs/clipping.md).
+        checkpoint_every: k > 0 makes training keep the states of every k-th step only, and compute
+            the steps in between once more in backward: less memory, the same gradients.
         backend: a backend's name; default: what ``use_backend`` or ``RNNFAST_BACKEND`` say.
 
     Returns:
@@ -60,7 +67,9 @@ def scan(
         BackendError: no backend, or not the one asked for, can take the problem.
     """
     training = torch.is_grad_enabled() and any(t.requires_grad for t in (input, *states, *weights))
-    options = Options(reverse=reverse, all_states=all_states, training=training)
+    clip = as_option(grad_clip_time) if training else 0.0
+    every = check_checkpoint_every(checkpoint_every)
+    options = Options(reverse, all_states, training, every, clip)
     if projected:
         kind = "gates"
     else:
@@ -91,7 +100,7 @@ def _cast(scan: Scan, dtype: torch.dtype) -> Scan:
 
 
 def _run(scan: Scan, problem: Problem, backend: Backend) -> ScanResult:
-    if not problem.tracing and backend.composite:
+    if not problem.tracing and (backend.composite or problem.transformed):
         check_values(scan)
         return backend.run(scan)
     if not problem.tracing and not _observed():
@@ -99,6 +108,23 @@ def _run(scan: Scan, problem: Problem, backend: Backend) -> ScanResult:
         return run_direct(scan, backend)
     y, final, trace, _ = torch.ops.rnnfast.scan_forward(*pack(scan, backend.name))
     return ScanResult(y, final, trace)
+
+
+def _run_layer(scans: list[Scan], choices: Sequence[Choice]) -> list[ScanResult]:
+    """The directions of a layer: at once where the backend wants that, else one by one."""
+    problem, backend = choices[0]
+    alone = len(scans) == 1 or any(c.backend is not backend for c in choices)
+    if alone or not backend.paired or problem.tracing or problem.transformed or _observed():
+        return [
+            run(scan, problem, backend)
+            for scan, (problem, backend) in zip(scans, choices, strict=True)
+        ]
+    if problem.autocast is not None:
+        with torch.autocast(problem.device, enabled=False):
+            own = [_cast(scan, problem.autocast) for scan in scans]
+            return _run_layer(own, [Choice(p._replace(autocast=None), b) for p, b in choices])
+    check_values(scans[0])  # lengths and tokens are the same for both
+    return run_directions(scans, backend)
 
 
 Dropout = Callable[[Tensor, float], Tensor]
@@ -116,6 +142,7 @@ class Stack(NamedTuple):
     Attributes:
         weights: for each layer and direction (forward, then reverse) its list.
         dropout: the probability between layers, of effect while ``training`` only.
+        grad_clip_time, checkpoint_every: as ``Options`` has them.
     """
 
     cell: str
@@ -127,6 +154,8 @@ class Stack(NamedTuple):
     dropout: float
     training: bool
     batch_first: bool = False
+    grad_clip_time: float = 0.0
+    checkpoint_every: int = 0
 
     @property
     def directions(self) -> int:
@@ -180,7 +209,13 @@ def first_problem(
         stack.has_bias,
         has_lengths,
         has_resets,
-        Options(False, all_states, training),
+        Options(
+            False,
+            all_states,
+            training,
+            stack.checkpoint_every,
+            stack.grad_clip_time if training else 0.0,
+        ),
         *circumstances(input.device.type),
     )
 
@@ -207,7 +242,8 @@ class Plan(NamedTuple):
 def _choose(first: Problem, num_layers: int, directions: int, requested: str) -> Plan:
     asked = problems(first, num_layers, directions)
     choices = [Choice(problem, registry.select(problem, requested)) for problem in asked]
-    return Plan(choices, all(c.backend.name == "torch" for c in choices) and not first.tracing)
+    torchs = registry.BACKENDS["torch"]  # as it is, not checkpointed
+    return Plan(choices, all(c.backend is torchs for c in choices) and not first.tracing)
 
 
 _choose_once = functools.lru_cache(maxsize=1024)(_choose)  # sizes repeat from call to call
@@ -316,24 +352,17 @@ def _run_layers(
     for layer in range(stack.num_layers):
         if layer > 0 and stack.training and stack.dropout != 0:
             x = dropout(x, stack.dropout)
-        outputs, traces = [], []
-        for direction in range(stack.directions):
-            row = layer * stack.directions + direction
-            problem, backend = choices[row]
-            scan = Scan(
-                stack.cell,
-                problem.kind,
-                x,
-                per_row[row],
-                stack.weights[row],
-                lengths,
-                resets,
-                problem.options,
+        rows = slice(layer * stack.directions, (layer + 1) * stack.directions)
+        scans = [
+            Scan(stack.cell, problem.kind, x, states, weights, lengths, resets, problem.options)
+            for (problem, _), states, weights in zip(
+                choices[rows], per_row[rows], stack.weights[rows], strict=True
             )
-            result = run(scan, problem, backend)
-            outputs.append(result.y)
-            finals.append(result.final)
-            traces += result.trace
+        ]
+        results = _run_layer(scans, choices[rows])
+        outputs = [result.y for result in results]
+        finals += [result.final for result in results]
+        traces = [t for result in results for t in result.trace]
         x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
         if choices[0].problem.options.all_states:
             all_h.append(x)

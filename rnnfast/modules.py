@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from . import repeat
+from . import checks, repeat
 from .cells import CELLS
-from .checks import check_lengths, check_lengths_and_resets
 from .functional import Stack, StackResult, packed_in_torch, run_stack
+from .time_clip import GradClipTime, as_option
 
 
 class AllStates(NamedTuple):
@@ -44,6 +44,9 @@ class Recurrent(nn.RNNBase):
     _label = "RNN"  # torch.nn's name of the layer in the error about the input's dimensions
     _suffix = ""
     _served_by_torch: tuple[Any, ...] | None = None  # the facts of the last such call
+    # docs/clipping.md; here for layers that were made or pickled without it
+    grad_clip_time = 0.0  # type: GradClipTime  # no annotation: torch.jit would read it
+    checkpoint_every = 0
 
     def _cell(self) -> str:
         raise NotImplementedError
@@ -156,7 +159,19 @@ class Recurrent(nn.RNNBase):
             self.dropout,
             self.training,
             self.batch_first,
+            as_option(self.grad_clip_time),
+            checks.check_checkpoint_every(self.checkpoint_every),
         )
+
+    def _set_bptt(self, grad_clip_time: GradClipTime, checkpoint_every: int) -> None:
+        as_option(grad_clip_time)  # raises for what is none
+        self.grad_clip_time = grad_clip_time
+        self.checkpoint_every = checks.check_checkpoint_every(checkpoint_every)
+
+    def extra_repr(self) -> str:
+        clip, every = self.grad_clip_time, self.checkpoint_every
+        shown = super().extra_repr() + (f", grad_clip_time={clip}" if clip != 0 else "")
+        return shown + (f", checkpoint_every={every}" if every != 0 else "")
 
     # --- the states ----------------------------------------------------------------------------
 
@@ -272,14 +287,14 @@ class Recurrent(nn.RNNBase):
 
     def _check_ends(self, input: Tensor, lengths: Tensor | None, resets: Tensor | None) -> None:
         T, B = (1, 0) if self.batch_first else (0, 1)
-        check_lengths_and_resets(lengths, resets, input.shape[T], input.shape[B])
+        checks.check_lengths_and_resets(lengths, resets, input.shape[T], input.shape[B])
         for name, tensor in (("lengths", lengths), ("resets", resets)):
             if tensor is not None and tensor.device != input.device:
                 raise RuntimeError(
                     f"{name} should be on the input's device {input.device}, got {tensor.device}"
                 )
         if lengths is not None and not torch.compiler.is_compiling():
-            check_lengths(lengths, input.shape[T])
+            checks.check_lengths(lengths, input.shape[T])
 
     # --- the results ---------------------------------------------------------------------------
 
@@ -317,7 +332,7 @@ class Recurrent(nn.RNNBase):
                 "a PackedSequence brings its own lengths: lengths, resets and return_all_states "
                 "are for padded input"
             )
-        check_packed(packed)
+        checks.check_packed(packed)
         batch = int(packed.batch_sizes[0])
         states = self._batch_hidden(hx, batched=True)
         weights = self._weights()
@@ -348,42 +363,23 @@ class Recurrent(nn.RNNBase):
         return pack_padded_sequence(result.y, host_lengths).data, result.final
 
 
-def check_packed(packed: PackedSequence) -> None:
-    """The fields of a PackedSequence fit one another, which torch.nn does not check.
-
-    Raises:
-        RuntimeError: tokens or other data that is not 2-D, batch sizes that are empty, on another
-            device, not int64, not positive, increasing, or whose sum is not the data's length;
-            indices that are not a permutation's.
-    """
-    data, sizes = packed.data, packed.batch_sizes
-    if sizes.device.type != "cpu" or sizes.dtype != torch.int64 or sizes.dim() != 1:
-        raise RuntimeError("batch_sizes of a PackedSequence should be 1-D int64 on the CPU")
-    if sizes.numel() == 0:
-        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    if data.dim() != 2:
-        raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
-    if int(sizes.min()) <= 0 or bool((sizes[1:] > sizes[:-1]).any()):
-        raise RuntimeError("batch_sizes of a PackedSequence should be positive and not increase")
-    if int(sizes.sum()) != data.shape[0]:
-        raise RuntimeError(
-            f"batch_sizes of a PackedSequence add up to {int(sizes.sum())}, "
-            f"its data has {data.shape[0]} rows"
-        )
-    for indices in (packed.sorted_indices, packed.unsorted_indices):
-        if indices is not None and tuple(indices.shape) != (int(sizes[0]),):
-            raise RuntimeError(
-                f"indices of a PackedSequence should be [{int(sizes[0])}], got "
-                f"{list(indices.shape)}"
-            )
-
-
 class RNN(Recurrent):
-    """Elman RNN: h' = tanh or relu (x W_ihᵀ + b_ih + h W_hhᵀ + b_hh). As :class:`torch.nn.RNN`."""
+    """Elman RNN: h' = tanh or relu (x W_ihᵀ + b_ih + h W_hhᵀ + b_hh). As :class:`torch.nn.RNN`.
+
+    ``grad_clip_time``: limits the gradient between the steps of BPTT (docs/clipping.md).
+    ``checkpoint_every=k``: training keeps the states of every k-th step only and computes the steps
+    in between once more in backward (docs/checkpointing.md).
+    """
 
     _suffix = " tensor"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        grad_clip_time: GradClipTime = 0.0,
+        checkpoint_every: int = 0,
+        **kwargs: Any,
+    ) -> None:
         reject_projection(kwargs)
         if len(args) > 3:
             self.nonlinearity = args[3]
@@ -396,6 +392,7 @@ class RNN(Recurrent):
                 f"Unknown nonlinearity '{self.nonlinearity}'. Select from 'tanh' or 'relu'."
             )
         nn.RNNBase.__init__(self, modes[self.nonlinearity], *args, **kwargs)
+        self._set_bptt(grad_clip_time, checkpoint_every)
 
     def _cell(self) -> str:
         return "rnn_tanh" if self.mode == "RNN_TANH" else "rnn_relu"
@@ -405,12 +402,22 @@ class LSTM(Recurrent):
     """Long short-term memory, with ``proj_size`` its projected form. As :class:`torch.nn.LSTM`.
 
     c' = σ(f) ⊙ c + σ(i) ⊙ tanh(g); h' = σ(o) ⊙ tanh(c'), times W_hr where projected.
+    ``grad_clip_time``: limits the gradient between the steps of BPTT (docs/clipping.md).
+    ``checkpoint_every=k``: training keeps the states of every k-th step only and computes the steps
+    in between once more in backward (docs/checkpointing.md).
     """
 
     _label = "LSTM"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        grad_clip_time: GradClipTime = 0.0,
+        checkpoint_every: int = 0,
+        **kwargs: Any,
+    ) -> None:
         nn.RNNBase.__init__(self, "LSTM", *args, **kwargs)
+        self._set_bptt(grad_clip_time, checkpoint_every)
 
     # helpers that subclasses of torch.nn's layer call; RNNBase has them for one state only
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
@@ -448,11 +455,21 @@ class GRU(Recurrent):
 
     h' = (1 − z) ⊙ n + z ⊙ h, where torch's n = tanh(x W_in + b_in + r ⊙ (h W_hn + b_hn)), and the
     paper's (Cho et al., arXiv:1406.1078) n = tanh(x W_in + b_in + (r ⊙ h) W_hn + b_hn).
+    ``grad_clip_time``: limits the gradient between the steps of BPTT (docs/clipping.md).
+    ``checkpoint_every=k``: training keeps the states of every k-th step only and computes the steps
+    in between once more in backward (docs/checkpointing.md).
     """
 
     _label = "GRU"
 
-    def __init__(self, *args: Any, reset_after: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        reset_after: bool = True,
+        grad_clip_time: GradClipTime = 0.0,
+        checkpoint_every: int = 0,
+        **kwargs: Any,
+    ) -> None:
         reject_projection(kwargs)
         if not isinstance(reset_after, bool):
             raise TypeError(
@@ -460,6 +477,7 @@ class GRU(Recurrent):
             )
         self.reset_after = reset_after
         nn.RNNBase.__init__(self, "GRU", *args, **kwargs)
+        self._set_bptt(grad_clip_time, checkpoint_every)
 
     def _cell(self) -> str:
         return "gru" if self.reset_after else "gru_reset_before"

@@ -77,7 +77,7 @@ def _own(tensor: Tensor) -> Tensor:
 def _backward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     scan, backend = unpack(args)
     dy, dfinal, dtrace, y, trace, saved, needs = args[_N_INPUTS:]
-    grads = registry.BACKENDS[backend].backward(
+    grads = registry.named(backend, problem_of(scan)).backward(
         scan, Saved(y, trace, saved), Cotangents(dy, dfinal, dtrace), Needs(*needs)
     )
     dinput = y.new_empty(0) if grads.dinput is None else _own(grads.dinput)
@@ -103,7 +103,7 @@ def _fake_forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[
     trace = [new(T, B, H) for _ in final[1:]] if scan.options.all_states else []
     saved = []
     if scan.options.training:
-        likes = registry.BACKENDS[backend].saved_like(problem)
+        likes = registry.named(backend, problem).saved_like(problem)
         saved = [new(shape, dtype=dtype) for shape, dtype in likes]
     return new(T, B, P), final, trace, saved
 

@@ -15,8 +15,9 @@ KINDS = ("dense", "gates", "tokens")
 class Options(NamedTuple):
     """Options of a scan; the op takes them flat.
 
-    ``checkpoint_every`` and ``grad_clip_time`` are part of the schema so that kernels which use
-    them need no other one; no backend of this version takes a value other than 0.
+    ``checkpoint_every``: training keeps the states of every k-th step only; 0: all that backward
+    needs. ``grad_clip_time`` is as ``time_clip.as_option`` gives it: v clips the gradient between
+    two steps to [-v, v], -v zeroes what is beyond, 0 is off.
     """
 
     reverse: bool = False

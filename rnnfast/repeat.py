@@ -27,6 +27,9 @@ def facts(layer: Recurrent, input: Tensor, hx: Any, weight: Tensor) -> tuple[Any
     """
     if (
         input.dim() != 3
+        # torch's one call serves layers with these only where no gradient is wanted
+        or layer.grad_clip_time != 0
+        or layer.checkpoint_every != 0
         or torch._C._is_any_autocast_enabled()
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0

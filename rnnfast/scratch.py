@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .problem import Scan, ScanResult
+from .time_clip import limited_in_time
 
 
 def project_input(scan: Scan) -> Tensor:
@@ -34,7 +35,8 @@ def scratch_scan(scan: Scan) -> ScanResult:
     Semantics of the options: from ``lengths[b]`` on, sequence b's outputs (and traced states) are 0
     and its state is frozen, in both directions, so a reversed scan starts at its own last step.
     Where ``resets[t, b]``, the state is replaced by 0 before x[t] is consumed. What stands in the
-    input past an end is never read, be it NaN or a token out of range.
+    input past an end is never read, be it NaN or a token out of range. ``grad_clip_time`` limits
+    the gradient of the states that a step begins with.
     """
     scan = without_padding(scan)
     storage = scan.weights[0].dtype
@@ -66,6 +68,7 @@ def _loop(scan: Scan) -> ScanResult:
     order = range(T - 1, -1, -1) if scan.options.reverse else range(T)
     for t in order:
         before = states
+        states = tuple(limited_in_time(s, scan.options.grad_clip_time) for s in states)
         if scan.resets is not None:
             keep = scan.resets[t].logical_not().unsqueeze(-1)
             states = tuple(torch.where(keep, s, torch.zeros_like(s)) for s in states)

@@ -39,6 +39,7 @@ class Case:
     resets: bool = False
     all_states: bool = False
     strided: bool = False
+    clip: float = 0.0  # grad_clip_time, as Options has it
     seed: int = 0
 
     def __str__(self) -> str:
@@ -47,6 +48,7 @@ class Case:
         names = ("reverse", "lengths", "resets", "all_states", "strided")
         flags += [n for n in names if getattr(self, n)]
         flags += [] if self.bias else ["nobias"]
+        flags += [f"clip{self.clip}"] if self.clip else []
         return "-".join([sizes, *flags])
 
 
@@ -66,6 +68,8 @@ OPTIONS: tuple[dict, ...] = (
     {"kind": "gates", "bias": False, "reverse": True},
     {"kind": "tokens"},
     {"kind": "tokens", "lengths": True, "bias": False},
+    {"clip": 0.05},
+    {"clip": 0.05, "lengths": True, "resets": True, "reverse": True, "all_states": True},
 )
 
 
@@ -120,11 +124,12 @@ def tensors(case: Case) -> dict[str, Tensor]:
     return found
 
 
-def leaves(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
+def leaves(case: Case, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
     """The tensors of ``case`` in ``dtype``, those of floating point wanting gradients."""
     found = {}
     for name, value in tensors(case).items():
         value = value.to(dtype, copy=True) if value.is_floating_point() else value.clone()
+        value = value.to(device)
         if case.strided and name == "x":
             value = _strided(value)
         if value.is_floating_point() and not name.startswith("d"):
@@ -134,7 +139,8 @@ def leaves(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _strided(x: Tensor) -> Tensor:
-    wide = torch.full((x.shape[1], x.shape[0], *[2 * n for n in x.shape[2:]]), torch.nan)
+    shape = (x.shape[1], x.shape[0], *[2 * n for n in x.shape[2:]])
+    wide = torch.full(shape, torch.nan, device=x.device)
     view = wide.to(x.dtype).transpose(0, 1)[..., ::2]
     view.copy_(x)
     return view.detach()
@@ -143,7 +149,7 @@ def _strided(x: Tensor) -> Tensor:
 def scan_of(case: Case, t: dict[str, Tensor], training: bool = True) -> Scan:
     spec = rnnfast.CELLS[case.cell]
     weights = [t[n] for n in spec.weight_names(case.kind, case.bias)]
-    options = Options(case.reverse, case.all_states, training)
+    options = Options(case.reverse, case.all_states, training, grad_clip_time=case.clip)
     states = [t[n] for n in spec.states]
     ends = (t.get("lengths"), t.get("resets"))
     return Scan(case.cell, case.kind, t["x"], states, weights, *ends, options)
@@ -154,12 +160,19 @@ def refusal(case: Case, backend: str, dtype: torch.dtype) -> str | None:
     return registry.refusal(registry.BACKENDS[backend], problem)
 
 
+def taking(dtype: torch.dtype) -> list[str]:
+    """The backends that take a plain problem of this dtype, on CPU tensors, in this process."""
+    return [name for name in registry.BACKENDS if refusal(Case("lstm"), name, dtype) is None]
+
+
 # --- running -----------------------------------------------------------------------------------
 
 
-def run(case: Case, backend: str, dtype: torch.dtype, route: str = "eager") -> dict[str, Tensor]:
+def run(
+    case: Case, backend: str, dtype: torch.dtype, route: str = "eager", device: str = "cpu"
+) -> dict[str, Tensor]:
     """Outputs, final states and every gradient, by name. ``route``: ``eager`` or ``op``."""
-    t = leaves(case, dtype)
+    t = leaves(case, dtype, device)
     scan = scan_of(case, t)
     if route == "op":
         outputs = torch.ops.rnnfast.scan_forward(*pack(scan, backend))[:3]
@@ -174,6 +187,7 @@ def run(case: Case, backend: str, dtype: torch.dtype, route: str = "eager") -> d
             projected=case.kind == "gates",
             reverse=case.reverse,
             all_states=case.all_states,
+            grad_clip_time=("zero", -case.clip) if case.clip < 0 else case.clip,
             backend=backend,
         )
     y, final, trace = outputs
@@ -193,7 +207,15 @@ def oracle(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
     states = [t[n] for n in spec.states]
     named = naive_scan(
         Inputs(
-            case.cell, t["x"], case.kind, states, weights, lengths, t.get("resets"), case.reverse
+            case.cell,
+            t["x"],
+            case.kind,
+            states,
+            weights,
+            lengths,
+            t.get("resets"),
+            case.reverse,
+            case.clip,
         )
     )
     if not case.all_states:

@@ -25,6 +25,7 @@ class Inputs(NamedTuple):
     lengths: list[int] | None
     resets: Tensor | None
     reverse: bool
+    clip: float = 0.0  # grad_clip_time: v clips to [-v, v], -v zeroes beyond
 
 
 def naive_scan(inputs: Inputs) -> dict[str, Tensor]:
@@ -46,11 +47,27 @@ def _sequence(inputs: Inputs, b: int, T: int) -> tuple[Tensor, list[Tensor], Ten
     cells = [torch.zeros_like(states[-1]) for _ in range(T)]
     steps = range(length - 1, -1, -1) if inputs.reverse else range(length)
     for t in steps:
+        states = [_limited(s, inputs.clip) for s in states]
         if inputs.resets is not None and bool(inputs.resets[t, b]):
             states = [torch.zeros_like(s) for s in states]
         states = _step(inputs, inputs.x[t, b], states)
         ys[t], cells[t] = states[0], states[-1]
     return torch.stack(ys), states, torch.stack(cells)
+
+
+def _limited(state: Tensor, clip: float) -> Tensor:
+    """The same, with a hook that limits the gradient on its way to the step before."""
+    if clip == 0:
+        return state
+
+    def limit(grad: Tensor) -> Tensor:
+        if clip > 0:
+            return grad.clamp(-clip, clip)
+        return torch.where((grad > -clip) | (grad < clip), 0, grad)
+
+    handed_on = state.clone()
+    handed_on.register_hook(limit)
+    return handed_on
 
 
 def _step(inputs: Inputs, x: Tensor, states: list[Tensor]) -> list[Tensor]:

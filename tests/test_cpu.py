@@ -136,16 +136,41 @@ def saved_bytes(layer: nn.Module, x: Tensor) -> int:
     return sum(t.untyped_storage().nbytes() for where, t in kept.items() if where not in own)
 
 
-@pytest.mark.parametrize("cell", PAIRS)
-def test_no_more_is_saved_than_backward_needs(cell: str) -> None:
-    ours, torchs = PAIRS[cell]
-    x = torch.randn(T, B, I)
-    found = saved_bytes(ours(I, H), x)
-    planes = {"lstm": 4, "gru": 4, "rnn_tanh": 0}[cell]  # of T x B x H; an RNN's is its output
-    states = len(rnnfast.CELLS[cell].states)
-    inputs_and_outputs = T * B * I + T * B * H * states + 2 * B * H * states
-    assert found <= 4 * (planes * T * B * H + inputs_and_outputs)
-    assert found <= saved_bytes(torchs(I, H), x)
+MORE = {"lstm_proj": {"proj_size": 16}, "rnn_relu": {"nonlinearity": "relu"}}
+# values of T x B x H beside the output: gates (an RNN's is its output), the LSTM's c, one more
+SAVED = {"rnn_tanh": 0, "rnn_relu": 0, "lstm": 5, "lstm_proj": 6, "gru": 4}
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str
+)
+@pytest.mark.parametrize("cell", SAVED)
+def test_no_more_is_saved_than_backward_needs(cell: str, dtype: torch.dtype) -> None:
+    """And than torch.nn saves, in every dtype."""
+    ours, torchs = PAIRS[{"lstm_proj": "lstm", "rnn_relu": "rnn_tanh"}.get(cell, cell)]
+    more = MORE.get(cell, {})
+    x = torch.randn(T, B, I).to(dtype)
+    found = saved_bytes(ours(I, H, **more).to(dtype), x)
+    P = more.get("proj_size", H)
+    initial = B * (P + (H if cell.startswith("lstm") else 0))
+    values = SAVED[cell] * T * B * H + T * B * (I + P) + initial
+    assert found == dtype.itemsize * values
+    assert found <= saved_bytes(torchs(I, H, **more).to(dtype), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("cell", [cell for cell in SAVED if cell != "rnn_relu"])  # relu's stops it
+def test_a_nan_reaches_the_gradients_of_16_bit_storage(cell: str, dtype: torch.dtype) -> None:
+    """Gates are saved in fixed point, which has a code of its own for it."""
+    ours, _ = PAIRS[{"lstm_proj": "lstm", "rnn_relu": "rnn_tanh"}.get(cell, cell)]
+    layer = ours(I, H, **MORE.get(cell, {})).to(dtype)
+    x = torch.randn(T, B, I).to(dtype)
+    x[3, 1, 2] = torch.nan
+    x.requires_grad_()
+    layer(x)[0].sum().backward()
+    assert x.grad is not None
+    assert x.grad[:, 0].isfinite().all()
+    assert x.grad[:4, 1].isnan().all()
 
 
 @pytest.mark.parametrize("cell", PAIRS)

@@ -17,7 +17,7 @@ from torch import nn
 import rnnfast
 
 ROOT = Path(__file__).resolve().parents[1]
-RUN = ("README.md", "docs/migration.md", "docs/lengths-and-resets.md")
+RUN = ("README.md", "docs/migration.md", "docs/lengths-and-resets.md", "docs/clipping.md")
 FOLDERS = ("docs", "csrc", "rnnfast", "tests", "benchmarks")
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]

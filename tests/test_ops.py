@@ -12,7 +12,7 @@ import rnnfast
 from rnnfast.backends import registry
 from rnnfast.ops import pack
 
-from .cases import OPTIONS, Case, leaves, refusal, scan_of, small
+from .cases import OPTIONS, Case, leaves, refusal, scan_of, small, taking
 
 VARIANTS = [small(Case(cell, **options)) for cell, options in product(rnnfast.CELLS, OPTIONS)]
 # opcheck looks at structure (schema, fake kernel, registration), which a few cases span
@@ -65,7 +65,11 @@ def test_opcheck_backward(case: Case, backend: str) -> None:
     torch.library.opcheck(torch.ops.rnnfast.scan_backward.default, args)
 
 
-@pytest.mark.parametrize("case", VARIANTS, ids=str)
+# a gradient that was clipped on its way is no derivative of forward
+UNCLIPPED = [c for c in VARIANTS if c.clip == 0]
+
+
+@pytest.mark.parametrize("case", UNCLIPPED, ids=str)
 @pytest.mark.parametrize("backend", registry.BACKENDS)
 def test_gradients_against_finite_differences(case: Case, backend: str) -> None:
     skip_if_refused(case, backend)
@@ -78,7 +82,7 @@ def test_gradients_against_finite_differences(case: Case, backend: str) -> None:
     assert torch.autograd.gradcheck(outputs, [t[n] for n in names])
 
 
-SECOND = [c for c in VARIANTS if c.cell in ("lstm_proj", "gru_reset_before")]
+SECOND = [c for c in UNCLIPPED if c.cell in ("lstm_proj", "gru_reset_before")]
 SECOND += [small(Case(cell)) for cell in rnnfast.CELLS]
 
 
@@ -180,7 +184,7 @@ def test_batched_gradients_of_the_op() -> None:
 
 def test_outputs_share_no_memory() -> None:
     t = leaves(Case("rnn_tanh", T=1), torch.float64)
-    for backend in registry.BACKENDS:
+    for backend in taking(torch.float64):
         outputs = [o.detach() for o in call(Case("rnn_tanh", T=1), backend, t)]
         assert len({o.untyped_storage().data_ptr() for o in outputs}) == len(outputs)
         assert t["h"].untyped_storage().data_ptr() not in {

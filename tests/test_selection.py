@@ -16,7 +16,7 @@ from rnnfast.backends.preference import onednn_lstm_ratio, order
 from rnnfast.config import requested_backend
 from rnnfast.problem import problem_of
 
-from .cases import Case, leaves, scan_of
+from .cases import Case, leaves, scan_of, taking
 
 
 def problem(**options):
@@ -64,12 +64,11 @@ def test_torch_says_why_not(options: dict, word: str) -> None:
         registry.select(asked, "torch")
 
 
-def test_reserved_options_are_refused_by_all() -> None:
-    asked = problem()
-    for changed in ({"checkpoint_every": 4}, {"grad_clip_time": 1.0}):
-        options = asked.options._replace(**changed)
-        with pytest.raises(rnnfast.BackendError, match="not supported"):
-            registry.select(asked._replace(options=options))
+def test_checkpoint_every_refuses_nobody() -> None:
+    plain = problem()
+    asked = plain._replace(options=plain.options._replace(checkpoint_every=4))
+    for backend in registry.BACKENDS.values():
+        assert registry.refusal(backend, asked) == registry.refusal(backend, plain)
 
 
 def test_a_backend_by_name_never_falls_back() -> None:
@@ -84,7 +83,7 @@ def test_unknown_name() -> None:
         rnnfast.use_backend("fast"),
     ):
         pass
-    with pytest.raises(ValueError, match="there are: auto, torch, cpu, reference"):
+    with pytest.raises(ValueError, match="there are: auto, torch, cpu, cuda, triton, reference"):
         registry.select(problem(), "fast")
 
 
@@ -159,6 +158,8 @@ def test_explain_shows_every_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told.choices[0].answers == (
         ("cpu", "not built"),
         ("torch", "torch's kernels have no resets"),
+        ("cuda", registry.refusal(registry.BACKENDS["cuda"], told.choices[0].problem)),
+        ("triton", "it needs a GPU, and torch sees none"),
         ("reference", None),
     )
     assert "torch: no: torch's kernels have no resets" in str(told)
@@ -172,7 +173,7 @@ def test_explain_what_was_asked_by_name_and_refused() -> None:
     assert "nobody" in str(told)
 
 
-@pytest.mark.parametrize("name", registry.BACKENDS)
+@pytest.mark.parametrize("name", taking(torch.float32))
 def test_explain_agrees_with_what_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
     for backend in registry.BACKENDS.values():

@@ -316,7 +316,7 @@ BackwardResult reference_scan_backward(const std::string& name, Tensor dy,
                                        const std::vector<Tensor>& states, const Tensor& w_hh,
                                        const OptionalTensor& b_hh, const OptionalTensor& w_hr,
                                        const OptionalTensor& lengths, const OptionalTensor& resets,
-                                       bool reverse) {
+                                       bool reverse, double grad_clip_time) {
   TORCH_CHECK_VALUE(dy.dim() == 3, "dy must have shape [T, B, P], got ", dy.sizes());
   const Scan scan =
       make_scan(name, dy.size(0), dy.size(1), states, w_hh, b_hh, w_hr, lengths, resets, reverse);
@@ -337,6 +337,7 @@ BackwardResult reference_scan_backward(const std::string& name, Tensor dy,
   with_float_type(scan.dtype, [&](auto zero) {
     using V = decltype(zero);
     reference::Backward<V> io;
+    io.clip = TimeClip<V>::of(grad_clip_time);
     io.h0 = scan.states[0].const_data_ptr<V>();
     io.c0 = two ? scan.states[1].const_data_ptr<V>() : nullptr;
     io.y = y.const_data_ptr<V>();
@@ -388,6 +389,6 @@ void bind_cells(pybind11::module_& m) {
         py::arg("name"), py::arg("dy"), py::arg("dfinal"), py::arg("dtrace"), py::arg("y"),
         py::arg("trace"), py::arg("saved"), py::arg("states"), py::arg("w_hh"),
         py::arg("b_hh") = py::none(), py::arg("w_hr") = py::none(), py::arg("lengths") = py::none(),
-        py::arg("resets") = py::none(), py::arg("reverse") = false,
+        py::arg("resets") = py::none(), py::arg("reverse") = false, py::arg("grad_clip_time") = 0.0,
         "-> (dgx [T, B, G*H], dstates, dw_hh, db_hh or None, dw_hr or None).");
 }

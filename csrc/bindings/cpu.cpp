@@ -1,17 +1,15 @@
 // The host kernels for Python, on CPU tensors that rnnfast/backends/cpu.py has prepared.
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <pthread.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <optional>
 #include <string>
 #include <tuple>
 
+#include "bindings/threads.h"
 #include "cpu/kernels.h"
 #include "scan/plan.h"
 
@@ -48,14 +46,9 @@ int64_t l2_bytes() {
   return size > 0 ? size : int64_t(1) << 20;
 }
 
-// OpenMP's threads do not survive a fork: the child of one runs alone.
-std::atomic<bool> forked{false};
-
-int threads() { return forked ? 1 : at::get_num_threads(); }
-
 HostPlan plan(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes) {
   static const int64_t l2 = l2_bytes();
-  const Host host{threads(), cpu::kernels().vector_bytes, l2};
+  const Host host{host_threads(), cpu::kernels().vector_bytes, l2};
   return plan_host(cell, B, H, P, scalar_bytes, host);
 }
 
@@ -101,6 +94,8 @@ struct Common {
 
   Tensor empty(at::IntArrayRef shape) const { return at::empty(shape, w_hh.options()); }
   bool has_extra() const { return cell.saved > cell.gates; }
+  // Whether the kernels can keep this cell's gates as 16-bit fixed point.
+  bool keeps_fixed() const { return dtype == at::kFloat && cell.saved > 1; }
 
   // Fills the common part of a kernel's arguments; returns its workspace, to be kept alive.
   template <class S, class Arguments>
@@ -123,6 +118,12 @@ struct Common {
   }
 };
 
+// f(0.0f) or f(0.0), by dtype.
+template <class F>
+void with_scalar(at::ScalarType dtype, const F& f) {
+  dtype == at::kFloat ? f(0.0f) : f(0.0);
+}
+
 void run(CellId id, const cpu::Forward<float>& f) { cpu::kernels().forward_f32(id, f); }
 void run(CellId id, const cpu::Forward<double>& f) { cpu::kernels().forward_f64(id, f); }
 void run(CellId id, const cpu::Backward<float>& g) { cpu::kernels().backward_f32(id, g); }
@@ -130,28 +131,33 @@ void run(CellId id, const cpu::Backward<double>& g) { cpu::kernels().backward_f6
 
 using ForwardResult = std::tuple<Tensor, Tensor, Optional, Optional, Optional>;
 
-// Overwrites `gates` (x·W_ihᵀ + b_ih) with what backward needs of them, if training.
+// Overwrites `gates` (x·W_ihᵀ + b_ih), if training with what backward needs of them, or that is put
+// into `fixed` (int16, for gates in float32).
 // (y, last h, last c, every c, extra); every c if `all_c`, extra if training.
-ForwardResult forward(const std::string& name, Tensor gates, const Tensor& w_hh,
-                      const Optional& b_hh, const Optional& w_hr, const Tensor& h0,
-                      const Optional& c0, const Optional& lengths, const Optional& resets,
-                      bool reverse, bool training, bool all_c) {
+ForwardResult forward(const std::string& name, Tensor gates, const Optional& fixed,
+                      const Tensor& w_hh, const Optional& b_hh, const Optional& w_hr,
+                      const Tensor& h0, const Optional& c0, const Optional& lengths,
+                      const Optional& resets, bool reverse, bool training, bool all_c) {
   const Common in(name, gates, w_hh, b_hh, w_hr, h0, c0, lengths, resets);
   const int64_t T = in.T, B = in.B, H = in.H, P = in.P;
   TORCH_CHECK_VALUE(gates.is_contiguous(), "gates must be contiguous");
   gates = checked("gates", gates, in.dtype, {T, B, in.cell.gates * H});
+  TORCH_CHECK_VALUE(!fixed || fixed->is_contiguous(), "fixed must be contiguous");
+  TORCH_CHECK_VALUE(!fixed || in.keeps_fixed(), "fixed is for float32 and cells with gates");
+  const Optional fixed_out = checked("fixed", fixed, at::kShort, gates.sizes());
   Tensor y = in.empty({T, B, P}), h_last = in.empty({B, P});
   Optional c_last, c, extra;
   if (in.cell.states == 2) c_last = in.empty({B, H});
   if (in.cell.states == 2 && all_c) c = in.empty({T, B, H});
   if (in.has_extra()) extra = training ? in.empty({T, B, H}) : in.empty({B, H});
   if (B == 0) return {y, h_last, c_last, c, extra};
-  const auto with = [&](auto zero) {
+  with_scalar(in.dtype, [&](auto zero) {
     using S = decltype(zero);
     cpu::Forward<S> f;
     const Tensor workspace = in.fill<S>(f, reverse);
     f.training = training;
     f.gates = gates.mutable_data_ptr<S>();
+    f.fixed = data<int16_t>(fixed_out);
     f.extra = data<S>(extra);
     f.y = y.mutable_data_ptr<S>();
     f.c = data<S>(c);
@@ -159,24 +165,25 @@ ForwardResult forward(const std::string& name, Tensor gates, const Tensor& w_hh,
     f.c_last = data<S>(c_last);
     py::gil_scoped_release no_gil;
     run(in.cell.id, f);
-  };
-  in.dtype == at::kFloat ? with(0.0f) : with(0.0);
+  });
   return {y, h_last, c_last, c, training ? extra : std::nullopt};
 }
 
 using BackwardResult = std::tuple<Tensor, Optional, Optional, Tensor, Optional>;
 
 // (dgx, the n part of dgh where it is another than dgx's, gradient of each h' of projected cells,
-// dh0, dc0). `dh_last` and `dc_last` are not written to.
+// dh0, dc0). `gates` as forward left them, or what it put into `fixed`. `dh_last` and `dc_last` are
+// not written to.
 BackwardResult backward(const std::string& name, const Tensor& gates, const Optional& extra,
                         const Tensor& y, const Optional& c, const Tensor& w_hh,
                         const Optional& w_hr, const Tensor& h0, const Optional& c0,
                         const Optional& lengths, const Optional& resets, bool reverse,
                         const Optional& dy, const Optional& dc, const Tensor& dh_last,
-                        const Optional& dc_last) {
+                        const Optional& dc_last, double grad_clip_time) {
   const Common in(name, gates, w_hh, std::nullopt, w_hr, h0, c0, lengths, resets);
   const int64_t T = in.T, B = in.B, H = in.H, P = in.P, GH = in.cell.gates * H;
-  const Tensor saved = checked("gates", gates, in.dtype, {T, B, GH});
+  const bool fixed = gates.scalar_type() == at::kShort && in.keeps_fixed();
+  const Tensor saved = checked("gates", gates, fixed ? at::kShort : in.dtype, {T, B, GH});
   const Tensor outputs = checked("y", y, in.dtype, {T, B, P});
   const Optional every_c = checked("c", c, in.dtype, {T, B, H});
   const Optional more = checked("extra", extra, in.dtype, {T, B, H});
@@ -192,12 +199,14 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
     dc0 = checked("dc_last", *dc_last, in.dtype, {B, H}).clone();
   }
   if (B == 0) return {dgx, dgh_n, dh_total, dh0, dc0};
-  const auto with = [&](auto zero) {
+  with_scalar(in.dtype, [&](auto zero) {
     using S = decltype(zero);
     cpu::Backward<S> g;
     const Tensor workspace = in.fill<S>(g, reverse);
     g.training = true;
-    g.gates = saved.const_data_ptr<S>();
+    g.clip = TimeClip<S>::of(grad_clip_time);
+    g.gates = fixed ? nullptr : saved.const_data_ptr<S>();
+    g.fixed = fixed ? saved.const_data_ptr<int16_t>() : nullptr;
     g.extra = data<S>(more);
     g.y = outputs.const_data_ptr<S>();
     g.c = data<S>(every_c);
@@ -210,8 +219,7 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
     g.dc0 = data<S>(dc0);
     py::gil_scoped_release no_gil;
     run(in.cell.id, g);
-  };
-  in.dtype == at::kFloat ? with(0.0f) : with(0.0);
+  });
   return {dgx, dgh_n, dh_total, dh0, dc0};
 }
 
@@ -223,9 +231,13 @@ std::string describe(const std::string& name, int64_t B, int64_t H, int64_t P, i
 }  // namespace rnnfast
 
 void bind_cpu(pybind11::module_& m) {
-  pthread_atfork(nullptr, nullptr, [] { rnnfast::forked = true; });
+  namespace py = pybind11;
+  rnnfast::watch_forks();
   m.def("cpu_isa", [] { return std::string(rnnfast::cpu::kernels().isa); });
   m.def("cpu_plan", &rnnfast::describe);
   m.def("cpu_forward", &rnnfast::forward);
-  m.def("cpu_backward", &rnnfast::backward);
+  m.def("cpu_backward", &rnnfast::backward, py::arg("cell"), py::arg("gates"), py::arg("extra"),
+        py::arg("y"), py::arg("c"), py::arg("w_hh"), py::arg("w_hr"), py::arg("h0"), py::arg("c0"),
+        py::arg("lengths"), py::arg("resets"), py::arg("reverse"), py::arg("dy"), py::arg("dc"),
+        py::arg("dh_last"), py::arg("dc_last"), py::arg("grad_clip_time") = 0.0);
 }

@@ -5,8 +5,11 @@
 
 void bind_cells(pybind11::module_& m);  // cells.cpp
 void bind_cpu(pybind11::module_& m);    // cpu.cpp
+void bind_clip(pybind11::module_& m);   // clip.cpp
+void bind_plan(pybind11::module_& m);   // plan.cpp
 #ifdef RNNFAST_WITH_CUDA
-void bind_cuda(pybind11::module_& m);  // cuda.cpp
+void bind_cuda(pybind11::module_& m);       // cuda.cpp
+void bind_cuda_clip(pybind11::module_& m);  // cuda_clip.cpp
 #endif
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
@@ -17,9 +20,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("openmp_max_threads", &omp_get_max_threads);
   bind_cells(m);
   bind_cpu(m);
+  bind_clip(m);
+  bind_plan(m);
 #ifdef RNNFAST_WITH_CUDA
   m.attr("with_cuda") = true;
   bind_cuda(m);
+  bind_cuda_clip(m);
 #else
   m.attr("with_cuda") = false;
 #endif

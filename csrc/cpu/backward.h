@@ -3,6 +3,8 @@
 // steps at once and made outside, from dgx, dgh_n and dh_total.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/workspace.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA {
@@ -24,13 +26,11 @@ class BackwardPass {
  public:
   BackwardPass(const Backward<S>& g) : g_(g), steps_{g} {
     Arena arena(g.workspace);
-    panels_ = divide_up(g.P, kWide * L);
     K_ = kTwoPhases ? 2 * g.H : G * g.H;
-    first_ = arena.take<S>(panels_ * kWide * L * K_);
+    first_ = Panels<S>(arena, g.P, kWide * L, K_, false);
     if constexpr (kSecond) {
       inner_ = Cell::kProjected ? g.P : g.H;
-      wide_panels_ = divide_up(g.H, kWide * L);
-      second_ = arena.take<S>(wide_panels_ * kWide * L * inner_);
+      second_ = Panels<S>(arena, g.H, kWide * L, inner_, false);
     }
     zeros_ = arena.take<S>(g.H > g.P ? g.H : g.P);
     lists_ = arena.take<char>(0);
@@ -43,18 +43,16 @@ class BackwardPass {
 
  private:
   void pack(const Place& place) {
-    const int threads = place.split.rows * place.split.units;
-    const int id = place.row * place.split.units + place.unit;
-    if (id == 0) fill_zero(zeros_, g_.H > g_.P ? g_.H : g_.P);
-    const Range mine = part(panels_, 1, id, threads);
+    if (place.id() == 0) fill_zero(zeros_, g_.H > g_.P ? g_.H : g_.P);
+    const Range mine = place.share(first_.count);
     for (int64_t q = mine.begin; q < mine.end; ++q) {
-      pack_transposed<kWide>(g_.w_hh, K_, g_.P, q, first_ + q * kWide * L * K_);
+      pack_transposed<kWide>(g_.w_hh, K_, g_.P, q, first_.panel(q));
     }
     if constexpr (kSecond) {  // W_hr, or the candidate's rows of W_hh
       const S* w = Cell::kProjected ? g_.w_hr : g_.w_hh + 2 * g_.H * g_.P;
-      const Range wide = part(wide_panels_, 1, id, threads);
-      for (int64_t q = wide.begin; q < wide.end; ++q) {
-        pack_transposed<kWide>(w, inner_, g_.H, q, second_ + q * kWide * L * inner_);
+      const Range second = place.share(second_.count);
+      for (int64_t q = second.begin; q < second.end; ++q) {
+        pack_transposed<kWide>(w, inner_, g_.H, q, second_.panel(q));
       }
     }
   }
@@ -167,7 +165,7 @@ class BackwardPass {
       if constexpr (kOwnGhN) dh_gates[2].store(dgh_n_row(t, b) + j, n);
       if constexpr (kTwoStates) {
         if (steps_.reset(t, b)) ds[1] = V(S(0));
-        ds[1].store(g_.dc0 + b * H + j, n);
+        limited(ds[1]).store(g_.dc0 + b * H + j, n);
       }
     }
     // what goes straight to the state before; the product adds to it
@@ -178,18 +176,25 @@ class BackwardPass {
     if constexpr (!kSavesGates) {
       saved[0] = V::load(g_.y + row * g_.P + j, n);
     } else {
-      for (int g = 0; g < G; ++g) saved[g] = V::load(g_.gates + row * G * g_.H + g * g_.H + j, n);
+      const int64_t first = row * G * g_.H + j;
+      for (int g = 0; g < G; ++g) saved[g] = gate(first + g * g_.H, n);
       if constexpr (kHasExtra) saved[G] = V::load(g_.extra + row * g_.H + j, n);
     }
   }
 
+  V gate(int64_t at, int64_t n) const {
+    if constexpr (std::is_same_v<S, float>) {
+      if (g_.fixed) return V::load_fixed(g_.fixed + at, n);
+    }
+    return V::load(g_.gates + at, n);
+  }
+
   // Reset-before: du = W_hnᵀ·dg_n, then r. Projected: dm = W_hrᵀ·dh', then the gates.
   void second_product(int64_t t, const Place& place, const LiveRows<S>& rows) {
-    const Range mine = part(wide_panels_, 1, place.unit, place.split.units);
+    const Range mine = part(second_.count, 1, place.unit, place.split.units);
     const Segment<S> segments[1] = {{rows.second, inner_}};
     for (int64_t q = mine.begin; q < mine.end; ++q) {
-      const S* panel = second_ + q * kWide * L * inner_;
-      panel_product<kWide>(segments, rows.n, panel, static_cast<const S*>(nullptr),
+      panel_product<kWide>(segments, rows.n, second_.panel(q), static_cast<const S*>(nullptr),
                            [&](int64_t i, const V(&sum)[kWide]) {
                              for (int u = 0; u < kWide; ++u) {
                                const int64_t j = (q * kWide + u) * L;
@@ -220,6 +225,13 @@ class BackwardPass {
     }
   }
 
+  // grad_clip_time: without it the bound is infinite and nothing lies beyond; a NaN is kept.
+  V limited(V g) const {
+    const V limit(g_.clip.limit), negative(-g_.clip.limit);
+    const V high = select<S>(g.v > g_.clip.bound, limit, g);
+    return select<S>(g.v < -g_.clip.bound, negative, high);
+  }
+
   // dh of the step before: what went straight there, plus W_hhᵀ·dgh; 0 across a reset.
   void first_product(int64_t t, const Place& place, const LiveRows<S>& rows) {
     if constexpr (kOwnGhN) {
@@ -232,10 +244,9 @@ class BackwardPass {
   template <int N>
   void add_products(int64_t t, const Place& place, const LiveRows<S>& rows,
                     const Segment<S> (&segments)[N]) {
-    const Range mine = part(panels_, 1, place.unit, place.split.units);
+    const Range mine = part(first_.count, 1, place.unit, place.split.units);
     for (int64_t q = mine.begin; q < mine.end; ++q) {
-      const S* panel = first_ + q * kWide * L * K_;
-      panel_product<kWide>(segments, rows.n, panel, static_cast<const S*>(nullptr),
+      panel_product<kWide>(segments, rows.n, first_.panel(q), static_cast<const S*>(nullptr),
                            [&](int64_t i, const V(&sum)[kWide]) {
                              const int64_t b = rows.b[i];
                              const bool cut = steps_.reset(t, b);
@@ -246,7 +257,7 @@ class BackwardPass {
                                V next = sum[u];
                                if (!Cell::kProjected) next = next + V::load(dh, g_.P - j);
                                if (cut) next = V(S(0));
-                               next.store(dh, g_.P - j);
+                               limited(next).store(dh, g_.P - j);
                              }
                            });
     }
@@ -254,8 +265,9 @@ class BackwardPass {
 
   const Backward<S>& g_;
   Steps<S> steps_;
-  int64_t panels_ = 0, wide_panels_ = 0, K_ = 0, inner_ = 0;
-  S *first_ = nullptr, *second_ = nullptr, *zeros_ = nullptr;
+  Panels<S> first_, second_;
+  int64_t K_ = 0, inner_ = 0;
+  S* zeros_ = nullptr;
   char* lists_ = nullptr;
 };
 

@@ -2,6 +2,8 @@
 // cell's gates on the sums while they are in registers, and the state written once.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/workspace.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA {
@@ -22,6 +24,7 @@ class ForwardPass {
   static constexpr int L = V::kLanes, G = Cell::kGates, G1 = kFirstGates<Cell>, NV = U * G1;
   static constexpr int kWide = 4;  // vectors a panel of products with one output a unit
   static constexpr bool kTwoStates = Cell::kStates == 2;
+  static constexpr bool kSecond = Cell::kPhases == 2 || Cell::kProjected;  // product in a step
   static constexpr bool kHasExtra = Cell::kSaved > G;
   // a cell that saves its output only has it in y
   static constexpr bool kSavesGates = Cell::kSaved > 1;
@@ -29,16 +32,9 @@ class ForwardPass {
  public:
   ForwardPass(const Forward<S>& f) : f_(f), steps_{f} {
     Arena arena(f.workspace);
-    panels_ = divide_up(f.H, U * L);
-    first_ = arena.take<S>(panels_ * NV * L * f.P);
-    first_bias_ = arena.take<S>(panels_ * NV * L);
-    if constexpr (Cell::kPhases == 2 || Cell::kProjected) {
-      const int64_t outputs = Cell::kProjected ? f.P : f.H;
-      wide_panels_ = divide_up(outputs, kWide * L);
-      second_ = arena.take<S>(wide_panels_ * kWide * L * f.H);
-      second_bias_ = arena.take<S>(wide_panels_ * kWide * L);
-    }
-    zeros_ = arena.take<S>((f.H > f.P ? f.H : f.P));
+    first_ = Panels<S>(arena, divide_up(f.H, U * L) * NV * L, NV * L, f.P, true);
+    if constexpr (kSecond) second_ = Panels<S>(arena, second_outputs(), kWide * L, f.H, true);
+    zeros_ = arena.take<S>(f.H > f.P ? f.H : f.P);
     lists_ = arena.take<char>(0);
   }
 
@@ -49,23 +45,19 @@ class ForwardPass {
 
  private:
   void pack(const Place& place) {
-    const int threads = place.split.rows * place.split.units;
-    const int id = place.row * place.split.units + place.unit;
-    if (id == 0) fill_zero(zeros_, f_.H > f_.P ? f_.H : f_.P);
-    const Range mine = part(panels_, 1, id, threads);
+    if (place.id() == 0) fill_zero(zeros_, f_.H > f_.P ? f_.H : f_.P);
+    const Range mine = place.share(first_.count);
     for (int64_t q = mine.begin; q < mine.end; ++q) {
-      pack_panel<U, G1>(f_.w_hh, f_.b_hh, f_.H, f_.P, q, first_ + q * NV * L * f_.P,
-                        first_bias_ + q * NV * L);
+      pack_panel<U, G1>(f_.w_hh, f_.b_hh, f_.H, f_.P, q, first_.panel(q), first_.bias(q));
     }
-    if constexpr (Cell::kPhases == 2 || Cell::kProjected) {
-      const Range wide = part(wide_panels_, 1, id, threads);
-      for (int64_t q = wide.begin; q < wide.end; ++q) pack_second(q);
+    if constexpr (kSecond) {
+      const Range second = place.share(second_.count);
+      for (int64_t q = second.begin; q < second.end; ++q) pack_second(q);
     }
   }
 
   void pack_second(int64_t q) {
-    S* panel = second_ + q * kWide * L * f_.H;
-    S* bias = second_bias_ + q * kWide * L;
+    S *panel = second_.panel(q), *bias = second_.bias(q);
     if constexpr (Cell::kProjected) {
       pack_panel<kWide, 1, S>(f_.w_hr, nullptr, f_.P, f_.H, q, panel, bias);
     } else {  // the candidate's rows, the last H of W_hh
@@ -85,7 +77,7 @@ class ForwardPass {
       const int64_t t = steps_.at(step);
       collect(t, mine, place, rows);
       first_product(t, place, rows);
-      if constexpr (Cell::kPhases == 2 || Cell::kProjected) {
+      if constexpr (kSecond) {
         place.wait();
         second_product(t, place, rows);
       }
@@ -119,6 +111,7 @@ class ForwardPass {
     if (kHasExtra && f_.training) fill_zero(extra_row(t, b), f_.H);  // weight gradients read it
   }
 
+  int64_t second_outputs() const { return Cell::kProjected ? f_.P : f_.H; }
   S* extra_row(int64_t t, int64_t b) const {
     return f_.extra + (f_.training ? t * f_.B + b : b) * f_.H;
   }
@@ -126,11 +119,10 @@ class ForwardPass {
   S* y_row(int64_t t, int64_t b) const { return f_.y + (t * f_.B + b) * f_.P; }
 
   void first_product(int64_t t, const Place& place, const LiveRows<S>& rows) {
-    const Range mine = part(panels_, 1, place.unit, place.split.units);
+    const Range mine = part(first_.count, 1, place.unit, place.split.units);
     const Segment<S> segments[1] = {{rows.h, f_.P}};
     for (int64_t q = mine.begin; q < mine.end; ++q) {
-      const S* panel = first_ + q * NV * L * f_.P;
-      const S* bias = first_bias_ + q * NV * L;
+      const S *panel = first_.panel(q), *bias = first_.bias(q);
       panel_product<NV>(segments, rows.n, panel, bias, [&](int64_t i, const V(&sum)[NV]) {
         for (int u = 0; u < U; ++u) {
           const int64_t j = (q * U + u) * L;
@@ -153,7 +145,10 @@ class ForwardPass {
     if constexpr (kTwoStates) s[1] = V::load(rows.c[i] + at.j, at.n);
     if constexpr (Cell::kPhases == 2) {
       Cell::forward_reset(gx, gh, s, saved);
-      for (int g = 0; g < 2; ++g) saved[g].store(gates + g * H, at.n);
+      if (f_.training) {
+        for (int g = 0; g < 2; ++g) keep(saved[g], t, b, g, at);
+      }
+      saved[1].store(gates + H, at.n);  // the candidate reads z
       saved[Cell::kSavedU].store(extra_row(t, b) + at.j, at.n);
     } else {
       V s_new[Cell::kStates];
@@ -165,7 +160,7 @@ class ForwardPass {
       S* out = Cell::kProjected ? extra_row(t, b) : y_row(t, b);
       s_new[0].store(out + at.j, at.n);
       if (kSavesGates && f_.training) {
-        for (int g = 0; g < G; ++g) saved[g].store(gates + g * H, at.n);
+        for (int g = 0; g < G; ++g) keep(saved[g], t, b, g, at);
         if constexpr (kHasExtra && !Cell::kProjected) {
           saved[G].store(extra_row(t, b) + at.j, at.n);
         }
@@ -173,14 +168,24 @@ class ForwardPass {
     }
   }
 
+  // Gate g of one vector of units, for backward.
+  void keep(V gate, int64_t t, int64_t b, int g, Unit at) const {
+    if constexpr (std::is_same_v<S, float>) {
+      if (f_.fixed) {
+        gate.store_fixed(f_.fixed + (t * f_.B + b) * G * f_.H + g * f_.H + at.j, at.n);
+        return;
+      }
+    }
+    gate.store(gates_row(t, b) + g * f_.H + at.j, at.n);
+  }
+
   // Reset-before: the candidate, from r ⊙ h. Projected: h' = W_hr·m.
   void second_product(int64_t t, const Place& place, const LiveRows<S>& rows) {
-    const Range mine = part(wide_panels_, 1, place.unit, place.split.units);
+    const Range mine = part(second_.count, 1, place.unit, place.split.units);
     const Segment<S> segments[1] = {{rows.first, f_.H}};
-    const int64_t outputs = Cell::kProjected ? f_.P : f_.H;
+    const int64_t outputs = second_outputs();
     for (int64_t q = mine.begin; q < mine.end; ++q) {
-      const S* panel = second_ + q * kWide * L * f_.H;
-      const S* bias = second_bias_ + q * kWide * L;
+      const S *panel = second_.panel(q), *bias = second_.bias(q);
       panel_product<kWide>(segments, rows.n, panel, bias, [&](int64_t i, const V(&sum)[kWide]) {
         for (int u = 0; u < kWide; ++u) {
           const int64_t j = (q * kWide + u) * L;
@@ -204,7 +209,7 @@ class ForwardPass {
       const V gx_n = V::load(gates + 2 * H, at.n);
       Cell::forward_candidate(gx_n, gh_n, s, s_new, saved);
       s_new[0].store(y_row(t, b) + at.j, at.n);
-      if (f_.training) saved[2].store(gates + 2 * H, at.n);
+      if (f_.training) keep(saved[2], t, b, 2, at);
     }
   }
 
@@ -222,8 +227,7 @@ class ForwardPass {
 
   const Forward<S>& f_;
   Steps<S> steps_;
-  int64_t panels_ = 0, wide_panels_ = 0;
-  S *first_ = nullptr, *first_bias_ = nullptr, *second_ = nullptr, *second_bias_ = nullptr;
+  Panels<S> first_, second_;
   S* zeros_ = nullptr;
   char* lists_ = nullptr;
 };

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cells/list.h"
+#include "scan/time_clip.h"
 
 namespace rnnfast::cpu {
 
@@ -33,17 +34,20 @@ struct Scan {
 template <class S>
 struct Forward : Scan<S> {
   S* gates = nullptr;  // [T, B, G·H], in: x·W_ihᵀ + b_ih, overwritten; out if training: saved[0..G)
-  S* extra = nullptr;  // saved[G], cells that have it: [T, B, H] if training, else scratch [B, H]
-  S* y = nullptr;      // [T, B, P]
-  S* c = nullptr;      // [T, B, H] every cell state, or null: only the last is kept
-  S* h_last = nullptr;        // [B, P]
-  S* c_last = nullptr;        // [B, H]
+  int16_t* fixed = nullptr;  // [T, B, G·H], out if training: saved[0..G) goes here in fixed point
+                             // (Vec::store_fixed) instead; or null. float and kSaved > 1 only
+  S* extra = nullptr;   // saved[G], cells that have it: [T, B, H] if training, else scratch [B, H]
+  S* y = nullptr;       // [T, B, P]
+  S* c = nullptr;       // [T, B, H] every cell state, or null: only the last is kept
+  S* h_last = nullptr;  // [B, P]
+  S* c_last = nullptr;  // [B, H]
   void* workspace = nullptr;  // Kernels::workspace() bytes, 64-byte aligned
 };
 
 template <class S>
 struct Backward : Scan<S> {
-  const S* gates = nullptr;  // as forward left them, like extra, y and c
+  const S* gates = nullptr;        // as forward left them, like extra, y and c
+  const int16_t* fixed = nullptr;  // read instead of gates, if not null
   const S* extra = nullptr;
   const S* y = nullptr;
   const S* c = nullptr;
@@ -52,6 +56,7 @@ struct Backward : Scan<S> {
   S* dgx = nullptr;           // [T, B, G·H], out
   S* dgh_n = nullptr;         // [T, B, H], out: the n part of dgh where it is not dgx's (Gru)
   S* dh_total = nullptr;      // [T, B, P], out: projected cells, the gradient of each h'
+  TimeClip<S> clip;           // of dh and dc, after each step
   S* dh0 = nullptr;           // [B, P], in: gradient of the last h; out: of h0
   S* dc0 = nullptr;           // [B, H], the same for c
   void* workspace = nullptr;  // Kernels::workspace() bytes, 64-byte aligned

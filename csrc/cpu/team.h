@@ -1,11 +1,10 @@
 // Threads that share a scan, and their part of it.
 #pragma once
 
-#include <omp.h>
-
 #include <cstdint>
 
 #include "cpu/kernels.h"
+#include "cpu/threads.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA {
 
@@ -50,32 +49,30 @@ struct Place {
   Barrier* barrier = nullptr;
 
   void wait() const { barrier->wait(split.units); }
+  int64_t id() const { return int64_t(row) * split.units + unit; }
+  int64_t threads() const { return int64_t(split.rows) * split.units; }
+  // This thread's part of what the whole team shares.
+  Range share(int64_t size) const { return part(size, 1, id(), threads()); }
 };
 
-// body(Place) on split.rows · split.units threads, or on one if OpenMP gives fewer.
+// body(Place) on split.rows · split.units threads, or on one if there are fewer.
 template <class Body>
 void with_team(Split split, const Body& body) {
+  constexpr int kMaxRows = 1024, kMaxSharedRows = 64;  // a part of one thread never waits
   const int n = split.rows * split.units;
-  constexpr int kMaxRowParts = 1024;
-  if (n == 1 || split.rows > kMaxRowParts) {
-    Barrier alone;
-    body(Place{0, 0, Split{}, &alone});
-    return;
+  Barrier barriers[kMaxSharedRows];
+  const auto alone = [&] { body(Place{0, 0, Split{}, &barriers[0]}); };
+  if (n == 1 || split.rows > kMaxRows || (split.units > 1 && split.rows > kMaxSharedRows)) {
+    return alone();
   }
-  Barrier barriers[64];  // more row parts than that have one unit part each and never wait
-  bool enough = true;
-#pragma omp parallel num_threads(n)
-  {
-#pragma omp single
-    enough = omp_get_num_threads() == n && (split.units == 1 || split.rows <= 64);
-    const int id = omp_get_thread_num();
-    if (enough) {
-      const int row = id / split.units;
-      body(Place{row, id % split.units, split, &barriers[row % 64]});
+  on_threads(n, [&](int id, int threads) {
+    const int row = id / split.units;
+    if (threads == n) {
+      body(Place{row, id % split.units, split, &barriers[row % kMaxSharedRows]});
     } else if (id == 0) {
-      body(Place{0, 0, Split{}, &barriers[0]});
+      alone();
     }
-  }
+  });
 }
 
 }  // namespace rnnfast::cpu::RNNFAST_ISA

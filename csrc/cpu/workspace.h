@@ -65,12 +65,34 @@ class Arena {
   uintptr_t next_;
 };
 
+// A packed matrix: panels of `width` columns and, where the product has one, their bias.
+template <class S>
+class Panels {
+ public:
+  Panels() = default;
+  // Room for `columns` of K values.
+  Panels(Arena& arena, int64_t columns, int64_t width, int64_t K, bool biased)
+      : count(divide_up(columns, width)),
+        width_(width),
+        K_(K),
+        values_(arena.take<S>(count * width * K)),
+        biases_(biased ? arena.take<S>(count * width) : nullptr) {}
+
+  S* panel(int64_t q) const { return values_ + q * width_ * K_; }
+  S* bias(int64_t q) const { return biases_ ? biases_ + q * width_ : nullptr; }
+
+  int64_t count = 0;
+
+ private:
+  int64_t width_ = 0, K_ = 0;
+  S *values_ = nullptr, *biases_ = nullptr;
+};
+
 // The lists of thread `place`, out of those of the whole team.
 template <class S>
 LiveRows<S> live_rows_of(const Place& place, char* lists, int64_t B) {
-  const int64_t thread = int64_t(place.row) * place.split.units + place.unit;
   const int64_t stride = B + 8;
-  int64_t* base = reinterpret_cast<int64_t*>(lists) + thread * list_elements(B);
+  int64_t* base = reinterpret_cast<int64_t*>(lists) + place.id() * list_elements(B);
   LiveRows<S> rows;
   rows.b = base;
   rows.h = reinterpret_cast<const S**>(base + stride);

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "scan/problem.h"
+#include "scan/time_clip.h"
 
 namespace rnnfast::reference {
 
@@ -55,6 +56,7 @@ struct Backward {
   const V* dc = nullptr;       // [T, B, H], gradient of Forward::c; null: 0
   const V* dh_last = nullptr;  // [B, P]
   const V* dc_last = nullptr;  // [B, H]
+  TimeClip<V> clip;            // of dh and dc, after each step
   V* dgx = nullptr;            // [T, B, G·H], out
   V* dh0 = nullptr;            // [B, P], out
   V* dc0 = nullptr;            // [B, H], out
@@ -120,6 +122,11 @@ struct State {
   void clear() {
     std::fill(h.begin(), h.end(), V(0));
     std::fill(c.begin(), c.end(), V(0));
+  }
+
+  void limit(const TimeClip<V>& clip) {
+    for (V& g : h) g = limit_in_time(g, clip.bound, clip.limit);
+    for (V& g : c) g = limit_in_time(g, clip.bound, clip.limit);
   }
 
   // Row `row` of h [·, P] and c [·, H].
@@ -353,6 +360,7 @@ void scan_backward(const Problem& p, const Weights<V>& w, const Masks& masks,
       detail::step_backward<Cell>(p, w, prev, io.saved + row * Cell<V>::kSaved * p.H, io, grad,
                                   io.dgx + row * p.gate_width());
       if (reset) grad.clear();
+      grad.limit(io.clip);
     }
     grad.write(p, io.dh0, io.dc0, b);
   }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -52,10 +53,13 @@ class Backend:
         name: what ``use_backend`` and ``RNNFAST_BACKEND`` call it.
         composite: made of differentiable torch calls. Eager code then calls ``run`` and leaves the
             graph to torch; under a tracer it hides behind the op like every other.
+        paired: is better given both directions of a layer at once (``forward_all``), which eager
+            code then does.
     """
 
     name: str = ""
     composite: bool = False
+    paired: bool = False
 
     def unusable(self) -> str | None:
         """Why this backend can take nothing at all in this process, or None."""
@@ -83,6 +87,21 @@ class Backend:
 
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
         raise NotImplementedError
+
+    def forward_all(self, scans: Sequence[Scan]) -> list[tuple[ScanResult, list[Tensor]]]:
+        """``forward`` of the directions of a layer: scans alike but for tensors and ``reverse``."""
+        return [self.forward(scan) for scan in scans]
+
+    def backward_all(
+        self,
+        scans: Sequence[Scan],
+        saved: Sequence[Saved],
+        cotangents: Sequence[Cotangents],
+        needs: Sequence[Needs],
+    ) -> list[Gradients]:
+        """``backward`` of the directions of a layer."""
+        each = zip(scans, saved, cotangents, needs, strict=True)
+        return [self.backward(*one) for one in each]
 
 
 class CompositeBackend(Backend):
@@ -127,10 +146,8 @@ def _leaf(tensor: Tensor, wanted: bool) -> Tensor:
     return tensor.detach().requires_grad_(wanted)
 
 
-def reserved(problem: Problem) -> str | None:
-    """The reason of a backend that has none of the reserved options."""
-    if problem.options.checkpoint_every != 0:
-        return "checkpoint_every is not supported"
-    if problem.options.grad_clip_time != 0:
+def reserved(problem: Problem, grad_clip_time: bool = False) -> str | None:
+    """The reason of a backend that lacks an option; ``grad_clip_time``: it has this one."""
+    if problem.options.grad_clip_time != 0 and not grad_clip_time:
         return "grad_clip_time is not supported"
     return None

@@ -11,7 +11,7 @@ class Reference(CompositeBackend):
     name = "reference"
 
     def why_not(self, problem: Problem) -> str | None:
-        return reserved(problem)
+        return reserved(problem, grad_clip_time=True)
 
     def strategy(self, problem: Problem) -> str:
         return "a loop over T in plain torch"

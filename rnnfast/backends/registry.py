@@ -5,12 +5,17 @@ from __future__ import annotations
 from ..config import AUTO
 from ..problem import Problem
 from .base import Backend
+from .checkpointed import checkpointed
 from .cpu import Cpu
+from .cuda import Cuda
 from .preference import order
 from .reference import Reference
 from .torch_native import TorchNative
+from .triton import Triton
 
-BACKENDS: dict[str, Backend] = {b.name: b for b in (TorchNative(), Cpu(), Reference())}
+BACKENDS: dict[str, Backend] = {
+    b.name: b for b in (TorchNative(), Cpu(), Cuda(), Triton(), Reference())
+}
 
 
 class BackendError(RuntimeError):
@@ -44,14 +49,19 @@ def select(problem: Problem, requested: str = AUTO) -> Backend:
     if requested == AUTO:
         for backend in candidates(problem):
             if refusal(backend, problem) is None:
-                return backend
+                return checkpointed(backend, problem)
         reasons = "; ".join(f"{b.name}: {refusal(b, problem)}" for b in BACKENDS.values())
         raise BackendError(f"no backend can take this problem ({reasons})")
     check_name(requested)
     reason = refusal(BACKENDS[requested], problem)
     if reason is not None:
         raise BackendError(f"backend {requested!r} can't take this problem: {reason}")
-    return BACKENDS[requested]
+    return named(requested, problem)
+
+
+def named(name: str, problem: Problem) -> Backend:
+    """The backend of this name as ``problem`` asks for it; it was chosen before."""
+    return checkpointed(BACKENDS[name], problem)
 
 
 def status() -> list[tuple[str, bool, str]]:

@@ -41,6 +41,8 @@ class TorchNative(CompositeBackend):
         on_cpu_lstm = problem.device == "cpu" and spec.torch_mode == "LSTM"
         if on_cpu_lstm and problem.autocast == torch.float16:
             return "torch's LSTM fails under float16 autocast on the CPU (pytorch#88136)"
+        if problem.options.grad_clip_time != 0:
+            return "torch's kernels have no grad_clip_time"
         return reserved(problem)
 
     def strategy(self, problem: Problem) -> str:

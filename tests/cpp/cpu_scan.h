@@ -170,7 +170,7 @@ struct Inputs {
 struct Expected {
   Numbers y, c, h_last, c_last, saved, dgx, dh0, dc0, dw_hh, db_hh, dw_hr;
 
-  explicit Expected(const Inputs& in)
+  explicit Expected(const Inputs& in, double clip = 0)
       : y(in.p.output_elements()),
         c(in.p.cell_state_elements()),
         h_last(in.h0.size()),
@@ -190,6 +190,7 @@ struct Expected {
     g.h0 = in.h0.data(), g.c0 = in.c0.data(), g.y = y.data(), g.c = c.data();
     g.saved = saved.data(), g.dy = in.dy.data(), g.dc = in.dc.empty() ? nullptr : in.dc.data();
     g.dh_last = in.dh_last.data(), g.dc_last = in.dc_last.data();
+    g.clip = TimeClip<double>::of(clip);
     g.dgx = dgx.data(), g.dh0 = dh0.data(), g.dc0 = dc0.data();
     g.dw_hh = dw_hh.data(), g.db_hh = db_hh.data(), g.dw_hr = dw_hr.data();
     dispatch(in.p.cell, [&](auto tag) {
@@ -204,9 +205,12 @@ template <class S>
 class Run {
  public:
   Buffer<S> gates, extra, y, c, h_last, c_last, dgx, dgh_n, dh_total, dh0, dc0;
+  std::vector<int16_t> fixed;  // the saved gates, if kept so
 
-  Run(const cpu::Kernels& kernels, const Inputs& in, cpu::Split split, bool training, bool every_c)
+  Run(const cpu::Kernels& kernels, const Inputs& in, cpu::Split split, bool training, bool every_c,
+      bool keep_fixed = false)
       : gates(in.gx), kernels_(kernels), in_(in), split_(split) {
+    if (keep_fixed) fixed.assign(gates.size() + kGuard, kMark);
     const Problem& p = in.p;
     const bool two_states = p.has_cell_state(), has_extra = p.info().saved > p.info().gates;
     if (has_extra) extra = Buffer<S>((training ? p.T : 1) * p.B * p.H);
@@ -216,6 +220,10 @@ class Run {
     forward(training);
     if (training) backward();
     for (const Buffer<S>* output : outputs()) CHECK_IN(output->intact(), in.label());
+    if (!keep_fixed) return;
+    const auto end = fixed.begin() + gates.size();
+    CHECK_IN(std::all_of(end, fixed.end(), [](int x) { return x == kMark; }), in.label());
+    fixed.resize(gates.size());
   }
 
   std::vector<const Buffer<S>*> outputs() const {
@@ -223,9 +231,12 @@ class Run {
   }
 
  private:
+  static constexpr int16_t kMark = -77;
+
   void forward(bool training) {
     cpu::Forward<S> f;
     f.training = training;
+    f.fixed = fixed.empty() ? nullptr : fixed.data();
     f.gates = gates.data(), f.extra = extra.data(), f.y = y.data(), f.c = c.data();
     f.h_last = h_last.data(), f.c_last = c_last.data();
     call(f, kernels_.forward_f32, kernels_.forward_f64);
@@ -239,7 +250,9 @@ class Run {
     dh0 = Buffer<S>(in_.dh_last), dc0 = Buffer<S>(in_.dc_last);
     Buffer<S> dy(in_.dy), dc(in_.dc);
     cpu::Backward<S> g;
-    g.gates = gates.data(), g.extra = extra.data(), g.y = y.data(), g.c = c.data();
+    g.gates = fixed.empty() ? gates.data() : nullptr;
+    g.fixed = fixed.empty() ? nullptr : fixed.data();
+    g.extra = extra.data(), g.y = y.data(), g.c = c.data();
     g.dy = in_.option.dy ? dy.data() : nullptr, g.dc = in_.option.dc ? dc.data() : nullptr;
     g.dgx = dgx.data(), g.dgh_n = dgh_n.data(), g.dh_total = dh_total.data();
     g.dh0 = dh0.data(), g.dc0 = dc0.data();

@@ -168,7 +168,10 @@ Numbers activated(const cpu::Kernels& kernels, CellId cell, int plane, const Num
   const int64_t B = (static_cast<int64_t>(values.size()) + H - 1) / H;
   Inputs in(cell, 1, B, H, kOptions[0]);
   const int64_t G = in.p.info().gates;
-  for (Numbers* zero : {&in.w_hh, &in.b_hh}) std::fill(zero->begin(), zero->end(), 0);
+  // what the product adds is -0, so that a sign of `values` stays
+  std::fill(in.w_hh.begin(), in.w_hh.end(), 0);
+  std::fill(in.b_hh.begin(), in.b_hh.end(), -0.0);
+  std::fill(in.h0.begin(), in.h0.end(), -1);
   for (size_t k = 0; k < values.size(); ++k) in.gx[k / H * G * H + plane * H + k % H] = values[k];
   const Run<S> run(kernels, in, {1, 1}, true, true);
   const Numbers saved = saved_of(in, run);
@@ -216,7 +219,12 @@ void check_activations(const cpu::Kernels& kernels) {
   const Numbers x = arguments<S>();
   const auto tanh = [](long double v) { return std::tanh(v); };
   const auto sigmoid = [](long double v) { return 1 / (1 + std::exp(-v)); };
-  check_ulps<S>(activated<S>(kernels, CellId::kRnnTanh, 0, x), x, tanh, 2, label + "tanh");
+  const Numbers tanhs = activated<S>(kernels, CellId::kRnnTanh, 0, x);
+  check_ulps<S>(tanhs, x, tanh, 2, label + "tanh");
+  for (size_t k = 0; k < x.size(); ++k) {
+    const bool same_sign = std::isnan(x[k]) || std::signbit(tanhs[k]) == std::signbit(x[k]);
+    if (!same_sign) CHECK_IN(same_sign, label + "tanh's sign at " + check::show(x[k]));
+  }
   check_ulps<S>(activated<S>(kernels, CellId::kLstm, 2, x), x, tanh, 2, label + "lstm's tanh");
   check_ulps<S>(activated<S>(kernels, CellId::kLstm, 0, x), x, sigmoid, 3, label + "sigmoid");
 }

@@ -80,7 +80,8 @@ class Run {
   Tensor<S> gates, y, h_last, c_last, dgates, dh0, dc0;
   Tensor<float> c;
 
-  Run(const Inputs& in, Math math, int forward_shape, int backward_shape)
+  // backward_shape −1: forward only. clip: BackwardArgs'.
+  Run(const Inputs& in, Math math, int forward_shape, int backward_shape, float clip = 0)
       : gates(slotted(in)),
         y(in.p.T * in.p.B * in.p.H),
         h_last(in.p.B * in.p.H),
@@ -94,7 +95,7 @@ class Run {
         h0_(in.h0),
         c0_(in.c0) {
     forward({math, forward_shape});
-    if (backward_shape >= 0) backward({math, backward_shape});
+    if (backward_shape >= 0) backward({math, backward_shape}, clip);
   }
 
   // Gate g of the gradients, in torch's layout [T, B, G·H].
@@ -165,10 +166,10 @@ class Run {
     launch_sequence_forward(in_.p.cell, choice, args, nullptr);
   }
 
-  void backward(Choice choice) {
+  void backward(Choice choice, float clip) {
     Tensor<S> dy(in_.dy), dc(in_.dc), dh_last(in_.dh_last), dc_last(in_.dc_last);
     BackwardArgs args;
-    args.T = in_.p.T, args.B = in_.p.B, args.H = in_.p.H;
+    args.T = in_.p.T, args.B = in_.p.B, args.H = in_.p.H, args.clip = clip;
     BackwardDirection& d = args.direction[0];
     common(d);
     d.saved = gates.data(), d.y = y.data(), d.c = c.data();

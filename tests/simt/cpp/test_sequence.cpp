@@ -102,6 +102,10 @@ TEST(every_shape) {
   }
 }
 
+TEST(more_steps_than_16_bits_count) {
+  check_run<float>(Math::kFp32, 1e-5, CellId::kRnnTanh, 66000, 1, 1, cpu_scan::kOptions[4], 0, -1);
+}
+
 TEST(other_schedules_same_bits) {
   for (const CellId cell : kResident) {
     const Inputs in = rounded<Bf16>(Inputs(cell, 5, 9, 33, cpu_scan::kOptions[5]));

@@ -1,0 +1,93 @@
+// The plan of the CUDA kernels for Python; there without CUDA too, for whoever asks for another
+// machine.
+#include "cuda/plan.h"
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <tuple>
+#include <variant>
+#include <vector>
+
+namespace {
+
+using namespace rnnfast;
+using cuda::Device;
+
+// sm, SMs, shared memory and registers of a block, clock in GHz.
+using DeviceNumbers = std::tuple<int, int, int64_t, int64_t, double>;
+
+Device device_of(const std::variant<std::string, DeviceNumbers>& given) {
+  if (const auto* name = std::get_if<std::string>(&given)) return cuda::device_by_name(*name);
+  const auto& [sm, sm_count, shared, registers, clock] = std::get<DeviceNumbers>(given);
+  return {sm, sm_count, shared, registers, clock};
+}
+
+DType dtype_of(const std::string& name) {
+  if (name == "float32") return DType::kFloat32;
+  if (name == "float64") return DType::kFloat64;
+  if (name == "bfloat16") return DType::kBFloat16;
+  if (name == "float16") return DType::kFloat16;
+  throw std::invalid_argument("no dtype is called '" + name + "'");
+}
+
+std::tuple<std::string, std::string, int, std::string> plan(
+    bool backward, const std::string& cell, const std::string& dtype, bool tf32, int64_t T,
+    int64_t B, int64_t H, int64_t P, int directions,
+    const std::variant<std::string, DeviceNumbers>& device, const std::string& forced) {
+  cuda::PlanProblem problem;
+  problem.pass = backward ? cuda::Pass::kBackward : cuda::Pass::kForward;
+  problem.cell = find_cell(cell).id;
+  problem.dtype = dtype_of(dtype);
+  problem.tf32 = tf32;
+  problem.T = T, problem.B = B, problem.H = H, problem.P = P;
+  problem.directions = directions;
+  const cuda::CudaPlan found = cuda::plan_cuda(problem, device_of(device), forced);
+  return {found.resident ? "resident" : "stepwise", std::string(cuda::name_of(found.math)),
+          found.shape, found.text};
+}
+
+cuda::Math math_of(const std::string& name) {
+  using cuda::Math;
+  for (const Math math : {Math::kBf16, Math::kF16, Math::kTf32, Math::kFp32}) {
+    if (name == cuda::name_of(math)) return math;
+  }
+  throw std::invalid_argument("no math is called '" + name + "'");
+}
+
+// Of each compiled shape: groups, slabs in registers, shared memory for H units, whether H fits it.
+std::vector<std::tuple<int, int, int64_t, bool>> list_shapes(bool backward, const std::string& cell,
+                                                             const std::string& math, int64_t H) {
+  const cuda::Pass pass = backward ? cuda::Pass::kBackward : cuda::Pass::kForward;
+  const CellId id = find_cell(cell).id;
+  const cuda::ShapeList list = cuda::shapes(pass, id, math_of(math));
+  std::vector<std::tuple<int, int, int64_t, bool>> found;
+  for (int i = 0; i < list.size; ++i) {
+    const cuda::Shape shape = list.at[i];
+    const int64_t bytes = cuda::shared_bytes(pass, id, math_of(math), shape, H);
+    found.emplace_back(shape.groups, shape.held_slabs, bytes,
+                       cuda::fits(pass, id, math_of(math), shape, H, INT64_MAX));
+  }
+  return found;
+}
+
+}  // namespace
+
+void bind_plan(pybind11::module_& m) {
+  namespace py = pybind11;
+  m.def("cuda_plan", &plan, py::arg("backward"), py::arg("cell"), py::arg("dtype"), py::arg("tf32"),
+        py::arg("T"), py::arg("B"), py::arg("H"), py::arg("P"), py::arg("directions"),
+        py::arg("device"), py::arg("forced") = "",
+        "(strategy, math, shape, text) of one pass over a layer; device: a name of "
+        "csrc/cuda/plan.h, or (compute "
+        "capability as 10*major+minor, SMs, bytes of shared memory and registers of a block, "
+        "GHz).\n\nRaises "
+        "ValueError for an unknown name, or where `forced` asks for what can't be.");
+  m.def(
+      "cuda_shapes", &list_shapes, py::arg("backward"), py::arg("cell"), py::arg("math"),
+      py::arg("H"),
+      "Of each compiled resident kernel: (groups or tiles of a warp, slabs of a tile in registers, "
+      "bytes of dynamic shared memory for H hidden units, whether a block's warps have room for "
+      "H).");
+}

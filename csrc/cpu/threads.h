@@ -1,0 +1,29 @@
+// The one place where threads start: OpenMP's, the runtime that torch has in the process.
+// RNNFAST_STD_THREADS is for ThreadSanitizer, which cannot follow the threads of a libgomp that was
+// not built for it.
+#pragma once
+
+#if defined(RNNFAST_STD_THREADS)
+#include <thread>
+#include <vector>
+#else
+#include <omp.h>
+#endif
+
+namespace rnnfast::cpu {
+
+// body(thread, how many there are) on n threads, or on fewer if no more are to be had.
+template <class Body>
+void on_threads(int n, const Body& body) {
+#if defined(RNNFAST_STD_THREADS)
+  std::vector<std::thread> others;
+  for (int id = 1; id < n; ++id) others.emplace_back([&body, id, n] { body(id, n); });
+  body(0, n);
+  for (std::thread& other : others) other.join();
+#else
+#pragma omp parallel num_threads(n)
+  body(omp_get_thread_num(), omp_get_num_threads());
+#endif
+}
+
+}  // namespace rnnfast::cpu

@@ -1,0 +1,4 @@
+#include "cuda/stepwise_backward.h"
+#include "cuda/stepwise_forward.h"
+
+template struct rnnfast::cuda::Stepwise<rnnfast::cuda::Bf16>;

@@ -1,0 +1,64 @@
+"""``grad_clip_time``: limiting the gradient that a step hands back to the one before.
+
+docs/clipping.md says where exactly. Here stand the option's forms, and the limit as a torch call.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+GradClipTime = float | tuple[str, float]
+
+
+def as_option(value: GradClipTime) -> float:
+    """The float that ``Options`` and the op have: v clips to [-v, v], -v zeroes beyond v, 0 is off.
+
+    Args:
+        value: v >= 0, or ("clip", v) or ("zero", v).
+
+    Raises:
+        TypeError: neither a number nor such a pair. ValueError: v is negative, NaN or infinite.
+    """
+    mode, bound = value if isinstance(value, tuple) and len(value) == 2 else ("clip", value)
+    is_number = isinstance(bound, (int, float)) and not isinstance(bound, bool)
+    if mode not in ("clip", "zero") or not is_number:
+        raise TypeError(f'grad_clip_time should be a number or ("zero", number), got: {value!r}')
+    if not 0 <= bound < math.inf:  # false of a NaN; isfinite could not be traced
+        raise ValueError(f"grad_clip_time should be finite and not negative, got {bound}")
+    return -float(bound) if mode == "zero" else float(bound)
+
+
+def limited_in_time(state: Tensor, option: float) -> Tensor:
+    """``state`` itself; its gradient is limited by ``option`` (as ``as_option`` gives it).
+
+    A NaN is kept. Differentiable twice, and under vmap and forward-mode AD (whose tangent passes
+    as it is).
+    """
+    return state if option == 0 else _Limited.apply(state, option)
+
+
+class _Limited(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(state: Tensor, option: float) -> Tensor:
+        return state.view_as(state)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.option = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        bound = abs(ctx.option)
+        if ctx.option > 0:
+            return grad.clamp(-bound, bound), None
+        return torch.where(grad.abs() > bound, torch.zeros_like(grad), grad), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        return tangent.view_as(tangent)

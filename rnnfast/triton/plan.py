@@ -1,0 +1,153 @@
+"""Which strategy and which tiles a scan gets. Nothing here imports Triton."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import torch
+
+from ..problem import Problem
+from .limits import limit_of
+
+STRATEGY = "RNNFAST_TRITON_STRATEGY"
+RESIDENT_BATCH = 16  # sequences of a resident program: the least that fills a tensor core's tile
+
+
+class Plan(NamedTuple):
+    """How one pass is computed.
+
+    Attributes:
+        resident: one program for all steps of a batch tile, else one launch a step.
+        block_b, block_h, block_k, block_p: tile sizes: batch, hidden units, summands of a product
+            (stepwise), outputs (resident). Powers of two, at least 16.
+        num_warps, num_stages: Triton's.
+    """
+
+    resident: bool
+    block_b: int
+    block_h: int
+    block_k: int
+    block_p: int
+    num_warps: int
+    num_stages: int
+
+    def describe(self) -> str:
+        """In words, for ``explain``."""
+        if self.resident:
+            return f"resident (one launch), {self.block_b} sequences a program"
+        return f"stepwise (a launch a step), tiles of {self.block_b} by {self.block_h} units"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages}
+
+    @property
+    def blocks(self) -> dict[str, Any]:
+        """Of a stepwise kernel."""
+        tiles = {"BLOCK_B": self.block_b, "BLOCK_H": self.block_h, "BLOCK_K": self.block_k}
+        return {**tiles, **self.options}
+
+
+class Device(NamedTuple):
+    """What a plan looks at. ``arch``: as limits.json has it; ``shared``: bytes that one program may
+    ask for."""
+
+    name: str
+    arch: str
+    shared: int
+
+
+INTERPRETER = Device("interpreter", "90", 227 << 10)  # plans as for an sm_90
+
+
+def device_of(device: torch.device | None = None) -> Device:
+    """The GPU that ``device`` is, else the current one; INTERPRETER where torch sees none."""
+    if (device is not None and device.type == "cpu") or not torch.cuda.is_available():
+        return INTERPRETER
+    facts = torch.cuda.get_device_properties(device)
+    if torch.version.hip is not None:
+        return Device(facts.name, facts.gcnArchName.split(":")[0], 64 << 10)
+    arch = f"{facts.major}{facts.minor}"
+    shared: int = facts.shared_memory_per_block_optin  # type: ignore[attr-defined]
+    return Device(facts.name, arch, shared)
+
+
+def math_of(dtype: torch.dtype) -> str:
+    """How the recurrent product is computed: ``bf16``, ``fp16``, ``tf32`` or ``fp32``.
+
+    float32 follows the switch of torch's own RNNs.
+    """
+    if dtype != torch.float32:
+        return {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+    switch = torch.backends.cudnn.rnn.fp32_precision  # type: ignore[attr-defined]
+    return "tf32" if switch == "tf32" else "fp32"
+
+
+def demanded() -> str:
+    """RNNFAST_TRITON_STRATEGY. Raises ValueError where it is none of the three words."""
+    word = os.environ.get(STRATEGY, "auto")
+    if word not in ("auto", "resident", "stepwise"):
+        raise ValueError(f"{STRATEGY} should be auto, resident or stepwise, got: {word!r}")
+    return word
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n, and at least 16, the least a product takes."""
+    return max(16, 1 << (n - 1).bit_length())
+
+
+def resident_plan(H: int, P: int, block_b: int = RESIDENT_BATCH, num_warps: int = 8) -> Plan:
+    return Plan(True, block_b, power_of_two(H), 0, power_of_two(P), num_warps, 1)
+
+
+def stepwise_plan(
+    block_b: int = 16, block_h: int = 32, block_k: int = 64, num_warps: int = 4, num_stages: int = 3
+) -> Plan:
+    return Plan(False, block_b, block_h, block_k, 0, num_warps, num_stages)
+
+
+def candidates(
+    direction: str,
+    problem: Problem,
+    device: Device,
+    math: str | None = None,
+    strategy: str | None = None,
+) -> list[Plan]:
+    """The plans that come into question, the one for want of a measurement first.
+
+    Resident where it fits. Stepwise: a program for each 32 units is enough to occupy a GPU from
+    H = 1024 on, below narrower tiles make more programs; a large batch wants tiles with more rows,
+    which read the weights less often. ``math``, ``strategy``: not torch's switch, not
+    RNNFAST_TRITON_STRATEGY.
+    """
+    forced = strategy or demanded()
+    found = []
+    limit = limit_of(
+        device.arch, math or math_of(problem.dtype), problem.cell, direction, device.shared
+    )
+    tile = power_of_two(max(problem.H, problem.P))
+    if forced != "stepwise" and limit is not None and tile <= limit.block_h:
+        smaller = max(4, limit.num_warps * tile // limit.block_h)
+        warps = limit.num_warps if tile == limit.block_h else min(limit.num_warps, smaller)
+        found.append(resident_plan(problem.H, problem.P, num_warps=warps))
+    if forced == "resident":
+        return found
+    few, many, narrow = stepwise_plan(), stepwise_plan(64), stepwise_plan(16, 16, 128)
+    return found + ([few, narrow] if problem.B <= 32 else [many, few])
+
+
+def why_not_resident(problem: Problem, device: Device) -> str | None:
+    """The reason where resident kernels are demanded and can't take it."""
+    if demanded() != "resident":
+        return None
+    for direction in ("forward", "backward"):
+        if not candidates(direction, problem, device):
+            math = math_of(problem.dtype)
+            limit = limit_of(device.arch, math, problem.cell, direction, device.shared)
+            most = "none" if limit is None else f"H up to {limit.block_h}"
+            return (
+                f"{STRATEGY}=resident, and of the resident {direction} kernels of "
+                f"{problem.cell} in {math} {most} fits this device"
+            )
+    return None

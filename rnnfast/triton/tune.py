@@ -1,0 +1,105 @@
+"""Which of a few plans is fastest on this device: measured once, remembered in a file.
+
+A key holds cell, direction, H, P, I, math, device and a bucket of batch sizes, so that a new batch
+size is not measured anew. ``RNNFAST_TRITON_TUNE=0`` measures nothing; what the file has still
+counts.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..problem import Problem
+from .plan import Device, Plan, math_of
+
+SWITCH = "RNNFAST_TRITON_TUNE"
+LARGEST_BUCKET = 2048
+_lock = threading.Lock()
+
+
+def cache_file() -> Path:
+    """In RNNFAST_CACHE, else in the user's cache folder."""
+    own, users = os.environ.get("RNNFAST_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    folder = Path(own) if own else Path(users or "~/.cache").expanduser() / "rnnfast"
+    return folder.expanduser() / "triton-plans.json"
+
+
+def bucket(B: int) -> int:
+    """Batch sizes up to the next power of two count as one, and all from 2048 on."""
+    return min(LARGEST_BUCKET, 1 << max(B - 1, 0).bit_length())
+
+
+def key_of(direction: str, problem: Problem, device: Device) -> str:
+    """One line of the file."""
+    p = problem
+    masks = "masked" if p.has_lengths or p.has_resets else "dense"
+    sizes = f"H{p.H} P{p.P} I{p.I} B{bucket(p.B)}"
+    return (
+        f"{device.name} | {direction} {p.cell} {math_of(p.dtype)} {sizes} {masks} | "
+        f"triton {_version()}"
+    )
+
+
+def best(key: str, plans: Sequence[Plan], time_of: Callable[[Plan], float] | None = None) -> Plan:
+    """The plan that the file has under ``key``, else the fastest, else the first.
+
+    Args:
+        plans: what comes into question; a remembered plan that is not among them does not count.
+        time_of: runs a plan and returns its time; None, or ``RNNFAST_TRITON_TUNE=0``: not measured.
+    """
+    if len(plans) == 1:
+        return plans[0]
+    with _lock:
+        remembered = _read(cache_file()).get(key)
+        if remembered is not None and remembered in plans:
+            return remembered
+        if time_of is None or os.environ.get(SWITCH, "1") == "0":
+            return plans[0]
+        fastest = min(plans, key=time_of)
+        _remember(cache_file(), key, fastest)
+    return fastest
+
+
+@functools.lru_cache(maxsize=8)
+def _read_at(path: Path, modified: int, size: int) -> dict[str, Plan]:
+    try:
+        lines = json.loads(path.read_text(encoding="utf-8"))
+        return {key: Plan(*values) for key, values in lines.items()}
+    except (ValueError, TypeError, AttributeError):  # cut off, or somebody else's: measured anew
+        return {}
+
+
+def _read(path: Path) -> dict[str, Plan]:
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return {}
+    return _read_at(path, facts.st_mtime_ns, facts.st_size)
+
+
+def _remember(path: Path, key: str, plan: Plan) -> None:
+    """Replaces the file in one step, so that another process reads the old one or the new one."""
+    lines = {**_read(path), key: plan}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8"
+    ) as file:
+        json.dump(lines, file, indent=1, sort_keys=True)
+    os.replace(file.name, path)
+
+
+@functools.cache
+def _version() -> str:
+    for name in ("triton", "pytorch-triton", "triton-rocm"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"

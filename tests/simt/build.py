@@ -1,0 +1,85 @@
+"""Builds the CUDA kernels and their bindings for the executor, as torch ops on CPU tensors.
+
+``library()`` compiles what changed, by ninja, into build/simt and gives the library's path;
+``python -m tests.simt.build`` does the same from a shell.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+from rnnfast._build import host, torchinfo
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "build" / "simt"
+FLAGS = ["-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-DRNNFAST_SIMT"]
+INCLUDES = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests'}"]
+KERNELS = ("sequence", "stepwise")
+TORCH_INCLUDES = ("include", "include/torch/csrc/api/include")
+
+
+def library() -> Path:
+    """Raises RuntimeError with the compiler's message where the build fails."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs at once
+        _write(FOLDER / "build.ninja", _ninja_file())
+        ninja = host.find_ninja(os.environ)
+        if ninja is None:
+            raise RuntimeError("ninja runs the build and is not installed: pip install ninja")
+        command = [ninja, "-C", str(FOLDER), "-j", os.environ.get("MAX_JOBS", "2")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"the build of the kernels for the executor failed:\n{done.stdout}")
+    return FOLDER / "rnnfast_simt.so"
+
+
+def sources() -> dict[str, list[Path]]:
+    """What is compiled, by rule: the executor and kernels, and what includes torch's headers."""
+    kernels = [p for stem in KERNELS for p in sorted(ROOT.glob(f"csrc/cuda/{stem}*.cu"))]
+    executor = sorted(ROOT.glob("tests/simt/*.cpp"))
+    bindings = [ROOT / "tests/simt/ops/module.cpp"]
+    for name in ("cuda_scan", "cuda_stepwise", "cuda_resident"):
+        bindings.append(ROOT / f"csrc/bindings/{name}.cpp")
+    return {"bindings": bindings, "kernels": kernels, "executor": executor}
+
+
+def _ninja_file() -> str:
+    found = torchinfo.find_torch()
+    compiler, why = host.find_compiler(os.environ)
+    if found is None or compiler is None:
+        raise RuntimeError(why or "torch is not installed")
+    torch_flags = [
+        f"-std={found.cxx_standard}",
+        f"-DRNNFAST_TORCH_VERSION={found.version}",  # another torch: compile again
+        *(f"-isystem{found.root / p}" for p in TORCH_INCLUDES),
+    ]
+    own = {"bindings": torch_flags, "kernels": ["-std=c++17", "-x", "c++"]}
+    own["executor"] = ["-std=c++17"]
+    lines = ["ninja_required_version = 1.5"]
+    objects = []
+    for rule, flags in own.items():
+        words = shlex.join([*compiler.command, *FLAGS, *INCLUDES, *flags])
+        lines += [f"rule {rule}", f"  command = {words} -MMD -MF $out.d -c $in -o $out"]
+        lines += ["  depfile = $out.d", "  deps = gcc", f"  description = {rule} $in"]
+        for source in sources()[rule]:
+            objects.append(f"{source.stem}.{rule}.o")
+            lines.append(f"build {objects[-1]}: {rule} {source}")
+    libraries = [f"-L{found.root / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch", "-pthread"]
+    link = shlex.join([*compiler.command, "-shared", "-o", "$out"]).replace("'$out'", "$out")
+    lines += ["rule link", f"  command = {link} $in {shlex.join(libraries)}"]
+    lines += [f"build rnnfast_simt.so: link {' '.join(objects)}", ""]
+    return "\n".join(lines)
+
+
+def _write(path: Path, text: str) -> None:
+    if not path.is_file() or path.read_text() != text:
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    print(library())

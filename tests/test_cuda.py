@@ -1,0 +1,79 @@
+"""The backend ``cuda`` without a device: its reasons, its ops, and when ``auto`` asks it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import rnnfast
+from rnnfast import _ext
+from rnnfast.backends import registry
+from rnnfast.backends.preference import order
+from rnnfast.problem import Options, Problem
+
+CUDA = registry.BACKENDS["cuda"]
+
+
+def problem(**changes) -> Problem:
+    given = Problem(
+        "lstm", "dense", "cuda", torch.float32, 20, 8, 16, 32, 32, True, False, False, Options()
+    )
+    return given._replace(**changes)
+
+
+def test_without_a_device_it_says_what_is_missing() -> None:
+    if CUDA.unusable() is None:
+        pytest.skip("there is a device here")
+    layer = rnnfast.LSTM(3, 5)
+    with rnnfast.use_backend("cuda"), pytest.raises(rnnfast.BackendError) as raised:
+        layer(torch.randn(4, 2, 3))
+    known = ("torch sees no CUDA device", "rnnfast was built without CUDA", "the extension")
+    assert any(reason in str(raised.value) for reason in known)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"device": "cpu"}, "it computes on cuda tensors only, not on cpu"),
+        ({"dtype": torch.complex64}, "it has no kernel for torch.complex64"),
+        ({"transformed": True}, "its kernels have no rules for vmap and forward-mode AD"),
+    ],
+)
+def test_why_not(changes: dict, reason: str) -> None:
+    assert CUDA.why_not(problem(**changes)) == reason
+    assert CUDA.why_not(problem(has_lengths=True, has_resets=True)) is None
+
+
+def test_torch_is_asked_first_where_it_need_not_wait_for_the_device() -> None:
+    assert order(problem())[:1] == ("torch",)
+    assert order(problem(has_lengths=True))[:2] == ("cuda", "torch")
+    for changes in ({"cell": "gru_reset_before"}, {"has_resets": True}, {"kind": "gates"}):
+        asked = problem(**changes)
+        assert registry.BACKENDS["torch"].why_not(asked) is not None
+        others = [name for name in order(asked) if name not in ("torch", "cpu")]
+        assert others[0] == "cuda"
+
+
+@pytest.fixture
+def ops():
+    module = _ext.load()
+    if module is None:
+        pytest.skip(f"the extension is not loaded here: {_ext.why_missing()}")
+    if not module.with_cuda:
+        pytest.skip(f"built without CUDA: {_ext.build_record()['cuda_note']}")
+    return torch.ops.rnnfast
+
+
+def test_the_ops_are_registered_for_cuda(ops) -> None:
+    for name in ("rnnfast::cuda_forward", "rnnfast::cuda_backward"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")
+
+
+def test_the_ops_refuse_cpu_tensors_with_a_clear_message(ops) -> None:
+    hint = "" if torch.cuda.is_available() else "; torch sees no CUDA device here"
+    zeros = torch.zeros
+    with pytest.raises(ValueError, match=f"^gates must be a cuda tensor, got one on cpu{hint}$"):
+        ops.cuda_forward(
+            "rnn_tanh", "stepwise", "fp32", 0, [zeros(2, 1, 3, 1)], [zeros(3, 3)], [],
+            [zeros(1, 3)], [], None, None, [False], False, False,
+        )  # fmt: skip

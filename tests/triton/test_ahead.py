@@ -1,0 +1,177 @@
+"""Every kernel compiled ahead of time, without a GPU, and judged from its machine code."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from rnnfast import CELLS
+from rnnfast.inspect import triton as inspect_triton
+from rnnfast.inspect.cli import main
+from rnnfast.inspect.sass import class_of, parse
+from rnnfast.inspect.table import Row
+from rnnfast.triton.limits import table
+
+ARCHITECTURES = ("80", "90", "100", "gfx942")
+MATHS = tuple(inspect_triton.DTYPES)
+EVERY = [(c, m, a) for a in ARCHITECTURES for c in CELLS for m in MATHS]
+SAMPLE = [("lstm", "bf16", "90"), ("gru", "fp32", "80"), ("gru_reset_before", "fp16", "gfx942")]
+
+needs_compiler = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="in this process Triton interprets"
+)
+
+
+def check_products(row: Row, math: str) -> None:
+    if math == "fp32":
+        assert row.products == 0 or row.arch.startswith("gfx"), f"{row}: not strict fp32"
+    else:
+        assert row.products > 0, f"{row}: no tensor cores"
+
+
+def check_resident(cell: str, math: str, arch: str) -> None:
+    limits = [table()[arch, math, cell, d] for d in ("forward", "backward")]
+    plans = tuple(
+        inspect_triton.plans_for(cell, math, arch, limit.block_h, limit.block_h, 16, "resident")[i]
+        if limit.block_h <= min(one.block_h for one in limits)
+        else inspect_triton.resident_plan(limit.block_h, limit.block_h, num_warps=limit.num_warps)
+        for i, limit in enumerate(limits)
+    )
+    found = list(inspect_triton.rows(cell, math, arch, plans))
+    assert [row.kernel.split("_")[1] for row in found] == ["forward", "backward"]
+    for row, limit in zip(found, limits, strict=True):
+        assert inspect_triton.is_clean(row), row
+        assert row.shared == limit.shared, f"{row}: limits.json says {limit.shared}"
+        check_products(row, math)
+
+
+def check_stepwise(cell: str, math: str, arch: str) -> None:
+    plans = inspect_triton.plans_for(cell, math, arch, 1000, 500, 64, "stepwise")
+    for row in inspect_triton.rows(cell, math, arch, plans):
+        assert row.shared <= inspect_triton.SHARED_MEMORY[arch], row
+        check_products(row, math)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("cell", "math", "arch"), SAMPLE)
+def test_a_resident_kernel_at_the_limit_that_it_claims(cell: str, math: str, arch: str) -> None:
+    check_resident(cell, math, arch)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("cell", "math", "arch"), [("lstm_proj", "tf32", "100")])
+def test_a_stepwise_kernel(cell: str, math: str, arch: str) -> None:
+    check_stepwise(cell, math, arch)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(("cell", "math", "arch"), EVERY)
+def test_every_resident_kernel(cell: str, math: str, arch: str) -> None:
+    check_resident(cell, math, arch)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(("cell", "math", "arch"), EVERY)
+def test_every_stepwise_kernel(cell: str, math: str, arch: str) -> None:
+    check_stepwise(cell, math, arch)
+
+
+@needs_compiler
+def test_a_kernel_beyond_its_limit_is_seen_to_spill_or_not_to_fit() -> None:
+    """The checks can fail: an LSTM of four times the limit's weights."""
+    limit = table()["90", "bf16", "lstm", "forward"]
+    plan = inspect_triton.resident_plan(2 * limit.block_h, 2 * limit.block_h)
+    row = next(inspect_triton.rows("lstm", "bf16", "90", (plan, plan)))
+    assert not inspect_triton.is_clean(row)
+
+
+@needs_compiler
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--cell", "rnn_relu", "--hidden", "40", "--dtype", "bf16", "--arch", "80"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "forward: resident (one launch), 16 sequences a program"
+    header = next(line for line in shown if line.startswith("kernel"))
+    assert header.split() == [
+        "kernel", "warps", "registers", "shared", "stack", "spills", "products", "seconds"
+    ]  # fmt: skip
+    figures = next(line for line in shown if line.startswith("resident_forward")).split()
+    assert 0 < int(figures[2]) <= 255
+    assert int(figures[5]) == 0
+    assert any(line.startswith("tensor core") for line in shown)
+
+
+def test_the_command_says_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["--hidden", "4096", "--strategy", "resident"]) == 1
+    assert "no resident forward kernel of lstm in bf16 has H = 4096" in capsys.readouterr().err
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert main(["--hidden", "16"]) == 1
+    assert "TRITON_INTERPRET=1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--hidden", "0"])
+
+
+def test_the_list_of_cells_is_everybodys() -> None:
+    from rnnfast.triton.cells import CELLS as TRITON_CELLS
+
+    assert list(TRITON_CELLS) == list(CELLS)
+    for name, cell in TRITON_CELLS.items():
+        spec = CELLS[name]
+        assert (cell.name, cell.gates, cell.states) == (name, spec.gates, len(spec.states))
+        assert cell.projected == spec.projected
+        assert cell.saved == spec.gates + int(spec.has_extra)
+
+
+# --- reading machine code ------------------------------------------------------------------------
+
+USAGE = """
+Resource usage:
+ Common:
+  GLOBAL:0
+ Function one:
+  REG:40 STACK:16 SHARED:1024 LOCAL:8 CONSTANT[0]:376 TEXTURE:0 SURFACE:0 SAMPLER:0
+"""
+SASS = """
+\t.section\t.text.one,"ax",@progbits
+.text.one:
+        /*0000*/                   LDC R1, c[0x0][0x28] ;
+        /*0010*/              @!P0 LDL.LU R2, [R1+0x4] ;
+        /*0020*/                   STL.64 [R1], R4 ;
+        /*0030*/                   HMMA.16816.F32.BF16 R4, R8, R12, R4 ;
+        /*0040*/             @!UP1 BRA `(.L_1) ;
+        /*0050*/                   FFMA R4, R8, R12, R4 ;
+"""
+
+
+def test_reading_sass() -> None:
+    (code,) = parse(USAGE, SASS)
+    assert (code.name, code.registers, code.stack, code.local, code.shared) == (
+        "one", 40, 16, 8, 1024
+    )  # fmt: skip
+    assert code.spills == 2
+    assert code.tensor_core == 1
+    assert code.classes()["float32"] == 1
+    assert code.classes()["branch"] == 1
+    assert sum(code.classes().values()) == 6
+
+
+@pytest.mark.parametrize(
+    ("opcode", "kind"),
+    [
+        ("HMMA", "tensor core"),
+        ("HGMMA", "tensor core"),
+        ("UTCHMMA", "tensor core"),
+        ("LDSM", "shared load"),
+        ("LDG", "global load"),
+        ("MUFU", "special function"),
+        ("IMAD", "integer and other"),
+    ],
+)
+def test_classes_of_instructions(opcode: str, kind: str) -> None:
+    assert class_of(opcode) == kind

@@ -1,0 +1,75 @@
+"""The matrix, and what else is asked of every backend, on the Triton kernels in the interpreter.
+
+Each test is a pytest of its own with ``TRITON_INTERPRET=1``, since Triton decides when a kernel is
+made, once a process, whether it compiles or interprets.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+ROOT = Path(__file__).resolve().parents[2]
+MATRIX = "tests/test_matrix.py"
+SMALL = "(T7B3I4H6] or all_states-clip)"  # nothing on, and everything
+
+
+def run_pytest(*arguments: str, strategy: str = "auto") -> int:
+    """How many tests passed; the others were skipped, and none failed."""
+    env = {**os.environ, "TRITON_INTERPRET": "1", "RNNFAST_TRITON_STRATEGY": strategy}
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    told = done.stdout[-6000:] + done.stderr[-2000:]
+    assert done.returncode == 0, told
+    found = re.search(r"^(\d+) passed", done.stdout.splitlines()[-1])
+    assert found is not None, told
+    return int(found.group(1))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "cases"),
+    [
+        ("auto", "float32 and not T63"),
+        ("auto", f"(bfloat16 or float16) and ({SMALL} or H96])"),
+        ("stepwise", f"float32 and ({SMALL} or tokens-lengths or gates])"),
+        ("stepwise", "(bfloat16 or float16) and all_states-clip"),
+        ("auto", "float32 and T63B5I1H33-reverse"),
+    ],
+)
+def test_the_matrix_in_part(strategy: str, cases: str) -> None:
+    passed = run_pytest(MATRIX, "-k", f"triton and {cases}", strategy=strategy)
+    assert passed >= 6  # every cell
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_relu", "lstm", "lstm_proj", "gru",
+                                  "gru_reset_before"])  # fmt: skip
+@pytest.mark.parametrize("strategy", ["auto", "stepwise"])
+def test_the_matrix(strategy: str, cell: str, dtype: str) -> None:
+    """Every case that the backend ``cpu`` passes, but those in float64."""
+    chosen = f"loop[triton-{dtype}-{cell}-T"
+    taken = run_pytest(MATRIX, "-k", chosen, strategy=strategy)
+    assert taken == run_pytest(MATRIX, "-k", f"loop[cpu-{dtype}-{cell}-T")
+
+
+def test_bad_input() -> None:
+    chosen = "(triton or nan_and_inf) and not 65536"
+    assert run_pytest("tests/test_bad_input.py", "-k", chosen) == 5
+
+
+@pytest.mark.slow  # the interpreter takes some milliseconds a step
+def test_more_than_65536_steps() -> None:
+    assert run_pytest("tests/test_bad_input.py", "-k", "triton and 65536") == 1
+
+
+@pytest.mark.parametrize("strategy", ["auto", "stepwise"])
+def test_what_only_this_backend_has(strategy: str) -> None:
+    assert run_pytest("tests/triton/interpreted", strategy=strategy) >= 20
