@@ -1,6 +1,7 @@
-"""Language models on plain text: data, vocabulary, windows, model, training, generation.
+"""Language models and translation: data, models, training, generation, the command line.
 
 Each module stands alone and is imported by its own name, for example
-``from rnnfast.text.corpus import Corpus``. ``rnnfast.text.demo`` puts them together.
-Drawing the progress bar and the plot needs ``pip install rnnfast[text]``.
+``from rnnfast.text.corpus import Corpus``. ``recipes`` holds the systems that docs/seeds.md
+describes; ``cli_lm`` and ``cli_mt`` are the commands. Drawing the progress bar and the plots needs
+``pip install rnnfast[text]``.
 """

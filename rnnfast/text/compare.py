@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from .checkpoint import CheckpointError, differences
 from .checkpoint import load as load_checkpoint
 from .corpus import Corpus
+from .history import Diverged
 from .interrupt import StopRequest
 from .model import copy_weights
 from .report import LABELS
+from .run import Run
 from .train import Recipe, TrainingRun
 
 BLOCK_EPOCHS = 10
@@ -28,17 +31,22 @@ def make_runs(
 ) -> list[TrainingRun]:
     """A run for each name, all with the weights of the last one."""
     runs = [TrainingRun(name, corpus, recipe, seed) for name in implementations]
-    for run in runs[:-1]:
-        copy_weights(runs[-1].model, run.model)
+    share_weights(runs)
     return runs
 
 
-def checkpoint_path(out: Path, run: TrainingRun) -> Path:
+def share_weights(runs: Sequence[Run[Any]]) -> None:
+    """Give all ``runs`` the weights of the last one."""
+    for run in runs[:-1]:
+        copy_weights(runs[-1].model, run.model)
+
+
+def checkpoint_path(out: Path, run: Run[Any]) -> Path:
     """Where ``run`` is saved."""
     return out / f"{run.implementation}.pt"
 
 
-def resume_all(runs: Sequence[TrainingRun], out: Path) -> None:
+def resume_all(runs: Sequence[Run[Any]], out: Path) -> None:
     """Go on from the checkpoints of every run.
 
     Raises:
@@ -52,7 +60,7 @@ def resume_all(runs: Sequence[TrainingRun], out: Path) -> None:
         run.restore(checkpoint_path(out, run))
 
 
-def resume_unfinished(runs: Sequence[TrainingRun], out: Path) -> bool:
+def resume_unfinished(runs: Sequence[Run[Any]], out: Path) -> bool:
     """Go on from the checkpoints in ``out`` if they are of an unfinished run; says whether.
 
     Finished runs are left alone (they will be replaced), whatever their settings.
@@ -69,7 +77,7 @@ def resume_unfinished(runs: Sequence[TrainingRun], out: Path) -> bool:
     return True
 
 
-def _is_unfinished(run: TrainingRun, path: Path) -> bool:
+def _is_unfinished(run: Run[Any], path: Path) -> bool:
     try:
         payload = load_checkpoint(path)
     except CheckpointError as error:
@@ -88,45 +96,69 @@ def _is_unfinished(run: TrainingRun, path: Path) -> bool:
 
 
 def train_in_turns(
-    runs: Sequence[TrainingRun], out: Path, progress: Callable[[TrainingRun], None]
+    runs: Sequence[Run[Any]],
+    out: Path,
+    progress: Callable[[Run[Any]], None],
+    save_every: int = SAVE_EVERY_EPOCHS,
 ) -> bool:
     """Train all runs to their last epoch, a block of epochs each in turn.
 
     A slow minute of the machine thus hits each of them alike; who starts a round alternates too.
-    ``progress(run)`` is called after each epoch, outside what is timed. Every run is saved now
-    and then and at the end. Returns False where Ctrl-C stopped it, with everything saved.
+    ``progress(run)`` is called after each epoch, outside what is timed. Every run is saved after
+    ``save_every`` epochs and at the end. Returns False where Ctrl-C stopped it (in any of several
+    processes), with everything saved.
 
     Raises:
-        Diverged: a loss was not finite; the checkpoint of before stays.
+        Diverged: a loss was not finite; its checkpoint of before stays, the other runs are saved.
         OSError: a checkpoint could not be written; the one of before stays.
     """
-    with StopRequest() as stop:
+    stopped = False
+    with StopRequest() as request:
 
-        def after_epoch(run: TrainingRun) -> bool:
+        def after_epoch(run: Run[Any]) -> bool:
+            nonlocal stopped
             progress(run)
-            return not stop.requested
+            stopped = run.place.any(request.requested)
+            return not stopped
 
-        order = list(runs)
-        while not stop.requested and any(_left(run) for run in runs):
+        order, saved_at = list(runs), max(run.epoch for run in runs)
+        while not stopped and any(_left(run) for run in runs):
             for run in order:
-                if not stop.requested and _left(run):
-                    run.train(min(BLOCK_EPOCHS, _left(run)), after_epoch)
+                if not stopped and _left(run):
+                    _train_or_save_others(
+                        run, runs, out, min(BLOCK_EPOCHS, save_every), after_epoch
+                    )
             order.reverse()
-            if max(run.epoch for run in runs) % SAVE_EVERY_EPOCHS == 0:
+            if max(run.epoch for run in runs) - saved_at >= save_every:
+                saved_at = max(run.epoch for run in runs)
                 _save(runs, out)
         _save(runs, out)
     return not any(_left(run) for run in runs)
 
 
-def _left(run: TrainingRun) -> int:
-    return max(run.recipe.epochs - run.epoch, 0)
+def _train_or_save_others(
+    run: Run[Any],
+    runs: Sequence[Run[Any]],
+    out: Path,
+    epochs: int,
+    after_epoch: Callable[[Run[Any]], bool],
+) -> None:
+    try:
+        run.train(min(epochs, _left(run)), after_epoch)
+    except Diverged:
+        _save([other for other in runs if other is not run], out)
+        raise
 
 
-def _save(runs: Sequence[TrainingRun], out: Path) -> None:
+def _left(run: Run[Any]) -> int:
+    return max(run.epochs - run.epoch, 0)
+
+
+def _save(runs: Sequence[Run[Any]], out: Path) -> None:
     for run in runs:
         run.save(checkpoint_path(out, run))
 
 
-def epochs_done(runs: Sequence[TrainingRun]) -> str:
+def epochs_done(runs: Sequence[Run[Any]]) -> str:
     """Such as ``rnnfast 120, torch.nn 110``."""
     return ", ".join(f"{LABELS[run.implementation]} {run.epoch}" for run in runs)

@@ -28,7 +28,16 @@ def clean_lines(text: str) -> str:
     return "".join(clean_whole(line).strip() for line in text.splitlines())
 
 
-CLEANINGS: dict[str, Callable[[str], str]] = {"lines": clean_lines, "whole": clean_whole}
+def as_it_is(text: str) -> str:
+    """Every character, line ends, accents and digits included."""
+    return text
+
+
+CLEANINGS: dict[str, Callable[[str], str]] = {
+    "lines": clean_lines,
+    "whole": clean_whole,
+    "raw": as_it_is,
+}
 
 
 @dataclass(frozen=True)
@@ -47,9 +56,18 @@ class Corpus:
 
     @classmethod
     def from_text(
-        cls, text: Text, *, cleaning: str = "lines", max_tokens: int | None = None
+        cls,
+        text: Text,
+        *,
+        cleaning: str = "lines",
+        max_tokens: int | None = None,
+        min_freq: int = 1,
+        vocab: Vocabulary | None = None,
     ) -> Corpus:
         """Clean ``text`` by characters with one of `CLEANINGS`.
+
+        Characters seen less often than ``min_freq`` read as ``<unk>``. ``vocab``: that of a model
+        which is to read the text, in place of the text's own.
 
         Raises:
             ValueError: ``cleaning`` is unknown, or nothing is left of the text.
@@ -59,7 +77,8 @@ class Corpus:
         characters = CLEANINGS[cleaning](text.content)
         if not characters.strip():
             raise ValueError(f"{text.title}: the text has no letters, so there is nothing to learn")
-        vocab = Vocabulary(characters)
+        if vocab is None:
+            vocab = Vocabulary(characters, min_freq=min_freq)
         tokens = vocab.encode(characters[:max_tokens])
         return cls(tokens, len(characters), vocab, text.title, text.is_standin)
 

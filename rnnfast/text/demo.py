@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from . import compare, data, report
-from .checkpoint import CheckpointError
+from .cli_common import (
+    EXIT_CHECK_FAILED,
+    EXIT_OK,
+    interrupted,
+    positive,
+    reporting,
+    require_packages,
+    threads,
+    train_with_bar,
+    write_results,
+)
 from .corpus import Corpus
 from .generate import greedy
-from .train import Diverged, Recipe, TrainingRun
+from .train import Recipe, TrainingRun
 
+BOTH = ("rnnfast", "torch")
 PREFIX = "time traveller"
 GENERATED_CHARACTERS = 50
-
-EXIT_OK, EXIT_CHECK_FAILED, EXIT_CANNOT_RUN, EXIT_INTERRUPTED = 0, 1, 2, 130
-
-
-class MissingPackage(RuntimeError):
-    """A package that the demo draws with is not installed."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
             "Machine, once with rnnfast and once with torch.nn, from the same weights and in the "
             "same order of the data. Prints perplexity and speed of both, the text that each "
             "writes before and after training, and checks that both learn the same. Writes "
-            "checkpoints, curves.csv, first_steps.csv and curves.png."
+            "checkpoints, curves.csv, first_steps.csv, curves.png and curves.svg."
         ),
         epilog=(
             "Ctrl-C saves; the same command then goes on where it stopped and ends with the same "
@@ -48,15 +50,15 @@ def parser() -> argparse.ArgumentParser:
         ),
     )
     add = made.add_argument
-    add("--epochs", type=_positive, default=Recipe.epochs, metavar="N",
+    add("--epochs", type=positive, default=Recipe.epochs, metavar="N",
         help="epochs to train, of 8 minibatches each (default: %(default)s)")  # fmt: skip
     add("--seed", type=int, default=0, metavar="N",
         help="settles the weights and the order of the data (default: %(default)s)")  # fmt: skip
-    add("--impl", choices=["both", *report.LABELS], default="both",
+    add("--impl", choices=["both", *BOTH], default="both",
         help="what to train with (default: %(default)s)")  # fmt: skip
     add("--out", type=Path, default=Path("out/demo"), metavar="DIR",
         help="folder for what it writes (default: %(default)s)")  # fmt: skip
-    add("--threads", type=_positive, default=2, metavar="N",
+    add("--threads", type=positive, default=2, metavar="N",
         help="CPU threads for torch (default: %(default)s)")  # fmt: skip
     start = made.add_mutually_exclusive_group()
     start.add_argument(
@@ -70,50 +72,16 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo with the options of `parser`; returns the exit status documented there."""
     arguments = parser().parse_args(argv)
-    try:
-        require_packages()
-        with _threads(arguments.threads):
+
+    def action() -> int:
+        require_packages("the demo", "tqdm", "matplotlib")
+        with threads(arguments.threads):
             return _run(arguments)
-    except (
-        MissingPackage,
-        data.DataUnavailable,
-        CheckpointError,
-        compare.CannotResume,
-        Diverged,
-        OSError,
-    ) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return EXIT_CANNOT_RUN
 
-
-def require_packages() -> None:
-    """Raise MissingPackage, saying how to install them, unless tqdm and matplotlib are there."""
-    missing = [name for name in ("tqdm", "matplotlib") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingPackage(
-            f"the demo needs {' and '.join(missing)}: pip install 'rnnfast[text]' (in a checkout: "
-            "make setup)"
-        )
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return reporting("demo", action)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -123,18 +91,16 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"{missing}\nGoing on with a stand-in text.\n")
     recipe = Recipe(epochs=arguments.epochs)
     corpus = Corpus.from_text(text, cleaning=recipe.cleaning, max_tokens=recipe.train_tokens)
-    names = list(report.LABELS) if arguments.impl == "both" else [arguments.impl]
+    names = list(BOTH) if arguments.impl == "both" else [arguments.impl]
     runs = compare.make_runs(names, corpus, recipe, arguments.seed)
     _describe(text, runs)
     untrained = [_sample(run) for run in runs]
     out.mkdir(parents=True, exist_ok=True)
     if _resume(runs, arguments):
         print(f"Resuming from {out}, epochs done: {compare.epochs_done(runs)}", flush=True)
-    if not _train(runs, out):
-        print(f"\nInterrupted; saved in {out}, epochs done: {compare.epochs_done(runs)}.")
-        print("The same command goes on from there.")
-        return EXIT_INTERRUPTED
-    _write(runs, out)
+    if not train_with_bar(runs, out):
+        return interrupted(runs, out)
+    write_results(runs, out)
     return _conclude(runs, untrained, out)
 
 
@@ -180,30 +146,6 @@ def _backend(run: TrainingRun) -> str:
 
 def _sample(run: TrainingRun) -> str:
     return greedy(run.model, run.corpus.vocab, PREFIX, GENERATED_CHARACTERS)
-
-
-def _train(runs: Sequence[TrainingRun], out: Path) -> bool:
-    from tqdm import tqdm
-
-    total = sum(max(run.recipe.epochs, run.epoch) for run in runs)
-    with tqdm(total=total, initial=sum(run.epoch for run in runs), unit="epoch") as bar:
-
-        def progress(run: TrainingRun) -> None:
-            history = run.history
-            speed = history.tokens[-1] / history.seconds[-1]
-            label = report.LABELS[run.implementation]
-            bar.set_postfix_str(
-                f"{label}: ppl {history.perplexity[-1]:.2f}, {speed:,.0f} tokens/s", refresh=False
-            )
-            bar.update()
-
-        return compare.train_in_turns(runs, out, progress)
-
-
-def _write(runs: Sequence[TrainingRun], out: Path) -> None:
-    report.write_curves(out / "curves.csv", runs)
-    report.write_first_steps(out / "first_steps.csv", runs)
-    report.write_plot(out / "curves.png", runs)
 
 
 def _conclude(runs: Sequence[TrainingRun], untrained: Sequence[str], out: Path) -> int:

@@ -7,16 +7,20 @@ import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from .files import replacing, write_text
-from .train import FIRST_STEPS, TrainingRun
+from .history import FIRST_STEPS
+from .run import Run
+from .train import TrainingRun
 
 LAST_EPOCHS = 10
 TARGET_PERPLEXITY = 1.33
 TARGET_EPOCHS = 500
 TARGET_AGREEMENT = 1e-4
 
-LABELS = {"rnnfast": "rnnfast", "torch": "torch.nn"}
+LABELS = {"scratch": "scratch", "rnnfast": "rnnfast", "torch": "torch.nn"}
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,12 @@ def relative_differences(ours: Sequence[float], theirs: Sequence[float]) -> list
     return [abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=False)]
 
 
-def agreement_check(ours: TrainingRun, theirs: TrainingRun) -> Check:
+def agreement_check(ours: Run[Any], theirs: Run[Any]) -> Check:
     """Whether two runs from the same weights have the same losses in the first steps."""
     differences = relative_differences(ours.history.first_losses, theirs.history.first_losses)
     claim = (
-        f"copied weights: the two loss curves agree for the first {FIRST_STEPS} steps within "
+        f"copied weights: the loss curves of {LABELS[ours.implementation]} and "
+        f"{LABELS[theirs.implementation]} agree for the first {FIRST_STEPS} steps within "
         f"{TARGET_AGREEMENT:.0e} relative"
     )
     if not differences:
@@ -72,24 +77,25 @@ def checks(runs: Sequence[TrainingRun]) -> list[Check]:
     return found + [perplexity_check(run) for run in runs]
 
 
-def table(runs: Sequence[TrainingRun]) -> str:
+def table(runs: Sequence[Run[Any]], last: int = LAST_EPOCHS) -> str:
     """Perplexity and speed of each run; the ratio is to the last one."""
     reference = runs[-1].history.tokens_per_second()
-    rows = [
-        ("implementation", "epochs", f"ppl, last {LAST_EPOCHS}", "ppl, last", "tokens/s", "ratio")
-    ]
+    validated = any(run.history.validation for run in runs)
+    header = ["implementation", "epochs", f"ppl, last {last}", "ppl, last"]
+    header += [f"validation, last {last}"] if validated else []
+    rows = [[*header, "tokens/s", "ratio"]]
     for run in runs:
-        speed = run.history.tokens_per_second()
-        rows.append(
-            (
-                LABELS[run.implementation],
-                str(run.epoch),
-                f"{run.history.mean_perplexity(LAST_EPOCHS):.3f}",
-                f"{run.history.perplexity[-1]:.3f}",
-                f"{speed:,.0f}",
-                f"{speed / reference:.2f}",
-            )
-        )
+        history = run.history
+        speed = history.tokens_per_second()
+        row = [LABELS[run.implementation], str(run.epoch), f"{history.mean_perplexity(last):.3f}"]
+        row.append(f"{history.perplexity[-1]:.3f}")
+        row += [f"{history.mean_validation(last):.3f}"] if validated else []
+        rows.append([*row, f"{speed:,.0f}", f"{speed / reference:.2f}"])
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table in plain text, the first row its header; the first column to the left."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -101,20 +107,22 @@ def table(runs: Sequence[TrainingRun]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def write_curves(path: str | os.PathLike[str], runs: Sequence[TrainingRun]) -> None:
-    """CSV, one row per implementation and epoch: perplexity, tokens, seconds."""
+def write_curves(path: str | os.PathLike[str], runs: Sequence[Run[Any]]) -> None:
+    """CSV, one row per implementation and epoch: perplexity, validation, tokens, seconds."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["implementation", "epoch", "perplexity", "tokens", "seconds"])
+    writer.writerow(["implementation", "epoch", "perplexity", "validation", "tokens", "seconds"])
     for run in runs:
         history = run.history
-        columns = zip(history.perplexity, history.tokens, history.seconds, strict=True)
-        for epoch, (perplexity, tokens, seconds) in enumerate(columns, start=1):
-            writer.writerow([run.implementation, epoch, repr(perplexity), tokens, f"{seconds:.6f}"])
+        validation = [*map(repr, history.validation)] or [""] * run.epoch
+        columns = zip(history.perplexity, validation, history.tokens, history.seconds, strict=True)
+        for epoch, (perplexity, held_out, tokens, seconds) in enumerate(columns, start=1):
+            row = [run.implementation, epoch, repr(perplexity), held_out, tokens, f"{seconds:.6f}"]
+            writer.writerow(row)
     write_text(path, stream.getvalue())
 
 
-def write_first_steps(path: str | os.PathLike[str], runs: Sequence[TrainingRun]) -> None:
+def write_first_steps(path: str | os.PathLike[str], runs: Sequence[Run[Any]]) -> None:
     """CSV, one row per step of the first steps: the loss of each run."""
     lines = ["step," + ",".join(run.implementation for run in runs)]
     losses = zip(*(run.history.first_losses for run in runs), strict=False)
@@ -123,20 +131,30 @@ def write_first_steps(path: str | os.PathLike[str], runs: Sequence[TrainingRun])
     write_text(path, "\n".join(lines) + "\n")
 
 
-def write_plot(path: str | os.PathLike[str], runs: Sequence[TrainingRun]) -> None:
-    """PNG of perplexity against epochs, every run in one picture."""
+def write_plot(path: str | os.PathLike[str], runs: Sequence[Run[Any]]) -> None:
+    """Perplexity against epochs, every run in one picture: ``.png`` or ``.svg``, by its name."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for run, style in zip(runs, ("-", "--", ":"), strict=False):
-        epochs = range(1, run.epoch + 1)
-        axes.plot(
-            epochs, run.history.perplexity, style, linewidth=1, label=LABELS[run.implementation]
-        )
-    axes.set(xlabel="epoch", ylabel="training perplexity", yscale="log", title=runs[0].corpus.title)
+        epochs, label = range(1, run.epoch + 1), LABELS[run.implementation]
+        (line,) = axes.plot(epochs, run.history.perplexity, style, linewidth=1, label=label)
+        if run.history.validation:
+            axes.plot(
+                epochs, run.history.validation, style, linewidth=1, alpha=0.5,
+                color=line.get_color(), label=f"{label}, validation",
+            )  # fmt: skip
+    axes.set(xlabel="epoch", ylabel="perplexity", yscale="log", title=runs[0].title)
     axes.grid(True, which="both", alpha=0.3)
     axes.legend()
     with replacing(path) as stream:
-        FigureCanvasAgg(figure).print_png(stream)
+        figure.savefig(stream, format=os.path.splitext(path)[1][1:])
+
+
+def write_plots(folder: Path, runs: Sequence[Run[Any]]) -> None:
+    """``curves.png`` and ``curves.svg`` in ``folder``."""
+    for name in ("curves.png", "curves.svg"):
+        write_plot(folder / name, runs)

@@ -1,247 +1,206 @@
-"""Training a language model: one epoch, and a run that can stop and go on."""
+"""Training a language model: one epoch, one evaluation, and a run of them."""
 
 from __future__ import annotations
 
-import math
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import clip_grad_norm_
 
-from . import checkpoint
+from ..clip import clip_grad_norm_
 from .corpus import Corpus
-from .model import RNNLM, ModelSpec, State, detach
-from .windows import RandomWindows, SequentialWindows
+from .history import FIRST_STEPS, Diverged, EpochResult, History, perplexity
+from .model import RNNLM, State, detach
+from .place import Place
+from .recipes import Recipe
+from .run import Run
+from .windows import IGNORED, KINDS, FillIn, FillInAlike, Windows
 
+__all__ = [
+    "FIRST_STEPS",
+    "Diverged",
+    "EpochResult",
+    "History",
+    "Recipe",
+    "TrainingRun",
+    "evaluate",
+    "make_windows",
+    "train_epoch",
+]
 
-class Diverged(RuntimeError):
-    """The loss became NaN or infinite."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train. The defaults are those of d2l.ai's chapter *Concise RNN*."""
-
-    hidden_size: int = 256
-    cell: str = "RNN"
-    batch_size: int = 32
-    num_steps: int = 35
-    learning_rate: float = 1.0
-    max_norm: float = 1.0
-    epochs: int = 500
-    train_tokens: int = 10_000
-    cleaning: str = "lines"
-
-
-@dataclass
-class EpochResult:
-    """The loss of each step (natural log, mean over its tokens), tokens read, seconds taken."""
-
-    losses: list[float]
-    tokens_per_step: list[int]
-    seconds: float
-
-    @property
-    def tokens(self) -> int:
-        return sum(self.tokens_per_step)
-
-    @property
-    def perplexity(self) -> float:
-        """exp of the cross-entropy, averaged over the tokens of the epoch."""
-        total = sum(
-            loss * count for loss, count in zip(self.losses, self.tokens_per_step, strict=True)
-        )
-        return math.exp(min(total / self.tokens, 700.0))
+HERE = Place()
 
 
 def train_epoch(
     model: RNNLM,
-    windows: SequentialWindows | RandomWindows,
+    windows: Windows | FillIn,
     optimizer: torch.optim.Optimizer,
     max_norm: float,
+    place: Place = HERE,
+    net: nn.Module | None = None,
 ) -> EpochResult:
     """Train on every minibatch of ``windows`` once.
 
     The state starts at zero and, where the windows carry it, goes from a minibatch to the next,
-    detached. All gradients together are clipped to the 2-norm ``max_norm``. The time counts
-    everything: cutting the windows, one-hot, forward, loss, backward, clip, update.
-
-    Raises:
-        Diverged: a loss was not finite. The parameters are then lost too.
+    detached. All gradients together are clipped to the 2-norm ``max_norm`` (0: they are not). The
+    time counts everything: cutting the windows, one-hot, forward, loss, backward, clip, update.
+    ``net`` is ``model``, or ``model`` behind what averages gradients over processes.
     """
     started = time.perf_counter()
-    parameters = list(model.parameters())
+    net = model if net is None else net
+    parameters = [p for p in model.parameters() if p.requires_grad]
     losses: list[Tensor] = []
     counts: list[int] = []
     state: State | None = None
     for x, y in windows:
-        if state is None or not windows.carries_state:
-            state = model.begin_state(x.shape[1])
-        else:
-            state = detach(state)
-        logits, state = model(x, state)
-        loss = F.cross_entropy(logits.flatten(0, 1), y.flatten())
+        tokens, targets = place.share(x), place.share(y)
+        state = _next_state(model, windows.carries_state, state, tokens)
+        with place.precision():
+            logits, state = net(tokens, state)
+        count = _targets(y, windows)
+        loss = place.mean_loss(logits, targets, count, IGNORED)
         optimizer.zero_grad()
         loss.backward()
-        clip_grad_norm_(parameters, max_norm)
+        if max_norm > 0:
+            clip_grad_norm_(parameters, max_norm)
         optimizer.step()
         losses.append(loss.detach())
-        counts.append(y.numel())
-    values = torch.stack(losses).tolist()
-    seconds = time.perf_counter() - started
-    for step, value in enumerate(values):
-        if not math.isfinite(value):
-            raise Diverged(f"the loss is {value} at step {step + 1} of {len(values)} of the epoch")
-    return EpochResult(values, counts, seconds)
+        counts.append(count)
+    values = place.total(torch.stack(losses)) / place.processes
+    return EpochResult(values.tolist(), counts, time.perf_counter() - started)
 
 
-FIRST_STEPS = 50
-"""How many steps of a run keep their loss (later ones are kept as an epoch's perplexity)."""
+def _next_state(model: RNNLM, carried: bool, state: State | None, tokens: Tensor) -> State:
+    if state is None or not carried:
+        return model.begin_state(tokens.shape[1])
+    return detach(state)
 
 
-@dataclass
-class History:
-    """What a run has measured, one entry an epoch; ``first_losses`` one a step."""
-
-    perplexity: list[float] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    first_losses: list[float] = field(default_factory=list)
-
-    def add(self, result: EpochResult) -> None:
-        self.perplexity.append(result.perplexity)
-        self.tokens.append(result.tokens)
-        self.seconds.append(result.seconds)
-        room = FIRST_STEPS - len(self.first_losses)
-        self.first_losses += result.losses[: max(room, 0)]
-
-    def mean_perplexity(self, last: int) -> float:
-        """Mean over the last ``last`` epochs, or over all where there are fewer."""
-        values = self.perplexity[-last:]
-        return sum(values) / len(values)
-
-    def tokens_per_second(self) -> float:
-        """Over all epochs; the whole step counts."""
-        return sum(self.tokens) / sum(self.seconds)
+def _targets(y: Tensor, windows: Windows | FillIn) -> int:
+    return int((y != IGNORED).sum()) if isinstance(windows, FillIn) else y.numel()
 
 
-class TrainingRun:
-    """One model in training, with all that is needed to go on after a stop.
+@torch.no_grad()
+def evaluate(model: RNNLM, windows: Windows | FillIn, place: Place = HERE) -> float:
+    """Perplexity on ``windows``, a token as much as another; every process computes all of it.
 
-    It has random streams of its own, so runs that take turns in one process don't disturb each
-    other, nor their caller: ``seed`` alone settles weights, order of the data and dropout.
+    The model's mode is left as it was.
+    """
+    was_training = model.training
+    model.eval()
+    total, count = torch.zeros((), dtype=torch.float64, device=place.device), 0
+    state: State | None = None
+    try:
+        for x, y in windows:
+            tokens, targets = x.to(place.device), y.to(place.device)
+            state = _next_state(model, windows.carries_state, state, tokens)
+            with place.precision():
+                logits, state = model(tokens, state)
+            total += F.cross_entropy(
+                logits.float().flatten(0, 1),
+                targets.flatten(),
+                ignore_index=IGNORED,
+                reduction="sum",
+            )
+            count += _targets(y, windows)
+    finally:
+        model.train(was_training)
+    return perplexity(float(total), count)
+
+
+def make_windows(
+    recipe: Recipe, tokens: Tensor, order: torch.Generator, batch_size: int, seed: int
+) -> tuple[Windows | FillIn, Windows | FillIn | None]:
+    """The minibatches to train on, and those to validate on if the recipe has such.
+
+    Raises:
+        ValueError: the text is too short for one minibatch of either.
+    """
+    kind = KINDS[recipe.sampling]
+    last_window = recipe.num_steps if recipe.sampling == "every" else 0
+    train = recipe.train_tokens or len(tokens) - recipe.validation_tokens - last_window
+    if recipe.validation_tokens and train + recipe.validation_tokens > len(tokens) - last_window:
+        raise ValueError(
+            f"the text has {len(tokens)} tokens; {train} to train on and "
+            f"{recipe.validation_tokens} to validate on need "
+            f"{train + recipe.validation_tokens + last_window}"
+        )
+    sizes = {"batch_size": batch_size, "num_steps": recipe.num_steps}
+    training = kind(tokens[: max(train + last_window, 0)], **sizes, generator=order)
+    validation: Windows | None = None
+    if recipe.validation_tokens:
+        stop = train + recipe.validation_tokens + last_window
+        validation = kind(tokens[train:stop], **sizes, generator=None)
+    if recipe.objective == "next":
+        return training, validation
+    return FillIn(training, order), validation and FillInAlike(validation, seed)
+
+
+class TrainingRun(Run[RNNLM]):
+    """A language model in training.
 
     Args:
-        implementation: ``rnnfast`` or ``torch``.
-        corpus: the text; its ``tokens`` are trained on.
-        recipe: sizes and optimiser settings.
+        implementation: one of `model.IMPLEMENTATIONS`.
+        corpus: the text; its ``tokens`` are trained and validated on.
+        recipe: the model, its sizes and how it is trained. With several processes each has a
+            minibatch of ``batch_size``.
         seed: any int.
+        place: device, precision and processes.
 
     Raises:
         ValueError: the text is too short for one minibatch, or the implementation is unknown.
     """
 
-    def __init__(self, implementation: str, corpus: Corpus, recipe: Recipe, seed: int) -> None:
-        self.implementation = implementation
-        self.recipe = recipe
-        self.seed = seed
-        self.corpus = corpus
-        self.spec = ModelSpec(len(corpus.vocab), recipe.hidden_size, recipe.cell)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.model = RNNLM.build(implementation, self.spec)
-            self._rng_state = torch.get_rng_state()
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=recipe.learning_rate)
-        self.windows = SequentialWindows(
-            corpus.tokens,
-            batch_size=recipe.batch_size,
-            num_steps=recipe.num_steps,
-            generator=torch.Generator().manual_seed(seed),
+    def __init__(
+        self,
+        implementation: str,
+        corpus: Corpus,
+        recipe: Recipe,
+        seed: int,
+        place: Place = HERE,
+    ) -> None:
+        self.recipe, self.corpus = recipe, corpus
+        self.spec = recipe.spec(len(corpus.vocab))
+        learning = {
+            "name": recipe.optimizer,
+            "learning_rate": recipe.learning_rate,
+            "options": recipe.optimizer_options,
+        }
+        super().__init__(implementation, seed, recipe.epochs, learning, place)
+        self.windows, self.validation = make_windows(
+            recipe, corpus.tokens, self.order, recipe.batch_size * place.processes, seed
         )
-        self.history = History()
 
-    @property
-    def epoch(self) -> int:
-        """How many epochs are done."""
-        return len(self.history.perplexity)
+    def _build(self) -> RNNLM:
+        return RNNLM.build(self.implementation, self.spec)
 
-    def train(self, epochs: int, after_epoch: Callable[[TrainingRun], bool]) -> None:
-        """Train ``epochs`` more, or until ``after_epoch(self)`` returns false.
+    def _train_epoch(self) -> EpochResult:
+        return train_epoch(
+            self.model, self.windows, self.optimizer, self.recipe.max_norm, self.place, self.net
+        )
 
-        Raises:
-            Diverged: the loss was not finite; the message names the run and the epoch.
-        """
-        with self._own_random_stream():
-            for _ in range(epochs):
-                self.model.train()
-                try:
-                    result = train_epoch(
-                        self.model, self.windows, self.optimizer, self.recipe.max_norm
-                    )
-                except Diverged as error:
-                    raise Diverged(
-                        f"{self.implementation}, epoch {self.epoch + 1}: {error}"
-                    ) from error
-                self.history.add(result)
-                if not after_epoch(self):
-                    return
-
-    @contextmanager
-    def _own_random_stream(self) -> Iterator[None]:
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self._rng_state)
-            try:
-                yield
-            finally:
-                self._rng_state = torch.get_rng_state()
+    def _validate(self) -> float | None:
+        if self.validation is None:
+            return None
+        return evaluate(self.model, self.validation, self.place)
 
     def identity(self) -> dict[str, Any]:
-        """What has to be equal for a checkpoint to be of this run; the number of epochs is not."""
         recipe = asdict(self.recipe)
         del recipe["epochs"]
         return {
+            "kind": "language model",
             "implementation": self.implementation,
             "seed": self.seed,
-            "recipe": recipe,
             "model_spec": self.spec.to_dict(),
-            "text": self.corpus.title,
-            "text_sha1": self.corpus.fingerprint(),
+            "recipe": recipe,
+            "processes": self.place.processes,
+            "bf16": self.place.bf16,
+            "data": self.corpus.title,
+            "data_sha1": self.corpus.fingerprint(),
         }
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a checkpoint; raises OSError, an older file then stays."""
-        checkpoint.save(
-            path,
-            {
-                **self.identity(),
-                "epoch": self.epoch,
-                "epochs_wanted": self.recipe.epochs,
-                "vocabulary": self.corpus.vocab.to_list(),
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "rng_state": self._rng_state,
-                "order_state": self.windows.generator.get_state(),
-                "history": asdict(self.history),
-            },
-        )
-
-    def restore(self, path: str | os.PathLike[str]) -> None:
-        """Go on from a checkpoint of this run; the same numbers as without the stop.
-
-        Raises:
-            CheckpointError: the file is missing, damaged, or of another run. Nothing is changed.
-        """
-        payload = checkpoint.load(path)
-        checkpoint.require_same(path, payload, self.identity())
-        self.model.load_state_dict(payload["model"])
-        self.optimizer.load_state_dict(payload["optimizer"])
-        self._rng_state = payload["rng_state"]
-        self.windows.generator.set_state(payload["order_state"])
-        self.history = History(**payload["history"])
+    def _belongings(self) -> dict[str, Any]:
+        return {"vocabulary": self.corpus.vocab.to_list()}

@@ -12,6 +12,8 @@ import torch
 
 from rnnfast.text import data
 from rnnfast.text.corpus import Corpus
+from rnnfast.text.mt_train import TranslationRecipe
+from rnnfast.text.pairs import FRA_ENG, PairCorpus
 from rnnfast.text.train import Recipe, TrainingRun
 
 WORDS = "the time traveller sat by a fire and told us of his machine that ran through time".split()
@@ -62,6 +64,41 @@ def tiny_file(tiny_content: str, tmp_path: Path) -> data.DataFile:
     )
 
 
+SUBJECTS = {"i": "je", "you": "tu", "we": "nous", "they": "ils"}
+VERBS = {"see": "vois", "eat": "mange", "take": "prends", "like": "aime"}
+OBJECTS = {"bread.": "du pain.", "soup!": "la soupe\u202f!", "it.": "cela.", "you?": "toi\xa0?"}
+
+
+@pytest.fixture(scope="session")
+def tiny_pairs() -> list[tuple[str, str]]:
+    """64 generated pairs, all different, in a mixed order; with no-break spaces as the real."""
+    pairs = [
+        (f"{who.capitalize()} {verb} {what}", f"{SUBJECTS[who].capitalize()} {VERBS[verb]} {quoi}")
+        for who in SUBJECTS
+        for verb in VERBS
+        for what, quoi in OBJECTS.items()
+    ]
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(2))
+    return [pairs[at] for at in order]
+
+
+@pytest.fixture
+def pair_corpus(tiny_pairs: list[tuple[str, str]]) -> PairCorpus:
+    return PairCorpus.from_pairs(tiny_pairs, train_pairs=48, num_steps=6, title="tiny pairs")
+
+
+@pytest.fixture
+def pairs_file(tiny_pairs: list[tuple[str, str]], tmp_path: Path) -> Path:
+    path = tmp_path / "pairs.txt"
+    path.write_text("".join(f"{source}\t{target}\n" for source, target in tiny_pairs), "utf-8")
+    return path
+
+
+TINY_TRANSLATION = TranslationRecipe(
+    embedding_size=12, hidden_size=16, num_steps=6, train_pairs=48, batch_size=16, epochs=4
+)
+
+
 @pytest.fixture
 def make_run(tiny_corpus: Corpus) -> Callable[..., TrainingRun]:
     def make(
@@ -87,3 +124,15 @@ def real_text(monkeypatch: pytest.MonkeyPatch) -> data.Text:
         raise
     except data.DataUnavailable as error:
         pytest.skip(f"needs the real text: {error}")
+
+
+@pytest.fixture
+def real_pairs(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The English-French pairs, from ``RNNFAST_DATA`` or ``../shared/data``."""
+    monkeypatch.setenv("RNNFAST_DATA", _GIVEN_DATA)
+    try:
+        return data.find(FRA_ENG)
+    except data.DataCorrupt:
+        raise
+    except data.DataUnavailable as error:
+        pytest.skip(f"needs the real pairs: {error}")

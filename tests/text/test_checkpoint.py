@@ -33,7 +33,7 @@ def saved(make_run, tmp_path):
     return run, path
 
 
-@pytest.mark.parametrize("implementation", ["rnnfast", "torch"])
+@pytest.mark.parametrize("implementation", ["rnnfast", "torch", "scratch"])
 @pytest.mark.parametrize("cell", ["RNN", "LSTM"])
 def test_going_on_gives_the_numbers_of_an_uninterrupted_run(
     make_run, tmp_path, implementation, cell
@@ -102,7 +102,7 @@ def test_another_texts_checkpoint_is_refused(saved, tiny_content):
     _, path = saved
     text = Text(title="tiny", content=tiny_content[::-1], origin="reversed")
     corpus = Corpus.from_text(text, max_tokens=TINY_RECIPE.train_tokens)
-    with pytest.raises(CheckpointError, match="text_sha1 is"):
+    with pytest.raises(CheckpointError, match="data_sha1 is"):
         TrainingRun("torch", corpus, TINY_RECIPE, 0).restore(path)
 
 

@@ -61,7 +61,7 @@ def test_empty_text_is_refused(content, cleaning):
 
 
 def test_unknown_cleaning_is_refused():
-    with pytest.raises(ValueError, match=r"one of \['lines', 'whole'\], got 'words'"):
+    with pytest.raises(ValueError, match=r"one of \['lines', 'raw', 'whole'\], got 'words'"):
         Corpus.from_text(text_of("a"), cleaning="words")
 
 

@@ -14,7 +14,7 @@ import torch
 
 from rnnfast.text import compare, data, demo, train
 
-FILES = ["curves.csv", "curves.png", "first_steps.csv", "rnnfast.pt", "torch.pt"]
+FILES = ["curves.csv", "curves.png", "curves.svg", "first_steps.csv", "rnnfast.pt", "torch.pt"]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from rnnfast.text.generate import greedy
 from rnnfast.text.model import RNNLM, ModelSpec
@@ -64,6 +63,6 @@ def test_what_cannot_be_generated_is_refused():
         greedy(model, VOCAB, "a", -1)
     with pytest.raises(ValueError, match="the vocabulary has 3 tokens, the model 7"):
         greedy(model, Vocabulary("ab"), "a", 5)
-    both_ways = RNNLM(nn.RNN(len(VOCAB), 8, bidirectional=True), takes_tokens=False)
+    both_ways = RNNLM(len(VOCAB), 8, bidirectional=True)
     with pytest.raises(ValueError, match="a bidirectional layer cannot generate"):
         greedy(both_ways, VOCAB, "a", 5)

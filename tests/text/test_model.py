@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from rnnfast.text.model import RNNLM, ModelSpec, copy_weights, detach, make_layer
 
 SPEC = ModelSpec(vocab_size=7, hidden_size=5)
-IMPLEMENTATIONS = ["rnnfast", "torch"]
+IMPLEMENTATIONS = ["rnnfast", "torch", "scratch"]
 CELLS = ["RNN", "GRU", "LSTM"]
 
 
@@ -69,17 +68,18 @@ def test_copied_weights_give_the_same_gradients():
         assert p.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize(
-    ("layer", "shapes"),
+    ("options", "shapes"),
     [
-        (nn.RNN(7, 5, num_layers=2), (2, 3, 5)),
-        (nn.GRU(7, 5, bidirectional=True), (2, 3, 5)),
-        (nn.LSTM(7, 5, num_layers=2), [(2, 3, 5), (2, 3, 5)]),
-        (nn.LSTM(7, 5, proj_size=2), [(1, 3, 2), (1, 3, 5)]),
+        ({"cell": "RNN", "num_layers": 2}, (2, 3, 5)),
+        ({"cell": "GRU", "bidirectional": True}, (2, 3, 5)),
+        ({"cell": "LSTM", "num_layers": 2}, [(2, 3, 5), (2, 3, 5)]),
+        ({"cell": "LSTM", "num_layers": 2, "bidirectional": True}, [(4, 3, 5), (4, 3, 5)]),
     ],
 )
-def test_state_is_a_tensor_or_a_pair(layer, shapes):
-    model = RNNLM(layer, takes_tokens=False)
+def test_state_is_a_tensor_or_a_pair(implementation, options, shapes):
+    model = RNNLM(7, 5, implementation=implementation, **options)
     state = model.begin_state(3)
     found = (
         [tuple(part.shape) for part in state] if isinstance(state, tuple) else tuple(state.shape)
@@ -101,7 +101,7 @@ def test_begin_state_follows_the_models_dtype():
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match=r"one of \['rnnfast', 'torch'\], got 'jax'"):
+    with pytest.raises(ValueError, match=r"one of \['rnnfast', 'scratch', 'torch'\], got 'jax'"):
         make_layer("jax", SPEC)
-    with pytest.raises(ValueError, match="must not be batch_first"):
-        RNNLM(nn.RNN(7, 5, batch_first=True), takes_tokens=False)
+    with pytest.raises(ValueError, match=r"torch\.nn has no GRU that resets before"):
+        make_layer("torch", ModelSpec(7, 5, "GRU", reset_after=False))

@@ -22,7 +22,11 @@ def run_of(name: str, perplexities: list[float], losses: list[float], standin: b
     )
     corpus = SimpleNamespace(title="a text", is_standin=standin)
     return SimpleNamespace(
-        implementation=name, history=history, epoch=len(perplexities), corpus=corpus
+        implementation=name,
+        history=history,
+        epoch=len(perplexities),
+        corpus=corpus,
+        title="a text",
     )
 
 

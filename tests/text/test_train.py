@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from rnnfast.text import checkpoint, compare
 from rnnfast.text.interrupt import StopRequest
-from rnnfast.text.train import Diverged, EpochResult, History, train_epoch
+from rnnfast.text.train import Diverged, EpochResult, History, TrainingRun, train_epoch
 
 from .conftest import TINY_RECIPE
 
@@ -149,3 +150,20 @@ def test_stop_request_outside_the_main_thread_is_harmless():
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+def test_where_one_run_diverges_the_others_are_saved(make_run, tmp_path):
+    runs = [make_run("rnnfast"), make_run("torch")]
+    with torch.no_grad():
+        runs[1].model.output.bias[0] = math.nan
+    with pytest.raises(Diverged, match="torch, epoch 1"):
+        compare.train_in_turns(runs, tmp_path, lambda run: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["rnnfast.pt"]
+    assert checkpoint.load(tmp_path / "rnnfast.pt")["epoch"] == 6
+
+
+def test_checkpoints_are_written_every_so_many_epochs(make_run, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(TrainingRun, "save", lambda run, path: saved.append(run.epoch))
+    assert compare.train_in_turns([make_run()], tmp_path, lambda run: None, save_every=2)
+    assert saved == [2, 4, 6, 6]
