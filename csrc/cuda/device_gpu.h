@@ -151,7 +151,8 @@ using WordOf = typename detail::Word<sizeof(T)>::type;
 
 template <class T>
 RNNFAST_DEVICE T load(const T* p) {
-  return detail::cast<T>(*reinterpret_cast<const WordOf<T>*>(p));
+  const WordOf<T> word = *reinterpret_cast<const WordOf<T>*>(p);  // at once, and not by the memcpy
+  return detail::cast<T>(word);
 }
 template <class T>
 RNNFAST_DEVICE T load_once(const T* p) {

@@ -133,6 +133,8 @@ def candidates(
         found.append(resident_plan(problem.H, problem.P, num_warps=warps))
     if forced == "resident":
         return found
+    if device == INTERPRETER and problem.H > 64:  # its time goes by operations, not their size
+        return [*found, stepwise_plan(16, 128, 128)]
     few, many, narrow = stepwise_plan(), stepwise_plan(64), stepwise_plan(16, 16, 128)
     return found + ([few, narrow] if problem.B <= 32 else [many, few])
 

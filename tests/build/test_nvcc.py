@@ -92,4 +92,4 @@ def test_compile_link_load_and_a_failed_launch_names_kernel_and_shape(source, tm
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("launch of poison_kernel failed: ")
     assert "[cudaError" in done.stdout
-    assert "grid (1, 1, 1), block (256, 1, 1)" in done.stdout
+    assert "grid (1, 1), block 256, shared memory 0 bytes" in done.stdout

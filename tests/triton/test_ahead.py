@@ -34,13 +34,11 @@ def check_products(row: Row, math: str) -> None:
 
 def check_resident(cell: str, math: str, arch: str) -> None:
     limits = [table()[arch, math, cell, d] for d in ("forward", "backward")]
-    plans = tuple(
-        inspect_triton.plans_for(cell, math, arch, limit.block_h, limit.block_h, 16, "resident")[i]
-        if limit.block_h <= min(one.block_h for one in limits)
-        else inspect_triton.resident_plan(limit.block_h, limit.block_h, num_warps=limit.num_warps)
-        for i, limit in enumerate(limits)
+    forward, backward = (
+        inspect_triton.resident_plan(limit.block_h, limit.block_h, num_warps=limit.num_warps)
+        for limit in limits
     )
-    found = list(inspect_triton.rows(cell, math, arch, plans))
+    found = list(inspect_triton.rows(cell, math, arch, (forward, backward)))
     assert [row.kernel.split("_")[1] for row in found] == ["forward", "backward"]
     for row, limit in zip(found, limits, strict=True):
         assert inspect_triton.is_clean(row), row
