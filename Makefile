@@ -74,14 +74,16 @@ demo: setup
 bench: setup
 	$(PY) -m benchmarks.run
 
+# ARGS=--prebuilt: what is installed is checked, nothing is compiled. ARGS=--dry-run: without a GPU. docs/gpu-check.md
 gpu-check:
+ifeq (,$(findstring --dry-run,$(ARGS)))
 	@nvidia-smi -L || { echo "make gpu-check: no NVIDIA GPU here (nvidia-smi found none)" >&2; exit 1; }
+endif
+ifeq (,$(findstring --prebuilt,$(ARGS))$(findstring --dry-run,$(ARGS)))
 	RNNFAST_CUDA=1 $(MAKE) --no-print-directory setup
-	$(PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make gpu-check: this torch sees no GPU")'
-	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
-	$(PY) -m benchmarks.run --device cuda --backend cuda --budget 5
-	$(PY) -m benchmarks.run --device cuda --backend cuda --dtype bfloat16 --budget 5
-	$(PY) -m benchmarks.run --device cuda --backend triton --budget 5
+	$(PY) -m benchmarks.gpu_check --build-rates
+endif
+	$(PY) -m benchmarks.gpu_check $(ARGS)
 
 clean:
 	rm -rf build dist .venv *.egg-info rnnfast/_C*.so rnnfast/_build_info.json \

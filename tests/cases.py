@@ -124,10 +124,20 @@ def tensors(case: Case) -> dict[str, Tensor]:
     return found
 
 
-def leaves(case: Case, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
-    """The tensors of ``case`` in ``dtype``, those of floating point wanting gradients."""
+def leaves(
+    case: Case, dtype: torch.dtype, device: str = "cpu", nudge: int = 0
+) -> dict[str, Tensor]:
+    """The tensors of ``case`` in ``dtype``, those of floating point wanting gradients.
+
+    ``nudge`` 1, 2, …: each number is moved at random, another way for each, by no more than half a
+    unit in its last place before it is rounded.
+    """
+    g = torch.Generator().manual_seed(nudge)
     found = {}
     for name, value in tensors(case).items():
+        if nudge and value.is_floating_point():
+            moved = torch.rand(value.shape, generator=g, dtype=torch.float64) - 0.5
+            value = value * (1 + moved * torch.finfo(dtype).eps)
         value = value.to(dtype, copy=True) if value.is_floating_point() else value.clone()
         value = value.to(device)
         if case.strided and name == "x":
@@ -198,13 +208,18 @@ def run(
 
 
 @functools.lru_cache(maxsize=256)
-def oracle(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The same by the naive loop."""
-    t = leaves(case, dtype)
+def oracle(
+    case: Case, dtype: torch.dtype, nudge: int = 0, slopes: bytes | None = None
+) -> dict[str, Tensor]:
+    """The same by the naive loop; ``nudge`` as in ``leaves``, ``slopes`` as ``slopes_of`` gives."""
+    t = leaves(case, dtype, nudge=nudge)
     spec = rnnfast.CELLS[case.cell]
     weights = {n: t[n] for n in spec.weight_names(case.kind, case.bias)}
     lengths = t["lengths"].tolist() if case.lengths else None
     states = [t[n] for n in spec.states]
+    at = None
+    if slopes is not None:
+        at = torch.frombuffer(bytearray(slopes), dtype=torch.bool).view(case.T, case.B, -1)
     named = naive_scan(
         Inputs(
             case.cell,
@@ -216,11 +231,17 @@ def oracle(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
             t.get("resets"),
             case.reverse,
             case.clip,
+            at,
         )
     )
     if not case.all_states:
         named.pop("trace", None)
     return with_gradients(named, t)
+
+
+def slopes_of(case: Case, y: Tensor) -> bytes | None:
+    """Where ``y``, of rnn_relu, took the slope 1 of relu; None for the other cells."""
+    return (y > 0).contiguous().numpy().tobytes() if case.cell == "rnn_relu" else None
 
 
 def with_gradients(outputs: dict[str, Tensor], t: dict[str, Tensor]) -> dict[str, Tensor]:

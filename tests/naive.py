@@ -26,6 +26,7 @@ class Inputs(NamedTuple):
     resets: Tensor | None
     reverse: bool
     clip: float = 0.0  # grad_clip_time: v clips to [-v, v], -v zeroes beyond
+    slopes: Tensor | None = None  # rnn_relu: [T, B, H] bool, where relu's derivative is to be 1
 
 
 def naive_scan(inputs: Inputs) -> dict[str, Tensor]:
@@ -50,7 +51,8 @@ def _sequence(inputs: Inputs, b: int, T: int) -> tuple[Tensor, list[Tensor], Ten
         states = [_limited(s, inputs.clip) for s in states]
         if inputs.resets is not None and bool(inputs.resets[t, b]):
             states = [torch.zeros_like(s) for s in states]
-        states = _step(inputs, inputs.x[t, b], states)
+        slope = None if inputs.slopes is None else inputs.slopes[t, b]
+        states = _step(inputs, inputs.x[t, b], states, slope)
         ys[t], cells[t] = states[0], states[-1]
     return torch.stack(ys), states, torch.stack(cells)
 
@@ -70,7 +72,9 @@ def _limited(state: Tensor, clip: float) -> Tensor:
     return handed_on
 
 
-def _step(inputs: Inputs, x: Tensor, states: list[Tensor]) -> list[Tensor]:
+def _step(
+    inputs: Inputs, x: Tensor, states: list[Tensor], slope: Tensor | None = None
+) -> list[Tensor]:
     w = inputs.weights
     w_ih, w_hh, b_ih, b_hh = w.get("w_ih"), w["w_hh"], w.get("b_ih"), w.get("b_hh")
     if inputs.kind == "tokens":
@@ -78,6 +82,9 @@ def _step(inputs: Inputs, x: Tensor, states: list[Tensor]) -> list[Tensor]:
     if inputs.kind == "gates":  # an identity projects what is projected already
         w_ih = torch.eye(w_hh.shape[0], dtype=w_hh.dtype)
         b_ih = None if b_hh is None else torch.zeros_like(b_hh)
+    if slope is not None:
+        z = F.linear(x, w_ih, b_ih) + F.linear(states[0], w_hh, b_hh)
+        return [z * slope + (z.relu() - z * slope).detach()]
     if inputs.cell == "gru_reset_before":
         return [_gru_reset_before(x, states[0], w_ih, w_hh, b_ih, b_hh)]
     if inputs.cell == "lstm_proj":

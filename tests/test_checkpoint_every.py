@@ -22,7 +22,7 @@ from rnnfast.problem import Scan, problem_of
 from .cases import OPTIONS, Case, leaves, oracle, refusal, scan_of, small, with_gradients
 from .oracle import assert_all_close_to_oracle
 from .test_cpu import saved_bytes
-from .test_matrix import torchs_own
+from .test_matrix import yardsticks
 
 EVERYTHING = {"lengths": True, "resets": True, "reverse": True, "all_states": True}
 BACKENDS = pytest.mark.parametrize("backend", registry.BACKENDS)
@@ -92,7 +92,7 @@ def test_lower_precisions(backend: str, cell: str, dtype: torch.dtype, options: 
     case = Case(cell, T=23, B=5, I=7, H=33, **options)
     skip_if_refused(case, backend, dtype)
     found = run(case, backend, dtype, 10)
-    assert_all_close_to_oracle(found, oracle(case, torch.float64), torchs_own(case, dtype))
+    assert_all_close_to_oracle(found, *yardsticks(case, dtype, found["y"]))
 
 
 cases = st.builds(

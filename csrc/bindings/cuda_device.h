@@ -23,6 +23,11 @@ inline cuda::Stream current_stream() { return cuda::Stream{}; }
 
 inline const char* device_hint() { return ""; }
 
+struct GridTurn {  // the executor runs one launch at a time
+  explicit GridTurn(bool) {}
+  void launched() {}
+};
+
 }  // namespace rnnfast
 
 #else
@@ -45,6 +50,22 @@ inline cuda::Stream current_stream() { return c10::cuda::getCurrentCUDAStream();
 inline const char* device_hint() {
   return c10::cuda::device_count() == 0 ? "; torch sees no CUDA device here" : "";
 }
+
+// The turn of a launch of grid teams on the current device and stream, if `grid`: it begins when
+// the one before it, on whatever stream, has ended. Two such launches at once might each have some
+// of their blocks on the device and wait for the rest for ever. Within the capture of a CUDA graph
+// only launches of the same capture wait for each other: see docs/cuda.md.
+class GridTurn {
+ public:
+  explicit GridTurn(bool grid);
+  void launched();  // what the next one waits for
+  ~GridTurn();
+  GridTurn(const GridTurn&) = delete;
+  GridTurn& operator=(const GridTurn&) = delete;
+
+ private:
+  bool grid_;
+};
 
 }  // namespace rnnfast
 

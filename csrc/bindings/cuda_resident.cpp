@@ -1,4 +1,7 @@
-// The resident strategy: one launch for all steps and directions (cuda/sequence.h).
+// The resident strategies: one launch for all steps and directions, by blocks that each have all
+// hidden units (cuda/sequence.h), or by teams of blocks (cuda/team_sequence.h).
+#include <ATen/ops/zeros.h>
+
 #include "cuda/sequence.h"
 #include "cuda_device.h"
 #include "cuda_scan.h"
@@ -20,9 +23,7 @@ void fill_sizes(const Scan& scan, Args& args) {
   args.directions = static_cast<int>(scan.directions.size());
 }
 
-}  // namespace
-
-void run_resident(const ForwardScan& scan, cuda::Math math, int shape) {
+cuda::ForwardArgs arguments(const ForwardScan& scan) {
   cuda::ForwardArgs args;
   fill_sizes(scan, args);
   args.training = scan.training;
@@ -36,10 +37,10 @@ void run_resident(const ForwardScan& scan, cuda::Math math, int shape) {
     d.y = pointer<void>(from.y), d.c = pointer<float>(from.c);
     d.h_last = pointer<void>(from.h_last), d.c_last = pointer<void>(from.c_last);
   }
-  cuda::launch_sequence_forward(scan.sizes.cell->id, {math, shape}, args, current_stream());
+  return args;
 }
 
-void run_resident(const BackwardScan& scan, cuda::Math math, int shape) {
+cuda::BackwardArgs arguments(const BackwardScan& scan) {
   cuda::BackwardArgs args;
   fill_sizes(scan, args);
   args.scale = pointer<const float>(scan.scale);
@@ -57,7 +58,47 @@ void run_resident(const BackwardScan& scan, cuda::Math math, int shape) {
     d.dgates = pointer<void>(from.dgates);
     d.dh0 = pointer<void>(from.dh0), d.dc0 = pointer<void>(from.dc0);
   }
-  cuda::launch_sequence_backward(scan.sizes.cell->id, {math, shape}, args, current_stream());
+  return args;
+}
+
+// What the blocks of grid teams exchange through; it lives as long as the launch that uses it, as
+// torch's allocator hands memory on in the order of the stream.
+at::Tensor workspace(const Sizes& sizes, cuda::Pass pass, const cuda::TeamChoice& choice,
+                     size_t directions, const at::Tensor& like) {
+  const int64_t bytes =
+      cuda::team_workspace(choice.kind, pass, sizes.cell->id, choice.math, sizes.H, choice.teams,
+                           choice.tiles, static_cast<int>(directions));
+  return bytes == 0 ? at::Tensor() : at::zeros({bytes}, like.options().dtype(at::kByte));
+}
+
+}  // namespace
+
+void run_resident(const ForwardScan& scan, cuda::Math math, int shape) {
+  cuda::launch_sequence_forward(scan.sizes.cell->id, {math, shape}, arguments(scan),
+                                current_stream());
+}
+
+void run_resident(const BackwardScan& scan, cuda::Math math, int shape) {
+  cuda::launch_sequence_backward(scan.sizes.cell->id, {math, shape}, arguments(scan),
+                                 current_stream());
+}
+
+void run_team(const ForwardScan& scan, const cuda::TeamChoice& choice) {
+  const at::Tensor bytes = workspace(scan.sizes, cuda::Pass::kForward, choice,
+                                     scan.directions.size(), scan.directions[0].w_hh);
+  GridTurn turn(choice.kind == cuda::TeamKind::kGrid);
+  cuda::launch_team_forward(scan.sizes.cell->id, choice, arguments(scan), pointer<void>(bytes),
+                            current_stream());
+  turn.launched();
+}
+
+void run_team(const BackwardScan& scan, const cuda::TeamChoice& choice) {
+  const at::Tensor bytes = workspace(scan.sizes, cuda::Pass::kBackward, choice,
+                                     scan.directions.size(), scan.directions[0].w_hh);
+  GridTurn turn(choice.kind == cuda::TeamKind::kGrid);
+  cuda::launch_team_backward(scan.sizes.cell->id, choice, arguments(scan), pointer<void>(bytes),
+                             current_stream());
+  turn.launched();
 }
 
 }  // namespace rnnfast

@@ -82,24 +82,45 @@ void check_directions(size_t directions, const c10::List<bool>& reverse) {
                     "expected one or two directions, got ", directions, " and ", reverse.size());
 }
 
-// "stepwise", or the resident kernel of a math and shape.
+// "stepwise", or the kernel of a math and choice: [shape], or of a "cluster" or "grid" [shape,
+// blocks, teams, tiles].
+struct Kernel {
+  std::string strategy, math;
+  std::vector<int64_t> choice;
+
+  int number(size_t i) const { return static_cast<int>(choice.at(i)); }
+};
+
 template <class Scan>
-void run(const Scan& scan, const std::string& strategy, const std::string& math, int64_t shape) {
-  const bool strict = math == "fp32";
+void run_kernel(const Scan& scan, const Kernel& kernel, cuda::Math math) {
+  if (kernel.strategy == "resident") return run_resident(scan, math, kernel.number(0));
+  const bool grid = kernel.strategy == "grid";
+  run_team(scan, {grid ? cuda::TeamKind::kGrid : cuda::TeamKind::kCluster, math, kernel.number(0),
+                  kernel.number(1), kernel.number(2), kernel.number(3)});
+}
+
+template <class Scan>
+void run(const Scan& scan, const Kernel& kernel) {
+  const bool strict = kernel.math == "fp32";
   std::optional<at::NoTF32Guard> no_tf32;
   if (strict) no_tf32.emplace();
+  const std::string& strategy = kernel.strategy;
   if (strategy == "stepwise") return run_stepwise(scan);
-  TORCH_CHECK_VALUE(strategy == "resident", "no strategy is called '", strategy, "'");
+  TORCH_CHECK_VALUE(strategy == "resident" || strategy == "cluster" || strategy == "grid",
+                    "no strategy is called '", strategy, "'");
+  const size_t numbers = strategy == "resident" ? 1 : 4;
+  TORCH_CHECK_VALUE(kernel.choice.size() == numbers, strategy, " takes ", numbers, " numbers, got ",
+                    kernel.choice.size());
   const at::ScalarType dtype = scan.sizes.dtype;
   using cuda::Math;
   const auto choose = [&](Math chosen, const char* name, at::ScalarType of) {
-    if (math == name && dtype == of) run_resident(scan, chosen, static_cast<int>(shape));
-    return math == name && dtype == of;
+    if (kernel.math == name && dtype == of) run_kernel(scan, kernel, chosen);
+    return kernel.math == name && dtype == of;
   };
   const bool found =
       choose(Math::kBf16, "bf16", at::kBFloat16) || choose(Math::kF16, "fp16", at::kHalf) ||
       choose(Math::kTf32, "tf32", at::kFloat) || choose(Math::kFp32, "fp32", at::kFloat);
-  TORCH_CHECK_VALUE(found, "no resident kernel computes ", dtype, " as '", math, "'");
+  TORCH_CHECK_VALUE(found, "no resident kernel computes ", dtype, " as '", kernel.math, "'");
 }
 
 using ForwardResult = std::tuple<Tensors, Tensors, Tensors, Tensors, Tensors>;
@@ -108,7 +129,7 @@ using ForwardResult = std::tuple<Tensors, Tensors, Tensors, Tensors, Tensors>;
 // (y, last h, last c, every c, every m), the last three for cells that have them; every c if
 // every_c, every m if training.
 ForwardResult scan_forward(const std::string& name, const std::string& strategy,
-                           const std::string& math, int64_t shape, at::TensorList gates,
+                           const std::string& math, at::IntArrayRef choice, at::TensorList gates,
                            at::TensorList w_hh, at::TensorList w_hr, at::TensorList h0,
                            at::TensorList c0, const Optional& lengths, const Optional& resets,
                            const c10::List<bool>& reverse, bool training, bool every_c) {
@@ -144,7 +165,7 @@ ForwardResult scan_forward(const std::string& name, const std::string& strategy,
     if (d.every_m.defined()) std::get<4>(result).push_back(d.every_m);
     scan.directions.push_back(std::move(d));
   }
-  if (B > 0) run(scan, strategy, math, shape);
+  if (B > 0) run(scan, {strategy, math, choice.vec()});
   return result;
 }
 
@@ -152,7 +173,7 @@ using BackwardResult = std::tuple<Tensors, Tensors, Tensors, Tensors>;
 
 // (D [T, B, H, S] times *scale, dh0, dc0, projected cells: the gradient of each h times *scale).
 BackwardResult scan_backward(const std::string& name, const std::string& strategy,
-                             const std::string& math, int64_t shape, at::TensorList saved,
+                             const std::string& math, at::IntArrayRef choice, at::TensorList saved,
                              at::TensorList y, at::TensorList c, at::TensorList w_hh,
                              at::TensorList w_hr, at::TensorList h0, at::TensorList c0,
                              const Optional& lengths, const Optional& resets,
@@ -194,7 +215,7 @@ BackwardResult scan_backward(const std::string& name, const std::string& strateg
     if (d.every_dh.defined()) std::get<3>(result).push_back(d.every_dh);
     scan.directions.push_back(std::move(d));
   }
-  if (B > 0) run(scan, strategy, math, shape);
+  if (B > 0) run(scan, {strategy, math, choice.vec()});
   return result;
 }
 
@@ -203,13 +224,13 @@ BackwardResult scan_backward(const std::string& name, const std::string& strateg
 
 TORCH_LIBRARY_FRAGMENT(RNNFAST_LIBRARY, m) {
   m.def(
-      "cuda_forward(str cell, str strategy, str math, int shape, Tensor(a!)[] gates, Tensor[] "
+      "cuda_forward(str cell, str strategy, str math, int[] choice, Tensor(a!)[] gates, Tensor[] "
       "w_hh, Tensor[] w_hr, "
       "Tensor[] h0, Tensor[] c0, Tensor? lengths, Tensor? resets, bool[] reverse, bool training, "
       "bool every_c) "
       "-> (Tensor[] y, Tensor[] h_last, Tensor[] c_last, Tensor[] c, Tensor[] m)");
   m.def(
-      "cuda_backward(str cell, str strategy, str math, int shape, Tensor[] saved, Tensor[] y, "
+      "cuda_backward(str cell, str strategy, str math, int[] choice, Tensor[] saved, Tensor[] y, "
       "Tensor[] c, "
       "Tensor[] w_hh, Tensor[] w_hr, Tensor[] h0, Tensor[] c0, Tensor? lengths, Tensor? resets, "
       "bool[] reverse, "

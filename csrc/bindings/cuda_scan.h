@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "cells/list.h"
-#include "cuda/shapes.h"
+#include "cuda/team_sequence.h"
 
 namespace rnnfast {
 
@@ -51,6 +51,10 @@ void run_stepwise(const BackwardScan& scan);
 // All directions in one launch of the kernel of this math and shape (cuda/sequence.h).
 void run_resident(const ForwardScan& scan, cuda::Math math, int shape);
 void run_resident(const BackwardScan& scan, cuda::Math math, int shape);
+
+// As run_resident, by a team of blocks (cuda/team_sequence.h).
+void run_team(const ForwardScan& scan, const cuda::TeamChoice& choice);
+void run_team(const BackwardScan& scan, const cuda::TeamChoice& choice);
 
 template <class V>
 V* pointer(const at::Tensor& tensor) {

@@ -7,6 +7,7 @@ void bind_cells(pybind11::module_& m);  // cells.cpp
 void bind_cpu(pybind11::module_& m);    // cpu.cpp
 void bind_clip(pybind11::module_& m);   // clip.cpp
 void bind_plan(pybind11::module_& m);   // plan.cpp
+void bind_model(pybind11::module_& m);  // model.cpp
 #ifdef RNNFAST_WITH_CUDA
 void bind_cuda(pybind11::module_& m);       // cuda.cpp
 void bind_cuda_clip(pybind11::module_& m);  // cuda_clip.cpp
@@ -22,6 +23,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   bind_cpu(m);
   bind_clip(m);
   bind_plan(m);
+  bind_model(m);
 #ifdef RNNFAST_WITH_CUDA
   m.attr("with_cuda") = true;
   bind_cuda(m);

@@ -32,7 +32,7 @@ DType dtype_of(const std::string& name) {
   throw std::invalid_argument("no dtype is called '" + name + "'");
 }
 
-std::tuple<std::string, std::string, int, std::string> plan(
+std::tuple<std::string, std::string, std::vector<int>, std::string> plan(
     bool backward, const std::string& cell, const std::string& dtype, bool tf32, int64_t T,
     int64_t B, int64_t H, int64_t P, int directions,
     const std::variant<std::string, DeviceNumbers>& device, const std::string& forced) {
@@ -44,8 +44,13 @@ std::tuple<std::string, std::string, int, std::string> plan(
   problem.T = T, problem.B = B, problem.H = H, problem.P = P;
   problem.directions = directions;
   const cuda::CudaPlan found = cuda::plan_cuda(problem, device_of(device), forced);
-  return {found.resident ? "resident" : "stepwise", std::string(cuda::name_of(found.math)),
-          found.shape, found.text};
+  std::vector<int> choice;
+  if (found.strategy != cuda::Strategy::kStepwise) choice.push_back(found.shape);
+  if (found.strategy == cuda::Strategy::kCluster || found.strategy == cuda::Strategy::kGrid) {
+    choice.insert(choice.end(), {found.blocks, found.teams, found.tiles});
+  }
+  return {std::string(cuda::name_of(found.strategy)), std::string(cuda::name_of(found.math)),
+          choice, found.text};
 }
 
 cuda::Math math_of(const std::string& name) {
@@ -76,14 +81,16 @@ std::vector<std::tuple<int, int, int64_t, bool>> list_shapes(bool backward, cons
 
 void bind_plan(pybind11::module_& m) {
   namespace py = pybind11;
-  m.def("cuda_plan", &plan, py::arg("backward"), py::arg("cell"), py::arg("dtype"), py::arg("tf32"),
-        py::arg("T"), py::arg("B"), py::arg("H"), py::arg("P"), py::arg("directions"),
-        py::arg("device"), py::arg("forced") = "",
-        "(strategy, math, shape, text) of one pass over a layer; device: a name of "
-        "csrc/cuda/plan.h, or (compute "
-        "capability as 10*major+minor, SMs, bytes of shared memory and registers of a block, "
-        "GHz).\n\nRaises "
-        "ValueError for an unknown name, or where `forced` asks for what can't be.");
+  m.def(
+      "cuda_plan", &plan, py::arg("backward"), py::arg("cell"), py::arg("dtype"), py::arg("tf32"),
+      py::arg("T"), py::arg("B"), py::arg("H"), py::arg("P"), py::arg("directions"),
+      py::arg("device"), py::arg("forced") = "",
+      "(strategy, math, choice, text) of one pass over a layer; choice: [] if stepwise, [shape] if "
+      "resident, [shape, blocks, teams, tiles] of a cluster or grid; device: a name of "
+      "csrc/cuda/model.h, or (compute "
+      "capability as 10*major+minor, SMs, bytes of shared memory and registers of a block, "
+      "GHz).\n\nRaises "
+      "ValueError for an unknown name, or where `forced` asks for what can't be.");
   m.def(
       "cuda_shapes", &list_shapes, py::arg("backward"), py::arg("cell"), py::arg("math"),
       py::arg("H"),

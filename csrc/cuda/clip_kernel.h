@@ -6,6 +6,7 @@
 
 #include "cuda/clip.h"
 #include "cuda/device.h"
+#include "cuda/saved.h"
 
 namespace rnnfast::cuda {
 
@@ -40,31 +41,6 @@ namespace clip_detail {
 
 inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 inline constexpr int kWarps = kClipThreads / 32;
-
-template <class T>
-struct WideOf {
-  using type = float;
-};
-template <>
-struct WideOf<double> {
-  using type = double;
-};
-template <class T>
-using Wide = typename WideOf<T>::type;
-
-RNNFAST_DEVICE float widen(float x) { return x; }
-RNNFAST_DEVICE double widen(double x) { return x; }
-RNNFAST_DEVICE float widen(Bf16 x) { return to_float(x); }
-RNNFAST_DEVICE float widen(F16 x) { return to_float(x); }
-
-template <class T>
-RNNFAST_DEVICE T narrow(Wide<T> x) {
-  if constexpr (sizeof(T) == 2) {
-    return from_float<T>(x);
-  } else {
-    return x;
-  }
-}
 
 template <class W>
 RNNFAST_DEVICE W size_of(W x) {

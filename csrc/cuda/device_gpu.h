@@ -11,13 +11,28 @@
 #include "cuda/storage.h"
 
 #define RNNFAST_DEVICE __device__ __forceinline__
-#define RNNFAST_KERNEL(threads) __global__ void __launch_bounds__(threads)
+#define RNNFAST_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
 #define RNNFAST_ARGS const __grid_constant__
 #define RNNFAST_UNROLL _Pragma("unroll")
 #define RNNFAST_SHARED_DYNAMIC(name)                                \
   extern __shared__ __align__(128) unsigned char rnnfast_shared_[]; \
   unsigned char* const name = rnnfast_shared_
 #define RNNFAST_SHARED_ARRAY(T, name, n) __shared__ __align__(16) T name[n]
+
+// What an architecture lacks must compile for it all the same: the instruction where it is there,
+// else a trap. No kernel that needs one is launched there.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#define RNNFAST_SM_80(...) __trap()
+#else
+#define RNNFAST_SM_80(...) asm volatile(__VA_ARGS__)
+#endif
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define RNNFAST_SM_90(...) __trap()
+#define RNNFAST_CLUSTER "cta"  // a block is a cluster of its own
+#else
+#define RNNFAST_SM_90(...) asm volatile(__VA_ARGS__)
+#define RNNFAST_CLUSTER "cluster"
+#endif
 
 namespace rnnfast::cuda {
 
@@ -33,6 +48,20 @@ RNNFAST_DEVICE int grid_x() { return int(gridDim.x); }
 RNNFAST_DEVICE int grid_y() { return int(gridDim.y); }
 RNNFAST_DEVICE int lane() { return int(threadIdx.x) & 31; }
 RNNFAST_DEVICE int warp() { return int(threadIdx.x) >> 5; }
+RNNFAST_DEVICE int cluster_rank() {
+  unsigned rank = 0;
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+  return int(rank);
+}
+RNNFAST_DEVICE int cluster_blocks() {
+  unsigned blocks = 1;
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(blocks));
+#endif
+  return int(blocks);
+}
 
 // --- barriers ----------------------------------------------------------------------------------
 
@@ -67,16 +96,11 @@ RNNFAST_DEVICE void load_matrix_x4(uint32_t (&r)[4], const void* row) {
                : "memory");
 }
 
-// sm_75 has none of these products; no kernel that needs one is launched there.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-#define RNNFAST_MMA(shape, d, a, b) __trap()
-#else
-#define RNNFAST_MMA(shape, d, a, b)                                               \
-  asm volatile("mma.sync.aligned." shape                                          \
-               " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                   \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
-#endif
+#define RNNFAST_MMA(shape, d, a, b)                                                              \
+  RNNFAST_SM_80("mma.sync.aligned." shape                                                        \
+                " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" : "+f"(d[0]), \
+                "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), \
+                "r"(b[0]), "r"(b[1]))
 RNNFAST_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   RNNFAST_MMA("m16n8k16.row.col.f32.bf16.bf16.f32", d, a, b);
 }
@@ -99,14 +123,13 @@ RNNFAST_DEVICE uint32_t to_tf32(float v) {
 // --- asynchronous copies -----------------------------------------------------------------------
 
 RNNFAST_DEVICE void copy_async_16(void* shared, const void* global, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
-               "l"(global), "r"(bytes)
-               : "memory");
+  RNNFAST_SM_80("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
+                "l"(global), "r"(bytes) : "memory");
 }
-RNNFAST_DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+RNNFAST_DEVICE void copy_async_commit() { RNNFAST_SM_80("cp.async.commit_group;" :: : "memory"); }
 template <int kLeft>
 RNNFAST_DEVICE void copy_async_wait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
+  RNNFAST_SM_80("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
 }
 
 // --- global memory -----------------------------------------------------------------------------
@@ -178,7 +201,7 @@ RNNFAST_DEVICE void fence() {
   if constexpr (kScope == Scope::kBlock) {
     asm volatile("fence.acq_rel.cta;" ::: "memory");
   } else if constexpr (kScope == Scope::kCluster) {
-    asm volatile("fence.acq_rel.cluster;" ::: "memory");
+    asm volatile("fence.acq_rel." RNNFAST_CLUSTER ";" ::: "memory");
   } else {
     asm volatile("fence.acq_rel.gpu;" ::: "memory");
   }
@@ -198,7 +221,8 @@ RNNFAST_DEVICE void add_release(unsigned* p, unsigned v) {
   if constexpr (kScope == Scope::kBlock) {
     asm volatile("red.release.cta.global.add.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
   } else if constexpr (kScope == Scope::kCluster) {
-    asm volatile("red.release.cluster.global.add.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+    asm volatile("red.release." RNNFAST_CLUSTER ".global.add.u32 [%0], %1;" ::"l"(p), "r"(v)
+                 : "memory");
   } else {
     asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
   }
@@ -210,7 +234,10 @@ RNNFAST_DEVICE unsigned load_acquire(const unsigned* p) {
   if constexpr (kScope == Scope::kBlock) {
     asm volatile("ld.acquire.cta.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
   } else if constexpr (kScope == Scope::kCluster) {
-    asm volatile("ld.acquire.cluster.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    asm volatile("ld.acquire." RNNFAST_CLUSTER ".global.u32 %0, [%1];"
+                 : "=r"(v)
+                 : "l"(p)
+                 : "memory");
   } else {
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
   }
@@ -222,30 +249,64 @@ RNNFAST_DEVICE void pause() { __nanosleep(20); }
 // --- mbarriers ---------------------------------------------------------------------------------
 
 RNNFAST_DEVICE void mbarrier_init(uint64_t* bar, unsigned count) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(bar)), "r"(count)
-               : "memory");
+  RNNFAST_SM_80("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(bar)),
+                "r"(count) : "memory");
 }
 RNNFAST_DEVICE void mbarrier_invalidate(uint64_t* bar) {
-  asm volatile("mbarrier.inval.shared.b64 [%0];" ::"r"(shared_address(bar)) : "memory");
+  RNNFAST_SM_80("mbarrier.inval.shared.b64 [%0];" ::"r"(shared_address(bar)) : "memory");
 }
 RNNFAST_DEVICE void mbarrier_arrive(uint64_t* bar) {
-  asm volatile("{ .reg .b64 s; mbarrier.arrive.shared.b64 s, [%0]; }" ::"r"(shared_address(bar))
-               : "memory");
+  RNNFAST_SM_80(
+      "{ .reg .b64 s; mbarrier.arrive.shared.b64 s, [%0]; }" ::"r"(shared_address(bar)) : "memory");
 }
 RNNFAST_DEVICE void mbarrier_arrive_expect(uint64_t* bar, unsigned bytes) {
-  asm volatile("{ .reg .b64 s; mbarrier.arrive.expect_tx.shared::cta.b64 s, [%0], %1; }" ::"r"(
-                   shared_address(bar)),
-               "r"(bytes)
-               : "memory");
+  RNNFAST_SM_90("{ .reg .b64 s; mbarrier.arrive.expect_tx.shared::cta.b64 s, [%0], %1; }" ::"r"(
+                    shared_address(bar)),
+                "r"(bytes) : "memory");
 }
 RNNFAST_DEVICE void mbarrier_wait(uint64_t* bar, unsigned parity) {
   unsigned done = 0;
   while (!done) {
-    asm volatile(
-        "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-        : "=r"(done)
-        : "r"(shared_address(bar)), "r"(parity)
-        : "memory");
+    RNNFAST_SM_80(
+        "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; "
+        "}" : "=r"(done) : "r"(shared_address(bar)),
+        "r"(parity) : "memory");
+  }
+}
+
+// --- clusters ----------------------------------------------------------------------------------
+
+RNNFAST_DEVICE void sync_cluster() {
+  RNNFAST_SM_90("barrier.cluster.arrive.release.aligned;" :: : "memory");
+  RNNFAST_SM_90("barrier.cluster.wait.acquire.aligned;" :: : "memory");
+}
+
+RNNFAST_DEVICE void mbarrier_publish() {
+  RNNFAST_SM_90("fence.mbarrier_init.release.cluster;" :: : "memory");
+}
+
+template <class T>
+RNNFAST_DEVICE void store_async(T* place, const T& value, uint64_t* bar, int rank) {
+  static_assert(sizeof(T) == 16, "st.async of four words");
+  const uint4 words = detail::cast<uint4>(value);
+  RNNFAST_SM_90(
+      "{ .reg .b32 there, bar_there;"
+      " mapa.shared::cluster.u32 there, %0, %2;"
+      " mapa.shared::cluster.u32 bar_there, %1, %2;"
+      " st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32"
+      " [there], {%3, %4, %5, %6}, [bar_there]; }" ::"r"(shared_address(place)),
+      "r"(shared_address(bar)), "r"(rank), "r"(words.x), "r"(words.y), "r"(words.z),
+      "r"(words.w) : "memory");
+}
+
+RNNFAST_DEVICE void mbarrier_wait_cluster(uint64_t* bar, unsigned parity) {
+  unsigned done = 0;
+  while (!done) {
+    RNNFAST_SM_90(
+        "{ .reg .pred p;"
+        " mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;"
+        " selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(shared_address(bar)),
+        "r"(parity) : "memory");
   }
 }
 
@@ -291,26 +352,19 @@ RNNFAST_DEVICE uint32_t pack2(S low, S high) {
 
 // --- launching ---------------------------------------------------------------------------------
 
-// Throws std::runtime_error naming the kernel and the launch's shape where it fails.
 template <class Args>
 void launch(const Launch& how, void (*kernel)(Args), const Args& args, Stream stream) {
-  if (how.shared_bytes > 48 * 1024) {
-    check_call(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                    cudaFuncAttributeMaxDynamicSharedMemorySize, how.shared_bytes),
-               how);
-  }
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(unsigned(how.grid_x), unsigned(how.grid_y));
-  config.blockDim = dim3(unsigned(how.threads));
-  config.dynamicSmemBytes = size_t(how.shared_bytes);
-  config.stream = stream;
-  cudaLaunchAttribute cooperative = {};
-  cooperative.id = cudaLaunchAttributeCooperative;
-  cooperative.val.cooperative = 1;
-  config.attrs = &cooperative;
-  config.numAttrs = how.cooperative ? 1 : 0;
   void* parameters[] = {const_cast<Args*>(&args)};
-  check_call(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), parameters), how);
+  launch_kernel(how, reinterpret_cast<const void*>(kernel), parameters, stream);
+}
+
+template <class Args>
+int resident_blocks(const Launch& how, void (*kernel)(Args)) {
+  return resident_kernel_blocks(how, reinterpret_cast<const void*>(kernel));
 }
 
 }  // namespace rnnfast::cuda
+
+#undef RNNFAST_SM_80
+#undef RNNFAST_SM_90
+#undef RNNFAST_CLUSTER

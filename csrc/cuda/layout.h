@@ -1,14 +1,13 @@
 // Where the CUDA kernels keep a unit's gates, in memory and in the accumulators of a warp.
 //
 // In memory, gates are unit-major: gates [T, B, H, S], the S = kSlots values of a unit side by
-// side, so that a thread loads them at once. What a slot holds:
+// side, so that a thread loads them at once. What a slot holds; D are the gates' gradients:
 //
-//   cell              before forward (x·W_ihᵀ + biases)         saved for backward    gradients D,
-//   by backward rnn               gx + b_hh                                 – (y is all) dgx lstm,
-//   lstm_proj   gx + b_hh of i, f, g, o                   i, f, g, o            dgx of i, f, g, o
-//   gru               gx_r + b_hr, gx_z + b_hz, gx_n, b_hn      r, z, n, q = gh_n     dgx of r, z,
-//   n; dgh_n gru_reset_before  gx + b_hh of r, z, n; slot 3 unused       r, z, n, u = r·h      dgx
-//   of r, z, n; 0
+// cell             before forward (x·W_ihᵀ + biases)     saved for backward  D, by backward
+// rnn              gx + b_hh                             – (y is all)        dgx
+// lstm, lstm_proj  gx + b_hh of i, f, g, o               i, f, g, o          dgx of i, f, g, o
+// gru              gx_r + b_hr, gx_z + b_hz, gx_n, b_hn  r, z, n, q = gh_n   dgx of r, z, n; dgh_n
+// gru_reset_before gx + b_hh of r, z, n; slot 3 unused   r, z, n, u = r·h    dgx of r, z, n; 0
 //
 // So no kernel reads a bias, and a slot of D times x or h is a weight's gradient.
 //

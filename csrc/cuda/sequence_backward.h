@@ -12,33 +12,15 @@
 #pragma once
 
 #include "cuda/arguments.h"
+#include "cuda/cell_steps.h"
 #include "cuda/fragments.h"
 #include "cuda/mma.h"
-#include "cuda/real.h"
 #include "cuda/saved.h"
 #include "cuda/sequences.h"
 #include "cuda/team.h"
 #include "cuda/weights.h"
-#include "scan/time_clip.h"
 
 namespace rnnfast::cuda {
-
-template <template <class> class Cell, int G, int N, int K>
-RNNFAST_DEVICE void cell_backward(bool relu, const Real (&ds_new)[N], const Real (&saved)[K],
-                                  const Real (&s)[N], Real (&dgx)[G], Real (&dgh)[G],
-                                  Real (&ds)[N]) {
-  if constexpr (kIdOf<Cell> == CellId::kRnnTanh) {
-    if (relu) return RnnRelu<Real>::backward(ds_new, saved, s, dgx, dgh, ds);
-  }
-  Cell<Real>::backward(ds_new, saved, s, dgx, dgh, ds);
-}
-
-// By BackwardArgs::clip.
-RNNFAST_DEVICE Real clipped(Real gradient, float clip) {
-  if (clip == 0) return gradient;
-  const float bound = clip < 0 ? -clip : clip;
-  return limit_in_time(gradient.value, bound, clip < 0 ? 0.0f : bound);
-}
 
 template <template <class> class Cell, class Mma, class Team, int kTiles, int kHeld>
 struct BackwardScan {
@@ -181,10 +163,10 @@ struct BackwardScan {
   RNNFAST_DEVICE void load_state() {
     each([&](int i, int octet, int j) {
       dh[i][octet][j] =
-          widen(load_once(static_cast<const S*>(d.dh_last) + place(sequences.batch[j], i, octet)));
+          widen(load_once(static_cast<const S*>(d.dh_last) + place(sequences.batch(j), i, octet)));
       if constexpr (kHasCell) {
         dc[i][octet][j] = widen(
-            load_once(static_cast<const S*>(d.dc_last) + place(sequences.batch[j], i, octet)));
+            load_once(static_cast<const S*>(d.dc_last) + place(sequences.batch(j), i, octet)));
       }
     });
   }
@@ -192,10 +174,10 @@ struct BackwardScan {
   RNNFAST_DEVICE void store_state() {
     each([&](int i, int octet, int j) {
       if (!owns(i, octet, j)) return;
-      store(static_cast<S*>(d.dh0) + place(sequences.batch[j], i, octet),
+      store(static_cast<S*>(d.dh0) + place(sequences.batch(j), i, octet),
             narrow<S>(dh[i][octet][j].value));
       if constexpr (kHasCell) {
-        store(static_cast<S*>(d.dc0) + place(sequences.batch[j], i, octet),
+        store(static_cast<S*>(d.dc0) + place(sequences.batch(j), i, octet),
               narrow<S>(dc[i][octet][j].value));
       }
     });
@@ -219,7 +201,7 @@ struct BackwardScan {
     for (int j = 0; j < 2; ++j) reset_before[j] = sequences.reset(j, s);
     each([&](int i, int octet, int j) {
       const int64_t at = place(sequences.row(j, s), i, octet);
-      const int64_t first = place(sequences.batch[j], i, octet);
+      const int64_t first = place(sequences.batch(j), i, octet);
       const int64_t before = s > 0 ? place(sequences.row(j, s - 1), i, octet) : 0;
       const void* stored = kSlots > 1 ? d.saved : d.y;
       gates[i][octet][j] = load_once(static_cast<const Gates*>(stored) + at);

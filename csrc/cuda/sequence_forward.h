@@ -8,25 +8,15 @@
 #pragma once
 
 #include "cuda/arguments.h"
+#include "cuda/cell_steps.h"
 #include "cuda/fragments.h"
 #include "cuda/mma.h"
-#include "cuda/real.h"
 #include "cuda/saved.h"
 #include "cuda/sequences.h"
 #include "cuda/team.h"
 #include "cuda/weights.h"
 
 namespace rnnfast::cuda {
-
-// tanh or relu is a flag: Cell is RnnTanh for both.
-template <template <class> class Cell, int G, int N, int K>
-RNNFAST_DEVICE void cell_forward(bool relu, const Real (&gx)[G], const Real (&gh)[G],
-                                 const Real (&s)[N], Real (&s_new)[N], Real (&saved)[K]) {
-  if constexpr (kIdOf<Cell> == CellId::kRnnTanh) {
-    if (relu) return RnnRelu<Real>::forward(gx, gh, s, s_new, saved);
-  }
-  Cell<Real>::forward(gx, gh, s, s_new, saved);
-}
 
 template <template <class> class Cell, class Mma, class Team, int kGroups, int kHeld>
 struct ForwardScan {
@@ -51,7 +41,7 @@ struct ForwardScan {
   int64_t stride;
   int groups;         // of this warp
   bool reset_now[2];  // of the thread's sequences: whether this step begins with a state of 0
-  bool reset_next[2];
+  bool reset_next[2] = {false, false};
 
   // Of the thread's units [group][octet] and sequences: the state; the gates, of the next step or
   // as saved; the product.
@@ -148,7 +138,7 @@ struct ForwardScan {
     const S* h0 = static_cast<const S*>(d.h0);
     const S* c0 = static_cast<const S*>(d.c0);
     each([&](int i, int octet, int j) {
-      const int64_t at = place(sequences.batch[j], i, octet);
+      const int64_t at = place(sequences.batch(j), i, octet);
       h[i][octet][j] = widen(load_once(h0 + at));
       if constexpr (kHasCell) c[i][octet][j] = widen(load_once(c0 + at));
     });
@@ -160,7 +150,7 @@ struct ForwardScan {
     S* c_last = static_cast<S*>(d.c_last);
     each([&](int i, int octet, int j) {
       if (!owns(i, octet, j)) return;
-      const int64_t at = place(sequences.batch[j], i, octet);
+      const int64_t at = place(sequences.batch(j), i, octet);
       store(h_last + at, narrow<S>(h[i][octet][j].value));
       if constexpr (kHasCell) store(c_last + at, narrow<S>(c[i][octet][j].value));
     });

@@ -1,4 +1,4 @@
-// The 8 sequences of a block and the walk of each over its steps.
+// The sequences of a batch and the walk of each over its steps.
 #pragma once
 
 #include "cuda/device.h"
@@ -6,57 +6,82 @@
 
 namespace rnnfast::cuda {
 
-// A thread's two are those of its accumulators' columns. Loads need no check: past the batch they
-// stay at its last sequence, and only stores ask exists().
-struct Sequences {
+// One sequence; past the batch, a copy of the last one, so that loads need no check and walk as
+// that one's own thread does: only stores ask `exists`.
+struct Walk {
+  int64_t batch;  // index in the batch
+  int length;
+  bool exists;
+
+  RNNFAST_DEVICE bool alive(int s) const { return s < length; }
+};
+
+// What all have in common.
+struct Batch {
   int T;
   int64_t B;
-  int64_t batch[2];    // index in the batch of the thread's two
-  int length[2];       // 0 outside the batch
-  int longest;         // of the block's
-  const bool* resets;  // [T, B], or null
+  const int64_t* lengths;  // [B], or null
+  const bool* resets;      // [T, B], or null
   bool reverse;
 
   template <class Direction>
-  RNNFAST_DEVICE Sequences(int64_t steps, int64_t all, int tile, const Direction& d)
-      : T(int(steps)), B(all), longest(0), resets(d.resets), reverse(d.reverse) {
-    const int64_t first = int64_t(tile) * kColumns;
+  RNNFAST_DEVICE Batch(int64_t steps, int64_t all, const Direction& d)
+      : T(int(steps)), B(all), lengths(d.lengths), resets(d.resets), reverse(d.reverse) {}
+
+  RNNFAST_DEVICE Walk walk(int64_t b) const {
+    const int64_t own = b < B ? b : B - 1;
+    return {own, length_of(own), b < B};
+  }
+
+  RNNFAST_DEVICE int length_of(int64_t b) const {
+    if (b >= B) return 0;
+    return lengths != nullptr ? int(lengths[b]) : T;
+  }
+
+  // The longest of the kColumns sequences of a tile.
+  RNNFAST_DEVICE int longest(int64_t tile) const {
+    int most = 0;
     for (int n = 0; n < kColumns; ++n) {
-      const int l = length_of(d.lengths, first + n);
-      if (l > longest) longest = l;
+      const int l = length_of(tile * kColumns + n);
+      if (l > most) most = l;
     }
+    return most;
+  }
+
+  // Row t·B + b of the s-th step; of a step past the end, the row that is to be zeroed then.
+  RNNFAST_DEVICE int64_t row(const Walk& w, int s) const {
+    const int t = reverse && s < w.length ? w.length - 1 - s : s;
+    return t * B + w.batch;
+  }
+
+  // Whether the state is replaced by 0 before the s-th step.
+  RNNFAST_DEVICE bool reset(const Walk& w, int s) const {
+    return resets != nullptr && w.alive(s) && resets[row(w, s)];
+  }
+};
+
+// The 8 sequences of a block of the solo kernels. A thread's two are those of its accumulators'
+// columns.
+struct Sequences {
+  Batch all;
+  int T;
+  int longest;  // of the block's
+  Walk walk[2];
+
+  template <class Direction>
+  RNNFAST_DEVICE Sequences(int64_t steps, int64_t B, int tile, const Direction& d)
+      : all(steps, B, d), T(int(steps)), longest(all.longest(tile)) {
     RNNFAST_UNROLL
-    for (int j = 0; j < 2; ++j) {
-      const int64_t b = first + column(j);
-      length[j] = length_of(d.lengths, b);
-      batch[j] = b < B ? b : B - 1;
-      outside_[j] = b >= B;
-    }
+    for (int j = 0; j < 2; ++j) walk[j] = all.walk(int64_t(tile) * kColumns + column(j));
   }
 
   // Column of the tile of the thread's j-th sequence.
   RNNFAST_DEVICE static int column(int j) { return (lane() & 3) * 2 + j; }
-  RNNFAST_DEVICE bool exists(int j) const { return !outside_[j]; }
-  RNNFAST_DEVICE bool alive(int j, int s) const { return s < length[j]; }
-
-  // Row t·B + b of its s-th step; of a step past its end, the row that is to be zeroed then.
-  RNNFAST_DEVICE int64_t row(int j, int s) const {
-    const int t = reverse && s < length[j] ? length[j] - 1 - s : s;
-    return t * B + batch[j];
-  }
-
-  // Whether the state is replaced by 0 before its s-th step.
-  RNNFAST_DEVICE bool reset(int j, int s) const {
-    return resets != nullptr && alive(j, s) && resets[row(j, s)];
-  }
-
- private:
-  bool outside_[2];
-
-  RNNFAST_DEVICE int length_of(const int64_t* lengths, int64_t b) const {
-    if (b >= B) return 0;
-    return lengths != nullptr ? int(lengths[b]) : T;
-  }
+  RNNFAST_DEVICE int64_t batch(int j) const { return walk[j].batch; }
+  RNNFAST_DEVICE bool exists(int j) const { return walk[j].exists; }
+  RNNFAST_DEVICE bool alive(int j, int s) const { return walk[j].alive(s); }
+  RNNFAST_DEVICE int64_t row(int j, int s) const { return all.row(walk[j], s); }
+  RNNFAST_DEVICE bool reset(int j, int s) const { return all.reset(walk[j], s); }
 };
 
 }  // namespace rnnfast::cuda

@@ -53,7 +53,7 @@ namespace detail {
 inline constexpr Shape kRnnForward16[] = {{1, 4}, {3, 6}};
 inline constexpr Shape kLstmForward16[] = {{1, 2}, {2, 4}, {3, 3}};
 inline constexpr Shape kGruForward16[] = {{1, 4}, {2, 3}};
-inline constexpr Shape kRnnBackward16[] = {{1, 4}, {3, 6}};
+inline constexpr Shape kRnnBackward16[] = {{1, 4}, {3, 5}};
 inline constexpr Shape kLstmBackward16[] = {{1, 16}, {2, 7}};
 inline constexpr Shape kGruBackward16[] = {{1, 12}, {2, 8}};
 inline constexpr Shape kGruResetBeforeBackward16[] = {{1, 12}, {2, 7}};

@@ -21,8 +21,9 @@ struct Launch {
   int64_t grid_x = 1;
   int64_t grid_y = 1;
   int threads = 1;
-  int shared_bytes = 0;
-  bool cooperative = false;
+  int shared_bytes = 0;      // dynamic
+  bool cooperative = false;  // all blocks at once, or none
+  int cluster_blocks = 1;    // consecutive blocks along x; grid_x is a multiple of it
 };
 
 }  // namespace rnnfast::cuda

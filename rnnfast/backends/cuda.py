@@ -28,11 +28,12 @@ DeviceNumbers = tuple[int, int, int, int, float]
 
 
 class Plan(NamedTuple):
-    """Which kernel computes a scan: ``strategy`` and, if resident, ``math`` and ``shape``."""
+    """Which kernel computes a scan: ``strategy`` (stepwise, resident, cluster, grid), ``math``, and
+    what the strategy is told: [shape], of a team of blocks [shape, blocks, teams, tiles]."""
 
     strategy: str
     math: str
-    shape: int
+    choice: list[int]
     text: str
 
 
@@ -73,21 +74,22 @@ class Cuda(Backend):
 
         Raises ValueError where RNNFAST_PLAN is malformed or asks for what can't be.
         """
-        problem_numbers = (problem.T, problem.B, problem.H, problem.P, directions)
-        found = module().cuda_plan(
+        sizes = (problem.T, problem.B, problem.H, problem.P, directions)
+        return _plan(
             direction == "backward",
             problem.cell,
             str(problem.dtype).removeprefix("torch."),
             uses_tf32(),
-            *problem_numbers,
+            sizes,
             self.device_numbers(),
             os.environ.get("RNNFAST_PLAN", ""),
         )
-        return Plan(*found)
 
     def device_numbers(self) -> DeviceNumbers | str:
-        """The current device, as the plan wants it."""
-        return module().cuda_device(torch.cuda.current_device())
+        """The current device, as the plan wants it, without the multiprocessors that
+        RNNFAST_FREE_SMS leaves to others. Raises ValueError where that is no such number."""
+        numbers = module().cuda_device(torch.cuda.current_device())
+        return _without(numbers, os.environ.get("RNNFAST_FREE_SMS", "0"))
 
     def saved_like(self, problem: Problem) -> list[TensorLike]:
         T, B, H, spec = problem.T, problem.B, problem.H, problem.spec
@@ -188,6 +190,28 @@ class Cuda(Backend):
                 )
             )
         return made
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(
+    backward: bool,
+    cell: str,
+    dtype: str,
+    tf32: bool,
+    sizes: tuple[int, ...],
+    device: DeviceNumbers | str,
+    forced: str,
+) -> Plan:
+    return Plan(*module().cuda_plan(backward, cell, dtype, tf32, *sizes, device, forced))
+
+
+def _without(numbers: DeviceNumbers, free: str) -> DeviceNumbers:
+    if not free.isdigit() or int(free) >= numbers[1]:
+        raise ValueError(
+            f"RNNFAST_FREE_SMS is a number below the device's {numbers[1]} multiprocessors, "
+            f"not {free!r}"
+        )
+    return (numbers[0], numbers[1] - int(free), *numbers[2:])
 
 
 class _Kept(NamedTuple):

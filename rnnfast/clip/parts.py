@@ -45,6 +45,17 @@ def clip_at_once(grads: list[Tensor], max_norm: float, p: float, if_finite: bool
 
 def total_norm(tensors: list[Tensor], p: float) -> Norm | None:
     """The norm of all ``tensors``, p > 0; None where one of them has no kernel."""
+    at_once = kernels.of_device(tensors[0].device.type)
+    wide = None if at_once is None else at_once.norm(tensors, p, True)
+    if wide is None:
+        wide = _norm_of_parts(tensors, p)
+    if wide is None:
+        return None
+    dtype = functools.reduce(torch.promote_types, {t.dtype for t in tensors})
+    return Norm(_as_shown(wide.to(dtype), tensors), wide)
+
+
+def _norm_of_parts(tensors: list[Tensor], p: float) -> Tensor | None:
     parts = split(tensors, for_norm=True)
     if parts is None:
         return None
@@ -56,9 +67,7 @@ def total_norm(tensors: list[Tensor], p: float) -> Norm | None:
         norms.append(norm)
     norms = [_over_ranks(norm, part.groups, p) for norm, part in zip(norms, parts, strict=True)]
     first = tensors[0].device
-    wide = combine(torch.stack([norm.to(first) for norm in norms]), p)
-    dtype = functools.reduce(torch.promote_types, {t.dtype for t in tensors})
-    return Norm(_as_shown(wide.to(dtype), tensors), wide)
+    return combine(torch.stack([norm.to(first) for norm in norms]), p)
 
 
 def scale(grads: list[Tensor], norm: Tensor, max_norm: float) -> bool:
@@ -68,20 +77,23 @@ def scale(grads: list[Tensor], norm: Tensor, max_norm: float) -> bool:
         return False
     whole: Any = norm
     plain: Tensor = whole.full_tensor() if is_sharded(norm) else norm
-    return _each(grads, lambda part: part.kernels.scale(part.tensors, plain, max_norm))
+    return _each(grads, lambda of, tensors: of.scale(tensors, plain, max_norm))
 
 
 def clamp(grads: list[Tensor], bound: float) -> bool:
     """Clamps to [-bound, bound]; False where one of them has no kernel."""
-    return _each(grads, lambda part: part.kernels.clamp(part.tensors, bound))
+    return _each(grads, lambda of, tensors: of.clamp(tensors, bound))
 
 
-def _each(grads: list[Tensor], change: Callable[[Part], bool]) -> bool:
+def _each(grads: list[Tensor], change: Callable[[Kernels, list[Tensor]], bool]) -> bool:
+    at_once = kernels.of_device(grads[0].device.type)
+    if at_once is not None and change(at_once, grads):
+        return True
     parts = split(grads, for_norm=False)
     if parts is None:
         return False
     for index, part in enumerate(parts):
-        if part.tensors and not change(part):
+        if part.tensors and not change(part.kernels, part.tensors):
             if index > 0:
                 raise RuntimeError("some gradients were clipped, and others cannot be")
             return False

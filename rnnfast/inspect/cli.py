@@ -26,9 +26,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--batch", type=int, default=16, help="B, for the plan (default 16)")
     made.add_argument("--dtype", choices=["bf16", "fp16", "tf32", "fp32"], default="bf16")
     made.add_argument("--arch", default="90", help="80, 90, 100, … or gfx942 (default 90)")
-    made.add_argument("--strategy", choices=["auto", "resident", "stepwise"], default="auto")
     made.add_argument(
-        "--limits", action="store_true", help="measure how large resident kernels get, as JSON"
+        "--strategy", choices=["auto", "resident", "cluster", "grid", "stepwise"], default="auto"
+    )
+    made.add_argument(
+        "--limits",
+        action="store_true",
+        help="how large resident kernels get: for cuda each compiled one with the largest H that "
+        "it takes, for triton the largest tiles, measured, as JSON",
     )
     return made
 
@@ -64,6 +69,9 @@ def _print_cuda(asked: argparse.Namespace, proj: int) -> int:
     if not asked.arch.isdigit():
         raise cuda.InspectError(f"nvcc knows no arch {asked.arch!r}; give a number, such as 90")
     arch, sizes = int(asked.arch), (asked.batch, asked.hidden, proj)
+    if asked.limits:
+        print(render(list(cuda.limits(asked.cell, asked.dtype, arch))))
+        return 0
     plans = [
         cuda.plan(pass_name, asked.cell, asked.dtype, arch, sizes, asked.strategy)
         for pass_name in cuda.PASSES

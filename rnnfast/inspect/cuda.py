@@ -5,6 +5,7 @@ Works without a GPU; needs nvcc and a checkout of the sources.
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import tempfile
@@ -41,7 +42,9 @@ STEPWISE_TYPES = {
 DEVICES = {75: "T4", 80: "A100", 89: "RTX 4090", 90: "H100", 100: "B200"}
 THREADS = 256
 PASSES = ("forward", "backward")
+TEAMS = {"cluster": "ClusterTeam", "grid": "GridTeam"}
 _NAME = re.compile(r"sequence_(forward|backward).*?Li(\d+)ELi(\d+)E")
+_TEAM_NAME = re.compile(r"team_(forward|backward).*?(ClusterTeam|GridTeam)ELi(\d+)ELi(\d+)E")
 
 
 class InspectError(RuntimeError):
@@ -54,6 +57,8 @@ class Resident(NamedTuple):
     Attributes:
         pass_name: ``forward`` or ``backward``. shape: its index in the list of csrc/cuda/shapes.h.
         groups, held_slabs: what the shape says. math: bf16, fp16, tf32 or fp32.
+        strategy: ``resident``: one block has all hidden units. ``cluster`` or ``grid``: a team of
+        blocks has, and shape is an index into csrc/cuda/team_shapes.h, groups tiles of 16 rows.
     """
 
     cell: str
@@ -63,6 +68,7 @@ class Resident(NamedTuple):
     groups: int
     held_slabs: int
     code: Code
+    strategy: str = "resident"
 
 
 def resident_kernels(cell: str, math: str, arch: int) -> list[Resident]:
@@ -89,35 +95,63 @@ def resident_kernels(cell: str, math: str, arch: int) -> list[Resident]:
     return sorted(found, key=lambda k: (PASSES.index(k.pass_name), k.shape))
 
 
+def team_kernels(cell: str, math: str, arch: int) -> list[Resident]:
+    """Every kernel of teams of blocks; empty for strict fp32. Raises what ``resident_kernels``
+    raises."""
+    if cell not in CELL_TYPES:
+        raise InspectError(f"no team computes {cell!r}; there are: {', '.join(CELL_TYPES)}")
+    if math == "fp32":
+        return []
+    source = _TEAM_SOURCE.format(cell=CELL_TYPES[cell], math=MATH_TYPES[math])
+    strategies = {name: strategy for strategy, name in TEAMS.items()}
+    found = []
+    for code in read_cubin(compile_cubin(source, arch)):
+        match = _TEAM_NAME.search(code.name)
+        if match is None:
+            continue
+        name, strategy = match.group(1), strategies[match.group(2)]
+        tiles, held = int(match.group(3)), int(match.group(4))
+        listed = [s[:2] for s in team_shapes(strategy, cell, math, name, 1, 1, 1)]
+        shape = listed.index((tiles, held))
+        found.append(Resident(cell, math, name, shape, tiles, held, code, strategy))
+    return sorted(found, key=lambda k: (k.strategy, PASSES.index(k.pass_name), k.shape))
+
+
 class Planned(NamedTuple):
-    """What a pass of a scan gets: ``resident`` or ``stepwise``, and its plan in words."""
+    """What a pass of a scan gets: a strategy (``resident``, ``cluster``, ``grid``, ``stepwise``),
+    its numbers (csrc/bindings/plan.cpp), and the plan in words."""
 
     strategy: str
-    shape: int
+    choice: list[int]
     text: str
 
 
 def plan(
     pass_name: str, cell: str, math: str, arch: int, sizes: tuple[int, int, int], strategy: str
 ) -> Planned:
-    """The plan for T = 100 steps; ``sizes``: B, H, P; ``strategy``: auto, resident or stepwise.
+    """The plan for T = 100 steps; ``sizes``: B, H, P; ``strategy``: auto, or as RNNFAST_PLAN.
 
     Raises InspectError where there is none, or for an architecture without a known GPU.
     """
     module: Any = _ext.load()
     if module is None:
         raise InspectError(str(_ext.why_missing()))
-    if arch not in DEVICES:
-        raise InspectError(f"no GPU is known for arch {arch}; there are: {sorted(DEVICES)}")
+    device = _device(arch)
     forced = "" if strategy == "auto" else strategy
     backward, dtype = pass_name == "backward", DTYPES[math]
     try:
         found = module.cuda_plan(
-            backward, cell, dtype, math == "tf32", 100, *sizes, 1, DEVICES[arch], forced
+            backward, cell, dtype, math == "tf32", 100, *sizes, 1, device, forced
         )
     except ValueError as error:
         raise InspectError(str(error)) from error
     return Planned(found[0], found[2], found[3])
+
+
+def _device(arch: int) -> str:
+    if arch not in DEVICES:
+        raise InspectError(f"no GPU is known for arch {arch}; there are: {sorted(DEVICES)}")
+    return DEVICES[arch]
 
 
 def rows(cell: str, math: str, arch: int, hidden: int, plans: Sequence[Planned]) -> Iterator[Row]:
@@ -126,20 +160,33 @@ def rows(cell: str, math: str, arch: int, hidden: int, plans: Sequence[Planned])
     Raises what ``resident_kernels`` raises.
     """
     started = time.monotonic()
-    resident = stepwise = None
     for pass_name, planned in zip(PASSES, plans, strict=True):
-        if planned.strategy == "resident":
-            resident = resident or resident_kernels(cell, math, arch)
-            for kernel in resident:
-                if (kernel.pass_name, kernel.shape) == (pass_name, planned.shape):
-                    shared = shapes(cell, math, pass_name, hidden)[kernel.shape][2]
-                    name = f"sequence_{pass_name} {kernel.groups}x{kernel.held_slabs}"
-                    yield _row(name, arch, kernel.code, shared, started)
-        else:
-            stepwise = stepwise or stepwise_kernels(cell, math, arch)
-            for of_pass, name, code in stepwise:
+        if planned.strategy == "stepwise":
+            for of_pass, name, code in stepwise_kernels(cell, math, arch):
                 if of_pass == pass_name:
                     yield _row(name, arch, code, code.shared, started)
+            continue
+        of_teams = planned.strategy in TEAMS
+        kernels = (team_kernels if of_teams else resident_kernels)(cell, math, arch)
+        wanted = (planned.strategy, pass_name, planned.choice[0])
+        for kernel in kernels:
+            if (kernel.strategy, kernel.pass_name, kernel.shape) == wanted:
+                shared = shared_of(kernel, hidden, planned.choice[1:])
+                yield _row(_title(kernel), arch, kernel.code, shared, started)
+
+
+def shared_of(kernel: Resident, hidden: int, team: Sequence[int]) -> int:
+    """Bytes of dynamic shared memory of a block; ``team``: blocks, teams and batch tiles, or ()."""
+    cell, math, name = kernel.cell, kernel.math, kernel.pass_name
+    if not team:
+        return shapes(cell, math, name, hidden)[kernel.shape][2]
+    blocks, _, tiles = team
+    return team_shapes(kernel.strategy, cell, math, name, hidden, blocks, tiles)[kernel.shape][2]
+
+
+def _title(kernel: Resident) -> str:
+    name = "sequence" if kernel.strategy == "resident" else f"{kernel.strategy}_team"
+    return f"{name}_{kernel.pass_name} {kernel.groups}x{kernel.held_slabs}"
 
 
 def stepwise_kernels(cell: str, math: str, arch: int) -> list[tuple[str, str, Code]]:
@@ -183,16 +230,62 @@ def shapes(cell: str, math: str, pass_name: str, hidden: int) -> Sequence[ShapeN
     return module.cuda_shapes(pass_name == "backward", cell, math, hidden)
 
 
-def largest_hidden(cell: str, math: str, pass_name: str, shape: int, shared_limit: int) -> int:
-    """The most hidden units that a shape takes where a block may have ``shared_limit`` bytes."""
-    low, high = 0, 4096
+TeamShapeNumbers = tuple[int, int, int, bool]
+
+
+def team_shapes(
+    strategy: str, cell: str, math: str, pass_name: str, hidden: int, blocks: int, tiles: int
+) -> Sequence[TeamShapeNumbers]:
+    """Of each compiled kernel of a kind of team: tiles of 16 rows, slabs in registers, bytes of
+    shared memory for ``hidden`` units over ``blocks`` blocks with ``tiles`` batch tiles, and
+    whether those fit an H100. Raises InspectError where the extension is missing."""
+    module: Any = _ext.load()
+    if module is None:
+        raise InspectError(str(_ext.why_missing()))
+    numbers = (hidden, blocks, tiles)
+    return module.cuda_team_shapes(strategy, pass_name == "backward", cell, math, *numbers)
+
+
+def largest_hidden(
+    cell: str, math: str, pass_name: str, shape: int, arch: int, strategy: str = "resident"
+) -> int:
+    """The most hidden units that a compiled shape takes on the known GPU of an architecture; 0
+    where it can't run there. Raises InspectError for an architecture without a known GPU."""
+    _device(arch)
+    low, high = 0, 16384
     while low < high:
         middle = (low + high + 1) // 2
-        _, _, bytes_, fits = shapes(cell, math, pass_name, middle)[shape]
-        low, high = (middle, high) if fits and bytes_ <= shared_limit else (low, middle - 1)
+        try:
+            plan(
+                pass_name, cell, math, arch, (1, middle, middle), f"{strategy}:{pass_name}={shape}"
+            )
+        except InspectError:  # it does not fit
+            high = middle - 1
+        else:
+            low = middle
     return low
 
 
+def limits(cell: str, math: str, arch: int) -> Iterator[Row]:
+    """Every kernel that keeps the weights, with the shared memory of the most hidden units that it
+    takes for a batch of one tile.
+
+    Raises what ``resident_kernels`` and ``largest_hidden`` raise.
+    """
+    _device(arch)
+    started = time.monotonic()
+    for kernel in resident_kernels(cell, math, arch) + team_kernels(cell, math, arch):
+        of_shape = (kernel.pass_name, kernel.shape)
+        most = largest_hidden(cell, math, *of_shape, arch, kernel.strategy)
+        shared = 0
+        if most > 0:
+            forced = f"{kernel.strategy}:{kernel.pass_name}={kernel.shape}"
+            planned = plan(kernel.pass_name, cell, math, arch, (1, most, most), forced)
+            shared = shared_of(kernel, most, planned.choice[1:])
+        yield _row(f"{_title(kernel)}, H <= {most}", arch, kernel.code, shared, started)
+
+
+@functools.lru_cache(maxsize=8)
 def compile_cubin(source: str, arch: int) -> bytes:
     """The cubin of a CUDA source that may include csrc's headers. Raises InspectError."""
     if not (CSRC / "cuda").is_dir():
@@ -219,6 +312,18 @@ void forward(int shape, const ForwardArgs& args, Stream stream) {{
 }}
 void backward(int shape, const BackwardArgs& args, Stream stream) {{
   detail::run_cell<Pass::kBackward, {cell}, {math}>(shape, args, stream);
+}}
+}}
+"""
+
+_TEAM_SOURCE = """
+#include "cuda/team_dispatch.h"
+namespace rnnfast::cuda {{
+void forward(const TeamLaunch<ForwardArgs>& run) {{
+  detail::run_team_cell<Pass::kForward, {cell}, {math}>(run);
+}}
+void backward(const TeamLaunch<BackwardArgs>& run) {{
+  detail::run_team_cell<Pass::kBackward, {cell}, {math}>(run);
 }}
 }}
 """

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
 from rnnfast import _ext
 from rnnfast._build.nvcc import find_nvcc
 from rnnfast.inspect import cuda
+from rnnfast.inspect.cli import main
 from rnnfast.inspect.sass import ToolError, find_tool
 
 ARCHS = (80, 90, 100, 120)
@@ -33,12 +36,25 @@ def require_tools() -> None:
         pytest.skip(f"needs a disassembler: {error}")
 
 
+def kernels_of(cell: str, math: str, arch: int) -> list[cuda.Resident]:
+    """Those that a device of this architecture can launch."""
+    teams = cuda.team_kernels(cell, math, arch)
+    if arch < 90:  # no clusters
+        teams = [k for k in teams if k.strategy == "grid"]
+    return cuda.resident_kernels(cell, math, arch) + teams
+
+
 def check(cell: str, math: str, arch: int) -> None:
     require_tools()
-    kernels = cuda.resident_kernels(cell, math, arch)
-    assert {k.pass_name for k in kernels} == set(cuda.PASSES)
+    kernels = kernels_of(cell, math, arch)
+    strategies = {"resident", *((["cluster"] if arch >= 90 else []) + ["grid"])}
+    expected = {"resident"} if math == "fp32" else strategies
+    assert {(k.strategy, k.pass_name) for k in kernels} == {
+        (strategy, name) for strategy in expected for name in cuda.PASSES
+    }
     for kernel in kernels:
-        code, at = kernel.code, f"{kernel.pass_name} shape {kernel.shape} ({kernel.code.name})"
+        code = kernel.code
+        at = f"{kernel.strategy} {kernel.pass_name} shape {kernel.shape} ({code.name})"
         assert code.spills == 0, f"{at}: {code.spills} accesses to local memory"
         assert code.stack == code.local == 0, f"{at}: a stack of {code.stack + code.local} bytes"
         assert code.registers <= REGISTERS, f"{at}: {code.registers} registers"
@@ -50,6 +66,8 @@ def check(cell: str, math: str, arch: int) -> None:
             width = "64" if math in ("bf16", "fp16") else "128"
             assert code.wide("LDG", width), f"{at}: no load of {width} bits"
             assert code.wide("STG", width), f"{at}: no store of {width} bits"
+        if kernel.strategy == "grid":  # the operands of others, through L2
+            assert code.wide("LDG", "128"), f"{at}: no load of 128 bits"
 
 
 @pytest.mark.parametrize(("cell", "math", "arch"), SAMPLE)
@@ -72,3 +90,37 @@ def test_a_source_that_does_not_compile_says_so() -> None:
     require_tools()
     with pytest.raises(cuda.InspectError, match="nvcc failed"):
         cuda.compile_cubin("not C++", 90)
+
+
+def test_the_limits_of_each_kernel(capsys: pytest.CaptureFixture[str]) -> None:
+    require_tools()
+    cell, math, arch = SAMPLE[0]
+    assert main(["--backend", "cuda", "--limits", "--cell", cell, "--dtype", math]) == 0
+    shown = capsys.readouterr().out
+    kernels = cuda.resident_kernels(cell, math, arch) + cuda.team_kernels(cell, math, arch)
+    pattern = r"^(sequence|cluster_team|grid_team)_(\w+) (\d+)x(\d+), H <= (\d+)"
+    listed = re.findall(pattern, shown, re.MULTILINE)
+    assert len(listed) == len(kernels)
+    for kernel, (*_, groups, held, most) in zip(kernels, listed, strict=True):
+        assert (kernel.groups, kernel.held_slabs) == (int(groups), int(held))
+        pass_name, shape, strategy, H = kernel.pass_name, kernel.shape, kernel.strategy, int(most)
+        assert cuda.largest_hidden(cell, math, pass_name, shape, arch, strategy) == H
+        forced = f"{strategy}:{pass_name}={shape}"
+        assert cuda.plan(pass_name, cell, math, arch, (1, H, H), forced).choice[0] == shape
+        with pytest.raises(cuda.InspectError, match="does not fit"):
+            cuda.plan(pass_name, cell, math, arch, (1, H + 1, H + 1), forced)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--cell", "lstm_proj"], "no resident kernel computes 'lstm_proj'"),
+        (["--arch", "86"], "no GPU is known for arch 86"),
+        (["--arch", "gfx942"], "nvcc knows no arch 'gfx942'"),
+    ],
+)
+def test_limits_that_nobody_knows(
+    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--backend", "cuda", "--limits", *arguments]) == 1
+    assert reason in capsys.readouterr().err

@@ -6,8 +6,8 @@
 namespace simt {
 
 // Lanes are served in groups that together ask for at most 128 bytes: all, halves for 8 bytes,
-// quarters for
-// 16. In a group, two different words of one bank take two passes, one word any number of lanes.
+// quarters for 16. In a group, two different words of one bank take two passes, one word any number
+// of lanes.
 int bank_conflicts(const std::array<uint32_t, 32>& addresses, int width) {
   constexpr int kBanks = 32, kWord = 4;
   const int group = std::min(32, kBanks * kWord / std::max(width, kWord));

@@ -7,6 +7,49 @@ namespace {
 
 constexpr int kMaxMBarrierCount = (1 << 20) - 1;
 
+// What an mbarrier's 8 bytes hold while it lives; anything else means that they were overwritten.
+uint64_t mark_of(const uint64_t* bar) {
+  return 0xB4221E20B4221E20u ^ reinterpret_cast<uintptr_t>(bar);
+}
+
+MBarrier& require_live(const uint64_t* bar, const char* what, Site site) {
+  require_shared(bar, sizeof *bar, what, site);
+  MBarrier* barrier = find_mbarrier(*current->block, bar);
+  if (barrier == nullptr) fail(std::string(what) + ": not an initialised mbarrier", site);
+  if (overwritten(*barrier)) fail(std::string(what) + ": the mbarrier was overwritten", site);
+  return *barrier;
+}
+
+// The running thread goes on after the phase that it has waited for.
+void pass_phase(Scope scope, const char* what, Site site) {
+  const Phase& phase = current->phase;
+  if (phase.remote && scope == Scope::kBlock) {
+    fail(std::string(what) +
+             " of a phase that another block's store_async completed: needs mbarrier_wait_cluster",
+         site);
+  }
+  if (phase.tag != nullptr) acquire(phase.tag);
+  for (const Tag tag : phase.stores) acquire(tag);
+}
+
+void wait_for_phase(uint64_t* bar, int parity, Scope scope, const char* what, Site site) {
+  MBarrier& barrier = require_live(bar, what, site);
+  if (parity != 0 && parity != 1) {
+    fail(std::string(what) + ": a parity of " + std::to_string(parity), site);
+  }
+  if (static_cast<int>(barrier.phase % 2) != parity) {
+    current->phase = barrier.phases[parity];
+    pass_phase(scope, what, site);
+    let_others_run();
+    return;
+  }
+  barrier.waiting.push_back(current);
+  suspend({Wait::kMBarrier, what, site, &barrier});
+  pass_phase(scope, what, site);
+}
+
+}  // namespace
+
 void arrive(Barrier& barrier, int threads, const char* what, Site site) {
   if (barrier.arrived == 0) {
     barrier.threads = threads;
@@ -28,38 +71,27 @@ void arrive(Barrier& barrier, int threads, const char* what, Site site) {
   acquire(tag);
 }
 
-// What an mbarrier's 8 bytes hold while it lives; other bytes there mean that they were
-// overwritten.
-uint64_t mark_of(const uint64_t* bar) {
-  return 0xB4221E20B4221E20u ^ reinterpret_cast<uintptr_t>(bar);
-}
-
-MBarrier* find(const uint64_t* bar) {
-  for (MBarrier& barrier : current->block->mbarriers) {
+MBarrier* find_mbarrier(Block& block, const uint64_t* bar) {
+  for (MBarrier& barrier : block.mbarriers) {
     if (barrier.address == bar) return &barrier;
   }
   return nullptr;
 }
 
-MBarrier& require_live(const uint64_t* bar, const char* what, Site site) {
-  require_shared(bar, sizeof *bar, what, site);
-  MBarrier* barrier = find(bar);
-  if (barrier == nullptr) fail(std::string(what) + ": not an initialised mbarrier", site);
-  if (*bar != mark_of(bar)) fail(std::string(what) + ": the mbarrier was overwritten", site);
-  return *barrier;
-}
+bool overwritten(const MBarrier& barrier) { return *barrier.address != mark_of(barrier.address); }
 
 void complete_if_done(MBarrier& barrier) {
   if (barrier.pending > 0 || barrier.bytes != 0) return;
   progress();
   ++barrier.phase;
   barrier.pending = barrier.count;
-  barrier.tags[barrier.phase % 2] = fresh_tag();
-  for (Thread* thread : barrier.waiting) wake(*thread);
+  for (Thread* thread : barrier.waiting) {
+    thread->phase = barrier.phases[(barrier.phase - 1) % 2];
+    wake(*thread);
+  }
   barrier.waiting.clear();
+  barrier.phases[barrier.phase % 2] = {fresh_tag()};
 }
-
-}  // namespace
 
 void sync_block(Site site) {
   const Quiet quiet;
@@ -106,9 +138,14 @@ void mbarrier_init(uint64_t* bar, int count, Site site) {
   if (count < 1 || count > kMaxMBarrierCount) {
     fail("mbarrier_init: a count of " + std::to_string(count), site);
   }
-  if (find(bar) != nullptr) fail("mbarrier_init: already initialised", site);
-  MBarrier barrier{bar, count, count, 0, 0, {fresh_tag(), fresh_tag()}, {}};
-  current->block->mbarriers.push_back(std::move(barrier));
+  Block& block = *current->block;
+  if (find_mbarrier(block, bar) != nullptr) fail("mbarrier_init: already initialised", site);
+  MBarrier barrier;
+  barrier.address = bar;
+  barrier.count = barrier.pending = count;
+  barrier.phases[0].tag = fresh_tag();
+  barrier.initialiser = current;
+  block.mbarriers.push_back(std::move(barrier));
   *bar = mark_of(bar);
 }
 
@@ -120,7 +157,7 @@ void mbarrier_arrive(uint64_t* bar, int expected_bytes, Site site) {
              std::to_string(barrier.phase),
          site);
   }
-  release(barrier.tags[barrier.phase % 2]);
+  release(barrier.phases[barrier.phase % 2].tag);
   barrier.bytes += expected_bytes;
   --barrier.pending;
   complete_if_done(barrier);
@@ -129,25 +166,28 @@ void mbarrier_arrive(uint64_t* bar, int expected_bytes, Site site) {
 void mbarrier_complete(uint64_t* bar, int bytes, Site site) {
   const Quiet quiet;
   MBarrier& barrier = require_live(bar, "mbarrier_complete", site);
-  release(barrier.tags[barrier.phase % 2]);
+  release(barrier.phases[barrier.phase % 2].tag);
   barrier.bytes -= bytes;
   complete_if_done(barrier);
 }
 
 void mbarrier_wait(uint64_t* bar, int parity, Site site) {
   const Quiet quiet;
-  MBarrier& barrier = require_live(bar, "mbarrier_wait", site);
-  if (parity != 0 && parity != 1)
-    fail("mbarrier_wait: a parity of " + std::to_string(parity), site);
-  if (static_cast<int>(barrier.phase % 2) != parity) {
-    if (barrier.phase > 0) acquire(barrier.tags[parity]);
-    let_others_run();
-    return;
+  wait_for_phase(bar, parity, Scope::kBlock, "mbarrier_wait", site);
+}
+
+void mbarrier_wait_cluster(uint64_t* bar, int parity, Site site) {
+  const Quiet quiet;
+  wait_for_phase(bar, parity, Scope::kCluster, "mbarrier_wait_cluster", site);
+}
+
+void mbarrier_publish() {
+  const Quiet quiet;
+  for (MBarrier& barrier : current->block->mbarriers) {
+    if (barrier.initialiser == current && barrier.published < 0) {
+      barrier.published = current->block->cluster->syncs;
+    }
   }
-  const Tag tag = barrier.tags[parity];
-  barrier.waiting.push_back(current);
-  suspend({Wait::kMBarrier, "mbarrier_wait", site, &barrier});
-  acquire(tag);
 }
 
 void mbarrier_invalidate(uint64_t* bar, Site site) {

@@ -42,10 +42,31 @@ unsigned char* allocate_poisoned(size_t bytes, size_t alignment) {
   return static_cast<unsigned char*>(memory);
 }
 
-void start_block(int64_t index) {
+// Poisoned; null as a key is the dynamic one's.
+void add_shared(Block& block, const void* key, size_t bytes, size_t alignment) {
+  block.shared.push_back({key, allocate_poisoned(bytes, alignment), bytes, alignment});
+}
+
+const SharedRegion* region_at(const Block& block, const void* p, size_t bytes) {
+  const auto* at = static_cast<const unsigned char*>(p);
+  for (const SharedRegion& region : block.shared) {
+    if (at >= region.data && at + bytes <= region.data + region.bytes) return &region;
+  }
+  return nullptr;
+}
+
+const SharedRegion* region_of(const Block& block, const void* key) {
+  for (const SharedRegion& region : block.shared) {
+    if (region.key == key) return &region;
+  }
+  return nullptr;
+}
+
+void start_block(int64_t index, const std::shared_ptr<Cluster>& cluster) {
   Run& run = *current_run;
-  run.alive.push_back(std::make_unique<Block>(index, run.launch));
+  run.alive.push_back(std::make_unique<Block>(index, run.launch, cluster));
   Block& block = *run.alive.back();
+  cluster->blocks.push_back(&block);
   const int threads = run.launch.threads;
   for (int t = 0; t < threads; ++t) {
     Thread& thread = take_thread();
@@ -57,7 +78,9 @@ void start_block(int64_t index) {
                    block.x,
                    block.y,
                    static_cast<int>(run.launch.grid_x),
-                   static_cast<int>(run.launch.grid_y)};
+                   static_cast<int>(run.launch.grid_y),
+                   block.rank,
+                   run.launch.cluster_blocks};
     thread.ended = false;
     thread.copies.clear();
     thread.copy_groups = 0;
@@ -69,11 +92,13 @@ void start_block(int64_t index) {
 }
 
 void end_block(Block& block) {
+  require_stores_landed(block);
   for (Thread* thread : block.threads) {
     if (!thread->fiber.intact()) fail("its local variables do not fit the stack", *thread, {});
     idle.push_back(thread);
   }
   forget(block);
+  block.cluster->blocks[block.rank] = nullptr;
   auto& alive = current_run->alive;
   const auto found = std::find_if(alive.begin(), alive.end(),
                                   [&](const auto& other) { return other.get() == &block; });
@@ -82,12 +107,14 @@ void end_block(Block& block) {
 }
 
 void require_no_one_waits_for(const Thread& thread) {
-  const Barrier& barrier = thread.block->barriers[0];
-  if (barrier.arrived > 0) {
-    fail("exits while " + std::to_string(barrier.arrived) +
-             " threads of its block wait at sync_block at " + to_string(barrier.site),
+  const auto require_empty = [&](const Barrier& barrier, const char* whose) {
+    if (barrier.arrived == 0) return;
+    fail("exits while " + std::to_string(barrier.arrived) + " threads of its " + whose + " at " +
+             to_string(barrier.site),
          thread, {});
-  }
+  };
+  require_empty(thread.block->barriers[0], "block wait at sync_block");
+  require_empty(thread.block->cluster->barrier, "cluster wait at sync_cluster");
   for (const Meeting& meeting : thread.warp->meetings) {
     if (meeting.mask >> thread.lane & 1) {
       fail(std::string("exits while lanes ") + hexadecimal(meeting.arrived) +
@@ -102,17 +129,16 @@ void require_no_one_waits_for(const Thread& thread) {
 
 Thread::Thread(size_t stack_bytes) : fiber(serve_threads, stack_bytes) {}
 
-Block::Block(int64_t index, const Launch& launch)
+Block::Block(int64_t index, const Launch& launch, std::shared_ptr<Cluster> its_cluster)
     : index(index),
       x(static_cast<int>(index % launch.grid_x)),
       y(static_cast<int>(index / launch.grid_x)),
+      cluster(std::move(its_cluster)),
+      rank(static_cast<int>(index % launch.cluster_blocks)),
       warps((launch.threads + kLanes - 1) / kLanes) {
   threads.reserve(launch.threads);
   for (size_t w = 0; w < warps.size(); ++w) warps[w].index = static_cast<int>(w);
-  if (launch.shared_bytes > 0) {
-    const size_t bytes = launch.shared_bytes;
-    shared.push_back({nullptr, allocate_poisoned(bytes, 128), bytes});
-  }
+  if (launch.shared_bytes > 0) add_shared(*this, nullptr, launch.shared_bytes, 128);
 }
 
 Block::~Block() {
@@ -121,11 +147,16 @@ Block::~Block() {
 
 void start_blocks() {
   Run& run = *current_run;
-  const int64_t resident = run.launch.cooperative
-                               ? run.blocks
-                               : std::max(1, settings().resident_threads / run.launch.threads);
-  while (run.next_block < run.blocks && static_cast<int64_t>(run.alive.size()) < resident) {
-    start_block(run.next_block++);
+  const int size = run.launch.cluster_blocks;
+  const int64_t resident =
+      run.launch.cooperative ? run.blocks : settings().resident_threads / run.launch.threads;
+  const auto one_more_fits = [&] {
+    const auto alive = static_cast<int64_t>(run.alive.size());
+    return alive == 0 || alive + size <= resident;
+  };
+  while (run.next_block < run.blocks && one_more_fits()) {
+    const auto cluster = std::make_shared<Cluster>();
+    for (int rank = 0; rank < size; ++rank) start_block(run.next_block++, cluster);
   }
 }
 
@@ -138,6 +169,7 @@ void end_thread() {
   release(&current_run->end_tag);
   thread.ended = true;
   thread.wait = {};
+  ++block.cluster->exited;
   if (--block.live == 0) {
     end_block(block);
     start_blocks();
@@ -168,10 +200,11 @@ void* shared_dynamic() {
 
 void* shared_array(const void* key, size_t bytes, size_t alignment, Site site) {
   const Quiet quiet;
-  std::vector<SharedRegion>& shared = current->block->shared;
+  Block& block = *current->block;
+  const SharedRegion* known = region_of(block, key);
+  if (known != nullptr) return known->data;
   size_t declared = bytes;
-  for (const SharedRegion& region : shared) {
-    if (region.key == key) return region.data;
+  for (const SharedRegion& region : block.shared) {
     if (region.key != nullptr) declared += region.bytes;
   }
   const size_t most = settings().device.shared_per_block;
@@ -181,17 +214,21 @@ void* shared_array(const void* key, size_t bytes, size_t alignment, Site site) {
              std::to_string(current_run->launch.shared_bytes) + " at most " + std::to_string(most),
          site);
   }
-  shared.push_back({key, allocate_poisoned(bytes, alignment), bytes});
-  return shared.back().data;
+  add_shared(block, key, bytes, alignment);
+  return block.shared.back().data;
 }
 
 void require_shared(const void* p, size_t bytes, const char* what, Site site) {
   const Quiet quiet;
-  const auto* at = static_cast<const unsigned char*>(p);
-  for (const SharedRegion& region : current->block->shared) {
-    if (at >= region.data && at + bytes <= region.data + region.bytes) return;
-  }
+  if (region_at(*current->block, p, bytes) != nullptr) return;
   fail(std::string(what) + ": the address is not in shared memory of this block", site);
+}
+
+void* same_place(const void* p, size_t bytes, Block& to, const char* what, Site site) {
+  require_shared(p, bytes, what, site);
+  const SharedRegion own = *region_at(*current->block, p, bytes);
+  if (region_of(to, own.key) == nullptr) add_shared(to, own.key, own.bytes, own.alignment);
+  return region_of(to, own.key)->data + (static_cast<const unsigned char*>(p) - own.data);
 }
 
 }  // namespace simt

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "simt"
 FLAGS = ["-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-DRNNFAST_SIMT"]
 INCLUDES = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests'}"]
-KERNELS = ("sequence", "stepwise")
+KERNELS = ("sequence", "stepwise", "team")
 TORCH_INCLUDES = ("include", "include/torch/csrc/api/include")
 
 

@@ -41,6 +41,8 @@ inline int grid_x() { return ::simt::here->grid_x; }
 inline int grid_y() { return ::simt::here->grid_y; }
 inline int lane() { return ::simt::here->thread % 32; }
 inline int warp() { return ::simt::here->thread / 32; }
+inline int cluster_rank() { return ::simt::here->cluster_rank; }
+inline int cluster_blocks() { return ::simt::here->cluster_blocks; }
 
 // ---- numbers
 
@@ -273,7 +275,29 @@ inline void mbarrier_invalidate(uint64_t* bar, Site site = Site::here()) {
   ::simt::mbarrier_invalidate(bar, site);
 }
 
+// ---- clusters
+
+inline void sync_cluster(Site site = Site::here()) { ::simt::sync_cluster(site); }
+
+inline void mbarrier_publish() { ::simt::mbarrier_publish(); }
+
+inline void mbarrier_wait_cluster(uint64_t* bar, int parity, Site site = Site::here()) {
+  ::simt::mbarrier_wait_cluster(bar, parity, site);
+}
+
+template <class T>
+void store_async(T* place, const T& value, uint64_t* bar, int rank, Site site = Site::here()) {
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) == 16);
+  ::simt::access_point();
+  ::simt::store_async(place, &value, bar, rank, site);
+}
+
 // ---- host
+
+template <class Args>
+int resident_blocks(const Launch& shape, void (*)(Args)) {
+  return ::simt::resident_blocks(shape);
+}
 
 template <class Args>
 void launch(const Launch& shape, void (*kernel)(Args), const Args& args, Stream) {

@@ -27,6 +27,7 @@ struct Site {
 struct Here {
   int thread, block_threads;
   int block_x, block_y, grid_x, grid_y;
+  int cluster_rank, cluster_blocks;
 };
 extern const Here* here;
 
@@ -42,6 +43,8 @@ struct Body {
   const void* args;
 };
 void run(const Launch& launch, const Body& body);
+// Blocks of such a launch that the device runs at once, whatever its grid.
+int resident_blocks(const Launch& launch);
 
 // ---- scheduling
 
@@ -125,5 +128,14 @@ void mbarrier_arrive(uint64_t* bar, int expected_bytes, Site site);
 void mbarrier_complete(uint64_t* bar, int bytes, Site site);
 void mbarrier_wait(uint64_t* bar, int parity, Site site);
 void mbarrier_invalidate(uint64_t* bar, Site site);
+
+// ---- clusters
+
+void sync_cluster(Site site);
+// The running thread's mbarriers may be completed by other blocks, after a sync_cluster.
+void mbarrier_publish();
+void mbarrier_wait_cluster(uint64_t* bar, int parity, Site site);
+// 16 bytes on their way to block `rank` of the cluster. `place` and `bar` are the caller's own.
+void store_async(void* place, const void* value, uint64_t* bar, int rank, Site site);
 
 }  // namespace simt

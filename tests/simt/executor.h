@@ -3,9 +3,8 @@
 // A kernel written against csrc/cuda/device.h and compiled with RNNFAST_SIMT is launched as ever,
 // by rnnfast::cuda::launch; the launch has ended when that returns. It throws std::runtime_error
 //   - where a GPU would refuse the launch ("launch of <kernel> failed: …"), and
-//   - where the kernel does what it must not ("<kernel>, block (x, y), thread t: …"): its threads
-//   are
-//     dropped, and the next launch finds the executor as new.
+//   - where the kernel does what it must not ("<kernel>: block (x, y), thread t: …"): its threads
+//     are dropped, and the next launch finds the executor as new.
 // What is checked, and what is not, is told in docs/simt.md.
 //
 // One launch runs at a time; others wait for it.
@@ -27,6 +26,10 @@ struct Device {
   int shared_per_sm = 228 * 1024;
   int shared_per_block = 227 * 1024;  // opt-in, static and dynamic together
   int shared_reserved = 1024;         // that the system takes of an SM for each block
+  // A cluster's blocks lie on the SMs of one GPC. Those of a real H100 differ in size; with 17,
+  // clusters of 8 blocks that take an SM each reach 120 of the 132 SMs, as they do there.
+  int sms_per_gpc = 17;
+  int cluster_limit = 16;  // blocks, above 8 as launch() opts in; 1: no clusters
 };
 void set_device(const Device& device);
 
@@ -40,7 +43,7 @@ void set_schedule(Schedule schedule);
 // without them 1 and random.
 void set_seed(uint64_t seed);
 
-// At most so many CUDA threads of a launch are alive at once, at least a block's; a larger grid
+// At most so many CUDA threads of a launch are alive at once, at least a cluster's; a larger grid
 // runs as blocks end, unless the launch is cooperative. 32,768 unless told otherwise.
 void set_resident_threads(int threads);
 
@@ -58,6 +61,7 @@ struct LaunchRecord {
   int threads;
   int shared_bytes;  // dynamic
   bool cooperative;
+  int cluster_blocks;
   uint64_t switches;  // between threads
 };
 

@@ -16,6 +16,12 @@ constexpr int kMaxThreads = 1024;
 constexpr int64_t kMaxGridX = std::numeric_limits<int32_t>::max(), kMaxGridY = 65535;
 constexpr size_t kLogLength = 100'000;
 
+constexpr const char *kConfiguration = "invalid configuration argument",
+                     *kConfigurationCode = "cudaErrorInvalidConfiguration";
+constexpr const char *kCluster =
+                         "a kernel launch error has occurred due to cluster misconfiguration",
+                     *kClusterCode = "cudaErrorInvalidClusterSize";
+
 std::mutex one_launch;  // also guards the settings and the log
 std::vector<LaunchRecord> records;
 
@@ -50,11 +56,19 @@ Settings settings_from_environment() {
 // In the words of csrc/cuda/launch.h, then why.
 [[noreturn]] void refuse(const Launch& launch, const char* error, const char* code,
                          const std::string& why) {
-  throw std::runtime_error(std::string("launch of ") + launch.name + " failed: " + error + " [" +
-                           code + "], grid (" + std::to_string(launch.grid_x) + ", " +
-                           std::to_string(launch.grid_y) + ", 1), block (" +
-                           std::to_string(launch.threads) + ", 1, 1), shared memory " +
-                           std::to_string(launch.shared_bytes) + ": " + why);
+  throw std::runtime_error(
+      std::string("launch of ") + launch.name + " failed: " + error + " [" + code + "], grid (" +
+      std::to_string(launch.grid_x) + ", " + std::to_string(launch.grid_y) + ", 1), block (" +
+      std::to_string(launch.threads) + ", 1, 1), shared memory " +
+      std::to_string(launch.shared_bytes) +
+      (launch.cluster_blocks > 1 ? ", clusters of " + std::to_string(launch.cluster_blocks) : "") +
+      ": " + why);
+}
+
+// Of a thread; 0: not known.
+int registers_of(const Launch& launch) {
+  const auto found = settings().registers.find(launch.name);
+  return found != settings().registers.end() ? found->second : 0;
 }
 
 int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -76,16 +90,20 @@ int blocks_that_fit_an_sm(const Launch& launch, const Device& device, int regist
   return fit;
 }
 
-void require_possible(const Launch& launch, const Device& device, int registers) {
-  constexpr const char *kConfiguration = "invalid configuration argument",
-                       *kConfigurationCode = "cudaErrorInvalidConfiguration";
+// A cluster lies within one GPC, its blocks anywhere there; the last GPC has what SMs remain.
+int64_t resident_on(const Launch& launch, const Device& device, int registers) {
+  const int64_t fit = blocks_that_fit_an_sm(launch, device, registers);
+  const int size = launch.cluster_blocks;
+  if (size == 1) return device.sm_count * fit;
+  if (size < 1 || size > device.cluster_limit) return 0;
+  const int gpcs = device.sm_count / device.sms_per_gpc;
+  const int rest = device.sm_count % device.sms_per_gpc;
+  return (gpcs * (device.sms_per_gpc * fit / size) + rest * fit / size) * size;
+}
+
+void require_possible_block(const Launch& launch, const Device& device, int registers) {
   if (launch.threads < 1 || launch.threads > kMaxThreads) {
     refuse(launch, kConfiguration, kConfigurationCode, "a block has 1 to 1024 threads");
-  }
-  if (launch.grid_x < 1 || launch.grid_x > kMaxGridX || launch.grid_y < 1 ||
-      launch.grid_y > kMaxGridY) {
-    refuse(launch, kConfiguration, kConfigurationCode,
-           "a grid has 1 to 2147483647 by 1 to 65535 blocks");
   }
   if (launch.shared_bytes < 0 || launch.shared_bytes > device.shared_per_block) {
     refuse(launch, "invalid argument", "cudaErrorInvalidValue",
@@ -96,7 +114,32 @@ void require_possible(const Launch& launch, const Device& device, int registers)
     refuse(launch, "too many resources requested for launch", "cudaErrorLaunchOutOfResources",
            std::to_string(registers) + " registers a thread");
   }
-  const int64_t fit = int64_t{device.sm_count} * blocks_that_fit_an_sm(launch, device, registers);
+}
+
+void require_possible_clusters(const Launch& launch, const Device& device, int registers) {
+  const int size = launch.cluster_blocks;
+  if (size < 1 || (size > 1 && size > device.cluster_limit)) {
+    refuse(launch, kCluster, kClusterCode,
+           "a cluster has 1 to " + std::to_string(device.cluster_limit) + " blocks");
+  }
+  if (launch.grid_x % size != 0) {
+    refuse(launch, kCluster, kClusterCode,
+           std::to_string(launch.grid_x) + " blocks are not whole clusters");
+  }
+  if (size > 1 && resident_on(launch, device, registers) == 0) {
+    refuse(launch, kCluster, kClusterCode, "no cluster fits the SMs of a GPC at once");
+  }
+}
+
+void require_possible(const Launch& launch, const Device& device, int registers) {
+  require_possible_block(launch, device, registers);
+  if (launch.grid_x < 1 || launch.grid_x > kMaxGridX || launch.grid_y < 1 ||
+      launch.grid_y > kMaxGridY) {
+    refuse(launch, kConfiguration, kConfigurationCode,
+           "a grid has 1 to 2147483647 by 1 to 65535 blocks");
+  }
+  require_possible_clusters(launch, device, registers);
+  const int64_t fit = resident_on(launch, device, registers);
   if (launch.cooperative && launch.grid_x * launch.grid_y > fit) {
     refuse(launch, "too many blocks in cooperative launch", "cudaErrorCooperativeLaunchTooLarge",
            "at most " + std::to_string(fit) + " are resident at once");
@@ -108,7 +151,7 @@ void record(const Run& run) {
     records.erase(records.begin(), records.begin() + kLogLength / 2);
   const Launch& launch = run.launch;
   records.push_back({launch.name, launch.grid_x, launch.grid_y, launch.threads, launch.shared_bytes,
-                     launch.cooperative, run.switches});
+                     launch.cooperative, launch.cluster_blocks, run.switches});
 }
 
 }  // namespace
@@ -118,12 +161,18 @@ Settings& settings() {
   return settings;
 }
 
+int resident_blocks(const Launch& launch) {
+  const std::lock_guard lock(one_launch);
+  const Device& device = settings().device;
+  const int registers = registers_of(launch);
+  require_possible_block(launch, device, registers);
+  return static_cast<int>(resident_on(launch, device, registers));
+}
+
 void run(const Launch& launch, const Body& body) {
   const std::lock_guard lock(one_launch);
   const Quiet quiet;
-  const auto found = settings().registers.find(launch.name);
-  require_possible(launch, settings().device,
-                   found != settings().registers.end() ? found->second : 0);
+  require_possible(launch, settings().device, registers_of(launch));
   Run run(launch, body);
   run.blocks = launch.grid_x * launch.grid_y;
   run.number = settings().launches++;

@@ -23,17 +23,6 @@ void land(AsyncCopy& copy) {
   copy.landed = true;
 }
 
-// ThreadSanitizer sees the copy's write where it is waited for: until then nobody else may touch
-// the place.
-void touch([[maybe_unused]] unsigned char* to) {
-  if constexpr (kTsan) {
-    for (size_t k = 0; k < kCopyBytes; ++k) {
-      volatile unsigned char* byte = to + k;
-      *byte = *byte;
-    }
-  }
-}
-
 Page& page_of(uintptr_t address) {
   Run& run = *current_run;
   const uintptr_t key = address / kPageBytes;
@@ -55,16 +44,13 @@ uint64_t mark(uintptr_t address, size_t bytes, uint64_t (Page::*mine)[64],
   return (page.*other)[byte / 64] & bits;
 }
 
-// The tags of `p` that an access of this scope takes part in, by scope: its block's, all blocks'.
-// Without clusters a block is a cluster of its own.
+// The tags of `p` that an access of this scope takes part in: its block's, its cluster's, all
+// blocks'.
 template <class Visit>
 void for_each_tag(const void* p, Scope scope, Visit visit) {
   visit(&current->block->tags[p]);
+  if (scope != Scope::kBlock) visit(&current->block->cluster->tags[p]);
   if (scope == Scope::kDevice) visit(&current_run->tags[p]);
-}
-
-const char* word(Scope scope) {
-  return scope == Scope::kBlock ? "block" : scope == Scope::kCluster ? "cluster" : "device";
 }
 
 }  // namespace
@@ -86,11 +72,13 @@ void copy_async(void* shared, const void* global, int bytes, Site site) {
                to_string(copy.site),
            site);
     }
+    require_no_store_into(shared, "copy_async_16", site);
   }
   // Seen by the sanitizers: the source is readable, the place is no longer anyone's.
   unsigned char source[kCopyBytes];
   std::memcpy(source, global, bytes);
   std::memset(shared, kPoison, kCopyBytes);
+  note_written(shared, kCopyBytes);
 
   const Quiet quiet;
   current->copies.push_back({static_cast<unsigned char*>(shared),
@@ -116,6 +104,7 @@ void copy_wait(int groups_left, Site site) {
       if (waited_for(copy) && !copy.landed) land(copy);
     }
   }
+  // ThreadSanitizer sees the copy's write here too: until then nobody else may touch the place.
   if (kTsan) {
     for (size_t k = 0;; ++k) {
       unsigned char* to = nullptr;
@@ -124,7 +113,7 @@ void copy_wait(int groups_left, Site site) {
         if (k >= copies.size()) break;
         if (waited_for(copies[k])) to = copies[k].to;
       }
-      if (to != nullptr) touch(to);
+      if (to != nullptr) note_written(to, kCopyBytes);
     }
   }
   const Quiet quiet;
@@ -162,27 +151,31 @@ void note_constant_read(const void* p, size_t bytes, Site site) {
 
 void note_atomic(const void* p, Scope scope, Site site) {
   const Quiet quiet;
-  auto [found, fresh] =
-      current_run->atomics.try_emplace(p, AtomicUse{current->block, scope, false});
-  AtomicUse& use = found->second;
-  if (!fresh) {
-    use.narrowest = std::min(use.narrowest, scope);
-    use.shared_by_blocks |= use.first != current->block;
+  const int64_t block = current->block->index;
+  const int size = current_run->launch.cluster_blocks;
+  AtomicUse& use =
+      current_run->atomics.try_emplace(p, AtomicUse{block, scope, false, false}).first->second;
+  use.narrowest = std::min(use.narrowest, scope);
+  use.by_blocks |= block != use.block;
+  use.by_clusters |= block / size != use.block / size;
+  if (use.by_blocks && use.narrowest == Scope::kBlock) {
+    fail("two blocks meet at an atomic of scope block", site);
   }
-  if (use.shared_by_blocks && use.narrowest != Scope::kDevice) {
-    fail(std::string("two blocks meet at an atomic of scope ") + word(use.narrowest), site);
+  if (use.by_clusters && use.narrowest == Scope::kCluster) {
+    fail("blocks of two clusters meet at an atomic of scope cluster", site);
   }
 }
 
 void fence(Scope scope) {
   const Quiet quiet;
+  const auto meet_at = [](Tag tag) {
+    acquire(tag);
+    release(tag);
+  };
   Block& block = *current->block;
-  acquire(&block.fence_tag);
-  release(&block.fence_tag);
-  if (scope == Scope::kDevice) {
-    acquire(&current_run->fence_tag);
-    release(&current_run->fence_tag);
-  }
+  meet_at(&block.fence_tag);
+  if (scope != Scope::kBlock) meet_at(&block.cluster->fence_tag);
+  if (scope == Scope::kDevice) meet_at(&current_run->fence_tag);
 }
 
 void release_at(const void* p, Scope scope) {

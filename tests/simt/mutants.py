@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import team_mutants
+
 ROOT = Path(__file__).resolve().parents[2]
 KERNELS = "csrc/cuda"
 
@@ -26,6 +28,7 @@ class Mutant:
     before: str
     after: str
     equivalent: str = ""
+    program: str = "mutant"  # of tests/simt/cpp, that judges it
 
     @property
     def name(self) -> str:
@@ -44,8 +47,10 @@ class Rule:
     pattern: str
     after: str
     files: tuple[str, ...]
+    program: str = "mutant"
 
 
+_FUNCTION = re.compile(r"RNNFAST_DEVICE [^(;{]*?(\w+)\(")
 SCAN = ("sequence_forward.h", "sequence_backward.h")
 RULES = (
     Rule("barrier", r"\bsync_block\(\);", ";", SCAN),
@@ -70,43 +75,54 @@ RULES = (
     Rule("spill", r"lo > kHeld \? lo : kHeld", "lo", ("weights.h",)),
     Rule("length", r"if \(b >= B\) return 0;", "", ("sequences.h",)),
     Rule("clamp", r"b < B \? b : B - 1", "b", ("sequences.h",)),
-    Rule("owner mask", r"outside_\[j\] = b >= B", "outside_[j] = false", ("sequences.h",)),
-    Rule("direction", r"reverse && s < length\[j\]", "false", ("sequences.h",)),
+    Rule("owner mask", r"(?<=length_of\(own\), )b < B", "true", ("sequences.h",)),
+    Rule("direction", r"reverse && s < w\.length", "false", ("sequences.h",)),
     Rule("chains", r"half\[n\] = keep \+ ", "half[n] = ", ("mma.h",)),
 )
 
-# (kind, file, the text of the line) of what changes nothing, and why.
+# (kind, file, function) of what changes no result, and why; "*": in every function.
 EQUIVALENT = {
     ("signal", "sequence_forward.h", "*"): "SoloTeam::signal does nothing: one block has no one "
     "to tell; the teams of several blocks will need it",
     ("signal", "sequence_backward.h", "*"): "as in forward",
-    ("unit mask", "sequence_forward.h", "if (is_unit(i, octet)) row[unit(i, octet)]"): "the pad "
-    "columns that it keeps at 0 meet weights of 0: only an infinity would show",
-    ("unit mask", "sequence_backward.h", "if (is_unit(i, octet) && sequences.alive(j, s)) {"): (
-        "what it computes for a unit that does not exist is stored nowhere"
-    ),
+    ("owner mask", "sequence_forward.h", "store_padding"): "the copies of the last unit and the "
+    "last sequence write the 0 that these write themselves",
+    ("owner mask", "sequence_backward.h", "store_padding"): "as in forward",
+    ("unit mask", "sequence_forward.h", "publish"): "the pad columns that it keeps at 0 meet "
+    "weights of 0: only an infinity would show",
+    ("unit mask", "sequence_backward.h", "step_two_phases"): "a copy's candidate goes to a pad "
+    "column, which meets weights of 0, and what it keeps is stored nowhere",
+    ("owner mask", "sequences.h", "walk"): "a copy of the last sequence walks and computes as that "
+    "does, and would store the same once more: only ThreadSanitizer sees it",
+    ("weight range", "weights.h", "load_all"): "of tiles and slabs that a warp does not have "
+    "`element` gives 0, which is there already",
 }
 
 
 def mutants() -> list[Mutant]:
     """All of them, in the order of the rules."""
-    return [found for rule in RULES for file in rule.files for found in _of(rule, file)]
+    return [found for rule in rules() for file in rule.files for found in of_rule(rule, file)]
 
 
-def _of(rule: Rule, file: str) -> Iterator[Mutant]:
+def rules() -> list[Rule]:
+    return [*RULES, *(Rule(*rule, team_mutants.PROGRAM) for rule in team_mutants.RULES)]
+
+
+def of_rule(rule: Rule, file: str) -> Iterator[Mutant]:
+    """The mutants of a rule in one file, in the order of their lines."""
     text = (ROOT / KERNELS / file).read_text()
     for match in re.finditer(rule.pattern, text):
         start = text.rfind("\n", 0, match.start()) + 1
         line = text[start : text.find("\n", match.start())].strip()
-        if line.startswith(("//", "RNNFAST_DEVICE")):
+        if line.startswith("//"):
             continue
         number = text.count("\n", 0, match.start()) + 1
-        reason = _reason(rule.kind, file, line)
-        yield Mutant(rule.kind, file, match.start(), number, match.group(), rule.after, reason)
+        function = (_FUNCTION.findall(text, 0, match.start()) or [""])[-1]
+        reason = _reason(rule.kind, file, function)
+        found = (match.start(), number, match.group(), rule.after)
+        yield Mutant(rule.kind, file, *found, reason, rule.program)
 
 
-def _reason(kind: str, file: str, line: str) -> str:
-    for (k, f, text), reason in EQUIVALENT.items():
-        if (k, f) == (kind, file) and (text == "*" or line.startswith(text)):
-            return reason
-    return ""
+def _reason(kind: str, file: str, function: str) -> str:
+    reasons = {**EQUIVALENT, **team_mutants.EQUIVALENT}
+    return reasons.get((kind, file, function), reasons.get((kind, file, "*"), ""))

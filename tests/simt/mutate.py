@@ -5,25 +5,29 @@
 change nothing was.
 
 A mutant is a copy of csrc with one text replaced; tests/simt/cpp/mutant.cpp is compiled against it
-and run on the executor.
+and run on the executor. ``--sanitize thread`` (or ``address,undefined``) compiles it so.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from rnnfast._build import host
+from rnnfast.inspect.table import columns
 
 from .mutants import KERNELS, ROOT, Mutant, mutants
 
 FOLDER = ROOT / "build" / "mutants"
 FLAGS = ["-std=c++20", "-O1", "-w", "-DRNNFAST_SIMT"]
+_REPORTED = re.compile("Sanitizer: |runtime error: ")  # a sanitizer's own words
 SECONDS = 120  # a mutant may wait for ever
 
 
@@ -38,6 +42,17 @@ class Outcome:
         expected = self.mutant is not None and not self.mutant.equivalent
         return self.seen == expected
 
+    @property
+    def by(self) -> str:
+        """What saw it."""
+        if not self.seen:
+            return "nothing"
+        if self.how.startswith("signal"):
+            return "memory's end"
+        if self.how.startswith("did not end"):
+            return "time"
+        return "executor" if "[launch " in self.how else "numbers"
+
 
 def compiler() -> list[str]:
     """Raises RuntimeError where there is none."""
@@ -47,46 +62,70 @@ def compiler() -> list[str]:
     return list(found.command)
 
 
-def executor() -> Path:
+def flags(sanitize: str) -> list[str]:
+    """The compiler's, with these sanitizers if any."""
+    found = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g1"] if sanitize else []
+    return [*FLAGS, *found]
+
+
+def executor(sanitize: str = "") -> Path:
     """The executor's objects, compiled once, in one relocatable file."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
+    folder = FOLDER / (sanitize.partition(",")[0] or "plain")
+    folder.mkdir(parents=True, exist_ok=True)
     sources = [p for p in sorted(ROOT.glob("tests/simt/*.cpp")) if p.name != "module.cpp"]
     sources.append(ROOT / "csrc/scan/problem.cpp")
     newest = max(p.stat().st_mtime for p in [*sources, *ROOT.glob("tests/simt/*.h")])
-    made = FOLDER / "executor.o"
+    made = folder / "executor.o"
     if not made.exists() or made.stat().st_mtime < newest:
         objects = []
         for source in sources:
-            objects.append(str(FOLDER / f"{source.stem}.o"))
-            _run([*compiler(), *FLAGS, *_includes(ROOT), "-c", str(source), "-o", objects[-1]])
+            objects.append(str(folder / f"{source.stem}.o"))
+            command = [*compiler(), *flags(sanitize), *_includes(ROOT)]
+            _run([*command, "-c", str(source), "-o", objects[-1]])
         _run([*compiler(), "-r", "-nostdlib", *objects, "-o", str(made)])
     return made
 
 
-def judge(mutant: Mutant | None) -> Outcome:
-    """Builds and runs the kernels with this fault; None: as they are."""
+def judge(mutant: Mutant | None, program: str = "mutant", sanitize: str = "") -> Outcome:
+    """Builds and runs the kernels with this fault; None: as they are, by this program."""
+    if mutant is not None:
+        program = mutant.program
     copy = FOLDER / "tree"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(ROOT / "csrc", copy / "csrc")
     if mutant is not None:
         path = copy / KERNELS / mutant.file
         path.write_text(mutant.apply(path.read_text()))
-    program = FOLDER / "mutant"
-    source = ROOT / "tests/simt/cpp/mutant.cpp"
-    command = [*compiler(), *FLAGS, *_includes(copy), str(source), str(executor())]
+    built_at = FOLDER / program
+    source = ROOT / f"tests/simt/cpp/{program}.cpp"
+    command = [*compiler(), *flags(sanitize), *_includes(copy), str(source)]
+    command.append(str(executor(sanitize)))
     built = subprocess.run(
-        [*command, "-pthread", "-o", str(program)], capture_output=True, text=True
+        [*command, "-pthread", "-o", str(built_at)], capture_output=True, text=True
     )
     if built.returncode != 0:
         raise RuntimeError(f"{mutant and mutant.name} does not compile:\n{built.stderr[-2000:]}")
+    limit = SECONDS * (10 if sanitize else 1)
     try:
-        ran = subprocess.run([program], capture_output=True, text=True, timeout=SECONDS)
+        ran = subprocess.run([built_at], capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
-        return Outcome(mutant, True, f"did not end within {SECONDS} s")
+        return Outcome(mutant, True, f"did not end within {limit} s")
     how = (ran.stdout + ran.stderr).strip().splitlines()
+    how = [line for line in how if _REPORTED.search(line)] or how
     if ran.returncode < 0:
         how = [f"signal {-ran.returncode}"]
     return Outcome(mutant, ran.returncode != 0, how[0] if how else "")
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """By kind: how many were planted, and what saw how many of them."""
+    kinds: dict[str, Counter[str]] = {}
+    for outcome in outcomes:
+        if outcome.mutant is not None:
+            kinds.setdefault(outcome.mutant.kind, Counter())[outcome.by] += 1
+    header = ["kind", "planted", "numbers", "executor", "memory's end", "time", "nothing"]
+    lines = [[kind, by.total(), *(by[name] for name in header[2:])] for kind, by in kinds.items()]
+    return columns(header, lines)
 
 
 def _includes(tree: Path) -> list[str]:
@@ -105,20 +144,23 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="name them and end")
     parser.add_argument("--match", default="", help="only those whose name has this text")
     parser.add_argument("--every", type=int, default=1, help="each N-th of them")
+    parser.add_argument("--sanitize", default="", help="compile with it: thread, address,undefined")
     asked = parser.parse_args()
     chosen = [m for m in mutants() if asked.match in m.name][:: asked.every]
     if asked.list:
         print("\n".join(f"{m.name}  {m.before!r} -> {m.after!r}" for m in chosen))
         return 0
-    wrong = 0
-    for mutant in [None, *chosen]:
-        outcome = judge(mutant)
-        wrong += not outcome.right
-        name = "unchanged" if mutant is None else mutant.name
+    outcomes = []
+    unchanged = [(None, program) for program in sorted({m.program for m in chosen})]
+    for mutant, program in [*unchanged, *((m, m.program) for m in chosen)]:
+        outcome = judge(mutant, program, asked.sanitize)
+        outcomes.append(outcome)
+        name = f"unchanged {program}" if mutant is None else mutant.name
         verdict = ("caught" if outcome.seen else "not seen") + ("" if outcome.right else "  WRONG")
         reason = f" ({mutant.equivalent})" if mutant is not None and mutant.equivalent else ""
         print(f"{name}: {verdict}{reason}: {outcome.how}", flush=True)
-    return 1 if wrong else 0
+    print(table(outcomes))
+    return 0 if all(outcome.right for outcome in outcomes) else 1
 
 
 if __name__ == "__main__":

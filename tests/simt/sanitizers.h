@@ -2,6 +2,8 @@
 // barriers make. Without a sanitizer everything here is empty.
 #pragma once
 
+#include <cstddef>
+
 #if defined(__has_feature)
 #define SIMT_HAS_FEATURE(x) __has_feature(x)
 #else
@@ -23,6 +25,8 @@ void AnnotateIgnoreReadsBegin(const char* file, int line);
 void AnnotateIgnoreReadsEnd(const char* file, int line);
 void AnnotateIgnoreWritesBegin(const char* file, int line);
 void AnnotateIgnoreWritesEnd(const char* file, int line);
+void __tsan_read_range(void* p, unsigned long bytes);
+void __tsan_write_range(void* p, unsigned long bytes);
 }
 #else
 #define SIMT_UNWATCHED
@@ -62,6 +66,18 @@ class Quiet {
   Quiet(const Quiet&) = delete;
   Quiet& operator=(const Quiet&) = delete;
 };
+
+// Accesses that ThreadSanitizer must see; it misses a memcpy or memset that the compiler unfolds.
+inline void note_read([[maybe_unused]] const void* p, [[maybe_unused]] size_t bytes) {
+#if defined(SIMT_TSAN)
+  __tsan_read_range(const_cast<void*>(p), bytes);
+#endif
+}
+inline void note_written([[maybe_unused]] void* p, [[maybe_unused]] size_t bytes) {
+#if defined(SIMT_TSAN)
+  __tsan_write_range(p, bytes);
+#endif
+}
 
 // A point of order: what a fiber did before `release(tag)` happened before whatever a fiber does
 // after a later `acquire(tag)`. Only ThreadSanitizer looks at it, and only at its address.

@@ -25,6 +25,7 @@ struct Failure {
 // far apart, which an even choice among all threads would not bring about. And it is faster.
 constexpr unsigned kStayInBlock = 32, kStayInWarp = 16;
 constexpr unsigned kMeanAccesses = 64;  // between two preemptions
+constexpr int64_t kPatience = 1000;     // polls in vain, then a store_async lands
 
 Fiber* host = nullptr;
 bool leave_block = false;
@@ -105,6 +106,8 @@ Thread* next_at_random() {
 
 // Takes a thread off the ready ones. Fails where there is none.
 Thread& take_next() {
+  while (current_run->ready.empty() && land_a_store()) {
+  }
   if (current_run->ready.empty()) fail_launch(describe_deadlock(*current_run));
   const Schedule schedule = settings().schedule;
   Thread* next = schedule == Schedule::kInOrder   ? next_in_order()
@@ -183,13 +186,15 @@ void switch_to_next() {
 }
 
 void suspend(const Wait& wait) {
-  land_some_copies();
   current->wait = wait;
+  land_some_copies();
+  land_due_stores();
   switch_to_next();
 }
 
 void yield(bool to_another_block) {
   land_some_copies();
+  land_due_stores();
   wake(*current);
   leave_block = to_another_block;
   switch_to_next();
@@ -211,6 +216,8 @@ void pause(Site site) {
     fail_launch(describe_livelock(*current_run, *current, site));
   }
   land_some_copies();
+  land_due_stores();
+  if (current_run->idle_pauses % kPatience == 0) land_a_store();
   wake(*current);
   current->wait = {Wait::kPoll, "pause", site, nullptr};
   leave_block = true;

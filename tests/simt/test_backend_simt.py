@@ -250,9 +250,15 @@ def test_explain_shows_the_plan(simt: Simt) -> None:
 @pytest.mark.parametrize(
     ("plan", "H", "message"),
     [
-        ("resident", 600, "RNNFAST_PLAN asks for a resident kernel: H = 600 in fp32 does not fit"),
-        ("resident:shape=7", 6, "RNNFAST_PLAN asks for shape 7, which H = 6 does not fit"),
-        ("fastest", 6, "RNNFAST_PLAN is resident, stepwise, resident:shape=N"),
+        ("resident", 600, "RNNFAST_PLAN asks for resident: H = 600 in fp32 does not fit"),
+        ("resident:shape=7", 6, "RNNFAST_PLAN asks for resident:shape=7: H = 6 in"),
+        (
+            "grid:blocks=4",
+            40,
+            "RNNFAST_PLAN asks for grid:blocks=4: no team computes in strict fp32",
+        ),
+        ("cluster:teams=2", 40, "RNNFAST_PLAN is stepwise, resident, cluster or grid"),
+        ("fastest", 6, "RNNFAST_PLAN is stepwise, resident, cluster or grid"),
     ],
 )
 def test_a_plan_that_cannot_be_is_an_error(simt: Simt, plan: str, H: int, message: str) -> None:
@@ -267,7 +273,7 @@ def op_arguments(scan: Scan) -> dict:
         "cell": "lstm",
         "strategy": "stepwise",
         "math": "fp32",
-        "shape": 0,
+        "choice": [],
         "gates": [torch.zeros(T, B, H, 4)],
         "w_hh": [scan.weights[1].detach()],
         "w_hr": [],
@@ -286,7 +292,18 @@ def op_arguments(scan: Scan) -> dict:
     [
         ({"cell": "mlp"}, ValueError, "unknown cell 'mlp'"),
         ({"strategy": "magic"}, ValueError, "no strategy is called 'magic'"),
-        ({"strategy": "resident", "math": "bf16"}, ValueError, "no resident kernel computes"),
+        (
+            {"strategy": "resident", "math": "bf16", "choice": [0]},
+            ValueError,
+            "no resident kernel computes",
+        ),
+        ({"strategy": "resident", "choice": []}, ValueError, "resident takes 1 numbers, got 0"),
+        ({"strategy": "grid", "choice": [0, 2]}, ValueError, "grid takes 4 numbers, got 2"),
+        (
+            {"strategy": "grid", "math": "tf32", "choice": [0, 1, 1, 0]},
+            ValueError,
+            "a team of 1 blocks, 1 teams of 0 batch tiles, shape 0: none may be below 1",
+        ),
         ({"gates": [torch.zeros(7, 3, 5, 4)]}, ValueError, "gates must have shape"),
         ({"gates": [torch.zeros(7, 3, 4, 6).transpose(2, 3)]}, ValueError, "must be contiguous"),
         ({"c0": []}, ValueError, "c0 is missing"),

@@ -17,7 +17,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SANITIZERS = {"asan": "address,undefined", "tsan": "thread"}
-RIGHT = ("right_block", "right_warp", "right_grid", "right_fences")
+RIGHT = (
+    "right_block",
+    "right_warp",
+    "right_grid",
+    "right_fences",
+    "right_cluster",
+    "right_cluster_barrier",
+)
 
 # toy: (what the report calls it, the kernel in whose stack it is)
 OUT_OF_BOUNDS = {
@@ -35,6 +42,9 @@ RACES = {
     "no_acquire": ("data race", "hand_on"),
     "no_release": ("data race", "hand_on"),
     "narrow_fence": ("data race", "hand_on"),
+    "no_cluster_wait": ("data race", "all_gather"),
+    "no_cluster_barrier": ("data race", "to_the_next"),
+    "no_barrier_before_send": ("data race", "all_gather"),
 }
 OTHERS = {"spin": ("a thread has run for 2 s without a scheduling point", "")}
 

@@ -10,25 +10,50 @@ import pytest
 
 from rnnfast import _ext
 
-from ..cases import Case
-from ..cuda_cases import LARGE, MATHS, SIZES, Run, check, matrix
+from ..cases import OPTIONS, Case
+from ..cuda_cases import LARGE, MATHS, SIZES, TEAMS, Run, check, matrix
 from .backend import Simt
 
-KERNELS = {"stepwise": "stepwise_", "resident": "sequence_"}
+CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru", "gru_reset_before")  # that have resident kernels
+KERNELS = {"stepwise": "stepwise_", "resident": "sequence_", "cluster": "team_", "grid": "team_"}
 
 
 def check_on_simt(simt: Simt, asked: Run, route: str = "eager") -> None:
     check(asked, "simt", route=route)
     launches = simt.ops.launches()
     assert launches
-    assert all(name.startswith(KERNELS[asked.strategy]) for name in launches), launches
-    if asked.strategy == "resident":
-        assert launches == ["sequence_forward", "sequence_backward"]
+    prefix = KERNELS[asked.strategy.split(":")[0]]
+    assert all(name.startswith(prefix) for name in launches), launches
+    if prefix != "stepwise_":
+        assert launches == [f"{prefix}forward", f"{prefix}backward"]
 
 
 @pytest.mark.parametrize("asked", matrix(SIZES, options=True), ids=str)
 @pytest.mark.usefixtures("poisoned")
 def test_kernels_agree_with_the_naive_loop(simt: Simt, asked: Run) -> None:
+    check_on_simt(simt, asked)
+
+
+@pytest.mark.parametrize("asked", matrix(SIZES[1:], False, TEAMS), ids=str)
+@pytest.mark.usefixtures("poisoned")
+def test_teams_of_blocks_agree_with_the_naive_loop(simt: Simt, asked: Run) -> None:
+    check_on_simt(simt, asked)
+
+
+TEAM_CASES = [Case(cell, 4, 9, 2, 19, **some) for cell in CELLS for some in OPTIONS]
+
+
+@pytest.mark.parametrize("case", TEAM_CASES, ids=str)
+@pytest.mark.parametrize("strategy", TEAMS[::2])
+@pytest.mark.usefixtures("poisoned")
+def test_teams_of_blocks_with_every_option(simt: Simt, strategy: str, case: Case) -> None:
+    check_on_simt(simt, Run(strategy, "bfloat16", case))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", matrix(LARGE, False, TEAMS), ids=str)
+@pytest.mark.usefixtures("poisoned")
+def test_teams_of_blocks_at_large_sizes(simt: Simt, asked: Run) -> None:
     check_on_simt(simt, asked)
 
 
@@ -40,7 +65,7 @@ def test_kernels_agree_with_the_naive_loop_at_large_sizes(simt: Simt, asked: Run
 
 
 @pytest.mark.parametrize("case", [Case("lstm"), Case("gru", lengths=True)], ids=str)
-@pytest.mark.parametrize("strategy", KERNELS)
+@pytest.mark.parametrize("strategy", ["stepwise", "resident"])
 @pytest.mark.usefixtures("poisoned")
 def test_behind_the_op(simt: Simt, strategy: str, case: Case) -> None:
     check_on_simt(simt, Run(strategy, "float32", case), route="op")
@@ -63,7 +88,7 @@ def widest(backward: bool, cell: str, math: str, shape: int) -> int:
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("math", NAMES)
-@pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_relu", "lstm", "gru", "gru_reset_before"])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.usefixtures("poisoned")
 def test_each_compiled_shape_at_its_largest_h(
     simt: Simt, cell: str, math: str, backward: bool

@@ -96,8 +96,8 @@ void ballot(uint32_t, void* const* operands) {
   }
 }
 
-// ldmatrix .x4: of matrix m, lane l receives elements 2·(l % 4) and the next of row l / 4; lane 8·m
-// + r has brought row r.
+// ldmatrix .x4: of matrix m, lane l receives elements 2·(l % 4) and the next of row l / 4; lane
+// 8·m + r has brought row r.
 void load_matrix(uint32_t, void* const* operands) {
   for (int lane = 0; lane < kLanes; ++lane) {
     const auto& own = *static_cast<const LoadMatrixOperands*>(operands[lane]);

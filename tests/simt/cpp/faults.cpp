@@ -28,6 +28,9 @@ enum class Bug {
   kNoFence,
   kNoRelease,
   kNarrowFence,
+  kNoClusterWait,
+  kNoClusterBarrier,
+  kNoBarrierBeforeSend,
   kSpin
 };
 
@@ -115,6 +118,49 @@ RNNFAST_KERNEL(kThreads) hand_on_fenced(RNNFAST_ARGS Args args) {
   atomic_add<Scope::kDevice>(args.flag, 1u);
 }
 
+// In a cluster: thread 0 sends to every block, into one of two sets of places, and thread 32 adds
+// up what has come. What all have sent tells that all have read the other set.
+RNNFAST_KERNEL(kThreads) all_gather(RNNFAST_ARGS Args args) {
+  struct alignas(16) Four {
+    float at[4];
+  };
+  RNNFAST_SHARED_ARRAY(uint64_t, bars, 2);
+  RNNFAST_SHARED_ARRAY(Four, places, 2 * kBlocks);
+  if (thread_index() == 0) {
+    mbarrier_init(bars, 1);
+    mbarrier_init(bars + 1, 1);
+    mbarrier_publish();
+  }
+  sync_cluster();
+  for (int step = 0; step < kSteps; ++step) {
+    uint64_t* bar = bars + step % 2;
+    Four* slots = places + step % 2 * kBlocks;
+    if (thread_index() == 0) {
+      mbarrier_arrive_expect(bar, kBlocks * 16);
+      for (int to = 0; to < kBlocks; ++to) {
+        store_async(slots + cluster_rank(), Four{{1, 2, 3, 4}}, bar, to);
+      }
+    }
+    if (thread_index() == 0 || args.bug != Bug::kNoClusterWait) {
+      mbarrier_wait_cluster(bar, step / 2 % 2);
+    }
+    if (thread_index() == 32) {
+      float sum = 0;
+      for (int b = 0; b < kBlocks; ++b) sum += slots[b].at[3];
+      store(args.y + block_x(), sum);
+    }
+    if (args.bug != Bug::kNoBarrierBeforeSend) sync_block();
+  }
+  sync_cluster();
+}
+
+// In a cluster: through global memory.
+RNNFAST_KERNEL(kThreads) to_the_next(RNNFAST_ARGS Args args) {
+  if (thread_index() == 0) store(args.y + block_x(), 1.0f);
+  if (args.bug != Bug::kNoClusterBarrier) sync_cluster();
+  if (thread_index() == 40) load_coherent(args.y + (block_x() + 1) % kBlocks);
+}
+
 // Block 1 reads block 0's shared memory after block 0 has ended.
 RNNFAST_KERNEL(kThreads) leak_shared(RNNFAST_ARGS Args args) {
   RNNFAST_SHARED_DYNAMIC(shared);
@@ -134,6 +180,7 @@ struct Case {
   void (*kernel)(Args);
   Bug bug;
   int resident_threads = 32768;
+  int cluster_blocks = 1;
 };
 
 const std::map<std::string, Case> kCases = {
@@ -153,6 +200,11 @@ const std::map<std::string, Case> kCases = {
     {"no_acquire", {hand_on, Bug::kNoFence}},
     {"no_release", {hand_on, Bug::kNoRelease}},
     {"narrow_fence", {hand_on, Bug::kNarrowFence}},
+    {"right_cluster", {all_gather, Bug::kNone, 32768, kBlocks}},
+    {"right_cluster_barrier", {to_the_next, Bug::kNone, 32768, kBlocks}},
+    {"no_cluster_wait", {all_gather, Bug::kNoClusterWait, 32768, kBlocks}},
+    {"no_cluster_barrier", {to_the_next, Bug::kNoClusterBarrier, 32768, kBlocks}},
+    {"no_barrier_before_send", {all_gather, Bug::kNoBarrierBeforeSend, 32768, kBlocks}},
     {"spin", {spin, Bug::kSpin}},
 };
 
@@ -168,7 +220,7 @@ void run(const Case& which) {
   for (int i = 0; i < kCount; ++i) x[i / 4].at[i % 4] = 1;
   simt::set_resident_threads(which.resident_threads);
   simt::set_watchdog(2);
-  launch<Args>({"toy", kBlocks, 1, kThreads, kCount * 4, false}, which.kernel,
+  launch<Args>({"toy", kBlocks, 1, kThreads, kCount * 4, false, which.cluster_blocks}, which.kernel,
                {&x[0].at[0], y.get(), flag.get(), &leaked, which.bug}, nullptr);
   for (int b = 0; b < kBlocks; ++b) std::cout << y[b] << " ";
   std::cout << std::endl;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "cpu_scan.h"
 #include "cuda/layout.h"
 #include "cuda/sequence.h"
+#include "fenced.h"
 
 namespace sequence_scan {
 
@@ -37,7 +39,7 @@ S stored_of(double value) {
   }
 }
 
-// n values that begin as NaN, 16-byte aligned.
+// n values that begin as NaN, 16-byte aligned; no thread may read past them.
 template <class S>
 struct Tensor {
   struct alignas(16) Chunk {
@@ -45,7 +47,7 @@ struct Tensor {
   };
   static constexpr int64_t kPerChunk = 16 / sizeof(S);
   int64_t size;
-  std::vector<Chunk> chunks;
+  std::vector<Chunk, simt::Fenced<Chunk>> chunks;
 
   explicit Tensor(int64_t n) : size(n), chunks((n + kPerChunk - 1) / kPerChunk) {
     for (int64_t k = 0; k < n; ++k) at(k) = stored_of<S>(cpu_scan::kNaN);
@@ -74,14 +76,36 @@ Inputs rounded(Inputs in) {
   return in;
 }
 
+// What launches a forward and a backward.
+struct Launchers {
+  std::function<void(const ForwardArgs&)> forward;
+  std::function<void(const BackwardArgs&)> backward;  // empty: forward only
+};
+
+// The kernels of one block. backward_shape −1: forward only.
+inline Launchers solo(CellId cell, Math math, int forward_shape, int backward_shape) {
+  Launchers launchers;
+  launchers.forward = [=](const ForwardArgs& args) {
+    launch_sequence_forward(cell, {math, forward_shape}, args, nullptr);
+  };
+  if (backward_shape < 0) return launchers;
+  launchers.backward = [=](const BackwardArgs& args) {
+    launch_sequence_backward(cell, {math, backward_shape}, args, nullptr);
+  };
+  return launchers;
+}
+
 template <class S>
 class Run {
  public:
   Tensor<S> gates, y, h_last, c_last, dgates, dh0, dc0;
   Tensor<float> c;
 
-  // backward_shape −1: forward only. clip: BackwardArgs'.
   Run(const Inputs& in, Math math, int forward_shape, int backward_shape, float clip = 0)
+      : Run(in, solo(in.p.cell, math, forward_shape, backward_shape), clip) {}
+
+  // clip: BackwardArgs'.
+  Run(const Inputs& in, const Launchers& launchers, float clip = 0)
       : gates(slotted(in)),
         y(in.p.T * in.p.B * in.p.H),
         h_last(in.p.B * in.p.H),
@@ -94,8 +118,8 @@ class Run {
         w_hh_(in.w_hh),
         h0_(in.h0),
         c0_(in.c0) {
-    forward({math, forward_shape});
-    if (backward_shape >= 0) backward({math, backward_shape}, clip);
+    forward(launchers);
+    if (launchers.backward) backward(launchers, clip);
   }
 
   // Gate g of the gradients, in torch's layout [T, B, G·H].
@@ -156,17 +180,17 @@ class Run {
     d.reverse = in_.p.reverse;
   }
 
-  void forward(Choice choice) {
+  void forward(const Launchers& launchers) {
     ForwardArgs args;
     args.T = in_.p.T, args.B = in_.p.B, args.H = in_.p.H, args.training = true;
     ForwardDirection& d = args.direction[0];
     common(d);
     d.gates = gates.data(), d.y = y.data(), d.c = c.data();
     d.h_last = h_last.data(), d.c_last = c_last.data();
-    launch_sequence_forward(in_.p.cell, choice, args, nullptr);
+    launchers.forward(args);
   }
 
-  void backward(Choice choice, float clip) {
+  void backward(const Launchers& launchers, float clip) {
     Tensor<S> dy(in_.dy), dc(in_.dc), dh_last(in_.dh_last), dc_last(in_.dc_last);
     BackwardArgs args;
     args.T = in_.p.T, args.B = in_.p.B, args.H = in_.p.H, args.clip = clip;
@@ -176,7 +200,7 @@ class Run {
     d.dy = in_.option.dy ? dy.data() : nullptr, d.dc = in_.option.dc ? dc.data() : nullptr;
     d.dh_last = dh_last.data(), d.dc_last = dc_last.data();
     d.dgates = dgates.data(), d.dh0 = dh0.data(), d.dc0 = dc0.data();
-    launch_sequence_backward(in_.p.cell, choice, args, nullptr);
+    launchers.backward(args);
   }
 
   const Inputs& in_;

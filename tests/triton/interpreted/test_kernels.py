@@ -14,9 +14,9 @@ from rnnfast.ops import pack
 from rnnfast.triton import math as activations
 from rnnfast.triton.tiles import row_scale
 
-from ...cases import Case, leaves, oracle, run, scan_of
+from ...cases import Case, leaves, run, scan_of
 from ...oracle import assert_all_close_to_oracle
-from ...test_matrix import torchs_own
+from ...test_matrix import yardsticks
 
 EVERYTHING = {"lengths": True, "resets": True, "all_states": True, "clip": 0.25}
 
@@ -80,7 +80,7 @@ def test_rows_are_scaled_by_powers_of_two() -> None:
 def test_several_tiles_of_the_batch_and_of_the_units(cell: str) -> None:
     case = Case(cell, T=3, B=35, I=3, H=40, P=37, reverse=True, **EVERYTHING)
     found = run(case, "triton", torch.float32)
-    assert_all_close_to_oracle(found, oracle(case, torch.float64), torchs_own(case, torch.float32))
+    assert_all_close_to_oracle(found, *yardsticks(case, torch.float32, found["y"]))
 
 
 def test_tiny_float16_gradients_do_not_vanish() -> None:

@@ -1,0 +1,18 @@
+// The shipped launch code of the resident kernels; only the kernels are others: those of declared/,
+// in whose place the linker puts translated ones.
+#include "cuda/sequence.cu"
+#include "cuda/sequence_backward_bf16.cu"
+#include "cuda/sequence_backward_f16.cu"
+#include "cuda/sequence_backward_fp32.cu"
+#include "cuda/sequence_backward_tf32.cu"
+#include "cuda/sequence_forward_bf16.cu"
+#include "cuda/sequence_forward_f16.cu"
+#include "cuda/sequence_forward_fp32.cu"
+#include "cuda/sequence_forward_tf32.cu"
+#include "cuda/team_backward_bf16.cu"
+#include "cuda/team_backward_f16.cu"
+#include "cuda/team_backward_tf32.cu"
+#include "cuda/team_forward_bf16.cu"
+#include "cuda/team_forward_f16.cu"
+#include "cuda/team_forward_tf32.cu"
+#include "cuda/team_sequence.cu"

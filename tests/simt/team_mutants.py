@@ -1,0 +1,54 @@
+"""Faults to plant in the kernels of teams of blocks, as ``mutants.py`` has them for one block."""
+
+from __future__ import annotations
+
+PROGRAM = "mutant_team"  # of tests/simt/cpp
+
+SCAN = ("team_forward.h", "team_backward.h")
+EXCHANGE = ("grid_team.h", "cluster_team.h")
+# kind, pattern, what stands in its place, files
+RULES = (
+    ("barrier", r"\bsync_block\(\);", ";", (*SCAN, *EXCHANGE, "team_product.h", "team_block.h")),
+    ("barrier", r"sync_warp\(0xFFFFFFFFu\);", ";", EXCHANGE),
+    ("barrier", r"\bsync_cluster\(\);", ";", EXCHANGE),
+    ("barrier", r"mbarrier_publish\(\);", ";", EXCHANGE),
+    ("barrier", r"mbarrier_init\(arrived_ \+ 1, 1\);", ";", EXCHANGE),
+    ("wait", r"team_\.wait\(n, e\);", ";", SCAN),
+    ("wait", r"mbarrier_wait_cluster\(", "mbarrier_wait(", EXCHANGE),
+    ("signal", r"(?<=\) )add_release<Scope::kDevice>\(counter\(tile\), 1u\);", ";", EXCHANGE),
+    ("signal", r"(?<!\.)\bsignal\((?=n, (?:exchange|s))", "(void)(", SCAN),
+    ("signal", r" - mine \* 16", "", EXCHANGE),
+    ("scope", r"add_release<Scope::kDevice>", "add_release<Scope::kCluster>", EXCHANGE),
+    ("scope", r"load_acquire<Scope::kDevice>", "load_acquire<Scope::kBlock>", EXCHANGE),
+    ("two sets", r"\(e & 1\)", "0", EXCHANGE),
+    ("two sets", r"e >> 1 & 1", "0", EXCHANGE),
+    ("rank", r"peer < rank\(\) \? peer : peer \+ 1", "peer", EXCHANGE),
+    ("row end", r"first \+ bytes < args_\.row_bytes \? first \+ bytes : ", "", EXCHANGE),
+    ("unit mask", r"if \(!pairs_\.is_unit\(q\)\) return;", "", SCAN),
+    ("unit mask", r"pairs_\.is_unit\(q\) && (?=w)", "", SCAN),
+    ("unit mask", r"has\(q\) && (?=first)", "", ("team_block.h",)),
+    ("pair mask", r"if \(!pairs_\.has\(q\)\) continue;", "", SCAN),
+    ("call mask", r"if \(pairs_\.has\(q\)\) (?!read|gates_)", "", SCAN),
+    ("owner mask", r"if \(!owns\(w, q\)\) (?:return|continue);", "", SCAN),
+    ("clamp", r"u < H \? u : H - 1", "u", ("team_block.h",)),
+    ("end mask", r"(?<=[!\s(])(?:t\.walk\[q\]|walk\(n, q\)|w)\.alive\(s\)", "true", SCAN),
+    ("reset mask", r"\breset \? 0", "false ? 0", SCAN),
+    ("reset mask", r"!in\.reset\b", "true", SCAN),
+    ("reset mask", r"in\.reset \?", "false ?", SCAN),
+    ("weight mask", r"if \(gate >= kG \|\| unit >= H \|\| column >= H\) return 0;", "", SCAN),
+    ("weight mask", r"if \(unit >= H \|\| to >= H\) return 0;", "", SCAN),
+    ("range", r"if \(hi > tiles_\) hi = tiles_;", "", ("team_product.h",)),
+    ("range", r"if \(t < tiles && k < slabs_\) (?=fill)", "", ("team_product.h",)),
+    ("range", r"from > kHeld \? from : kHeld", "from", ("team_product.h",)),
+    ("range", r"s \+ 1 == tiles_\.longest\[n\]", "false", SCAN),
+    ("turns", r"if \(s < longest\[n\]\) return n;", "return n;", ("team_block.h",)),
+    ("launch", r"Team::kKind == TeamKind::kGrid;", "false;", ("team_dispatch.h",)),
+)
+
+# (kind, file, function) of what changes no result, and why; "*": in every function.
+EQUIVALENT: dict[tuple[str, str, str], str] = {
+    ("pair mask", "team_forward.h", "turn"): "what a thread without a pair computes is stored "
+    "nowhere",
+    ("pair mask", "team_forward.h", "candidate_turn"): "as in turn",
+    ("call mask", "team_forward.h", "hand_over"): "store_step asks whether the pair is its own",
+}
