@@ -50,7 +50,7 @@ def sanitizers(context: Context, seconds: float) -> Outcome:
     them itself."""
     small = [sys.executable, "-m", "benchmarks.gpu_check.small"]
     if context.dry_run:
-        command = [*small, "--executor", "--most", "1"]
+        command = [*small, "--executor"]
         done = run_command(command, seconds, context.folder / "sanitizer-executor.txt")
         return judge_tools({"executor": (done.code, done.text)})
     program = shutil.which("compute-sanitizer")

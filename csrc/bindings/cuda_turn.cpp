@@ -1,53 +1,52 @@
 // One launch of grid teams after the other, on each device.
-#include <ATen/cuda/CUDAEvent.h>
+#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
+#include <cuda_runtime_api.h>
 
-#include <ATen/cuda/CUDAGraphsUtils.cuh>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include "cuda_device.h"
 
 namespace rnnfast {
 namespace {
 
-// The last launch of a device; of a capture, an event of its own, as an event recorded within one
-// means nothing outside it.
-struct Last {
-  at::cuda::CUDAEvent event;
-  bool recorded = false;
-};
+// By device and capture (0: none) the event of the last launch; one recorded within a capture means
+// nothing outside it. Never destroyed: at exit the driver may be gone already.
+using Key = std::pair<int, unsigned long long>;
+std::map<Key, cudaEvent_t>& last_launches() {
+  static std::map<Key, cudaEvent_t>& all = *new std::map<Key, cudaEvent_t>;
+  return all;
+}
 
 std::mutex mutex;  // held from before a launch until its event is recorded
 
-Last& last_launch() {
-  static std::map<std::pair<int, unsigned long long>, Last>& all =
-      *new std::map<std::pair<int, unsigned long long>, Last>;  // outlives the CUDA driver's exit
+Key key_here() {
   unsigned long long capture = 0;
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   C10_CUDA_CHECK(cudaStreamGetCaptureInfo(current_stream(), &status, &capture));
-  return all[{c10::cuda::current_device(), status == cudaStreamCaptureStatusNone ? 0 : capture}];
+  return {c10::cuda::current_device(), status == cudaStreamCaptureStatusNone ? 0 : capture};
 }
 
 }  // namespace
 
 GridTurn::GridTurn(bool grid) : grid_(grid) {
   if (!grid) return;
-  mutex.lock();
-  try {
-    Last& last = last_launch();
-    if (last.recorded) last.event.block(c10::cuda::getCurrentCUDAStream());
-  } catch (...) {
-    mutex.unlock();
-    throw;
+  std::unique_lock lock(mutex);
+  const auto last = last_launches().find(key_here());
+  if (last != last_launches().end()) {
+    C10_CUDA_CHECK(cudaStreamWaitEvent(current_stream(), last->second, 0));
   }
+  lock.release();  // until the destructor
 }
 
 void GridTurn::launched() {
   if (!grid_) return;
-  Last& last = last_launch();
-  last.event.record(c10::cuda::getCurrentCUDAStream());
-  last.recorded = true;
+  const Key key = key_here();
+  const auto [last, fresh] = last_launches().try_emplace(key, nullptr);
+  if (fresh) C10_CUDA_CHECK(cudaEventCreateWithFlags(&last->second, cudaEventDisableTiming));
+  C10_CUDA_CHECK(cudaEventRecord(last->second, current_stream()));
 }
 
 GridTurn::~GridTurn() {

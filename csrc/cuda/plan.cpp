@@ -79,7 +79,7 @@ CudaPlan best_resident(const PlanProblem& p, const Device& device, int asked) {
     CudaPlan plan;
     plan.strategy = Strategy::kResident, plan.math = math, plan.shape = i;
     plan.teams = int(batch_tiles_of(p));
-    plan.step_ns = solo_step(p, math, list.at[i], device, rates).total;
+    plan.step_ns = solo_step(p, math, list.at[i], device, rates, kEstimated).total;
     take_better(best, plan);
   }
   return best;
@@ -145,7 +145,7 @@ CudaPlan best_team(TeamKind kind, const PlanProblem& p, const Device& device,
         plan.strategy = kind == TeamKind::kGrid ? Strategy::kGrid : Strategy::kCluster;
         plan.math = math, plan.shape = i;
         plan.blocks = blocks, plan.teams = teams, plan.tiles = tiles;
-        plan.step_ns = team_step(p, math, team, as_seen_by(kind, device), rates).total;
+        plan.step_ns = team_step(p, math, team, as_seen_by(kind, device), rates, kEstimated).total;
         take_better(best, plan);
       });
     }
@@ -208,7 +208,7 @@ std::string_view name_of(Strategy strategy) {
 }
 
 double resident_cycles(const PlanProblem& p, Math math, Shape shape, const Device& device) {
-  const StepCost step = solo_step(p, math, shape, device, rates_of(device));
+  const StepCost step = solo_step(p, math, shape, device, rates_of(device), kEstimated);
   return ((step.total - step.launch) / step.waves - step.load) * device.clock_ghz;
 }
 
