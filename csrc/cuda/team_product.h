@@ -185,7 +185,7 @@ class TeamProduct {
   RNNFAST_DEVICE void multiply_held(Sum (&sums)[kTiles], int lo, int hi, int from, int to,
                                     const Load& load) {
     if constexpr (kFirst < kHeld) {
-      Columns columns[kAhead];
+      Columns columns[kAhead] = {};
       RNNFAST_UNROLL
       for (int k = 0; k < kAhead; ++k) {
         if (kFirst + k < kHeld && kFirst + k >= from && kFirst + k < to) {
@@ -215,7 +215,7 @@ class TeamProduct {
   template <class Load>
   RNNFAST_DEVICE void multiply_spilled(Sum (&sums)[kTiles], int lo, int hi, int from, int to,
                                        const Load& load) {
-    Columns columns[kAhead];
+    Columns columns[kAhead] = {};
     RNNFAST_UNROLL
     for (int k = 0; k < kAhead; ++k) {
       if (from + k < to) columns[k] = load(from + k);
