@@ -159,7 +159,7 @@ TEST(what_can_not_be_is_refused) {
   CHECK(has(run({TeamKind::kGrid, Math::kBf16, 0, 6, 2, 1}), "hidden size 33 does not fit"));
   CHECK(has(run({TeamKind::kCluster, Math::kBf16, 0, 3, 1, 2}), "hidden size 33 does not fit"));
   simt::Device small;
-  small.sm_count = 5;
+  small.sm_count = 1, small.blocks_per_sm = 5;
   simt::set_device(small);
   const std::string refused = run({TeamKind::kGrid, Math::kBf16, 0, 3, 2, 1});
   simt::set_device(simt::Device{});
