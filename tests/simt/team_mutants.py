@@ -32,7 +32,7 @@ RULES = (
     ("owner mask", r"if \(!owns\(w, q\)\) (?:return|continue);", "", SCAN),
     ("clamp", r"u < H \? u : H - 1", "u", ("team_block.h",)),
     ("end mask", r"(?<=[!\s(])(?:t\.walk\[q\]|walk\(n, q\)|w)\.alive\(s\)", "true", SCAN),
-    ("reset mask", r"\breset \? 0", "false ? 0", SCAN),
+    ("reset mask", r"(?<!\.)\breset \? 0", "false ? 0", SCAN),
     ("reset mask", r"!in\.reset\b", "true", SCAN),
     ("reset mask", r"in\.reset \?", "false ?", SCAN),
     ("weight mask", r"if \(gate >= kG \|\| unit >= H \|\| column >= H\) return 0;", "", SCAN),
