@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .autodiff import differentiate
 from .backends.base import Backend, Cotangents, Gradients, Needs, Saved
-from .ops import filled, input_grads, load_scan, needs_of, pack, save_scan
+from .ops import alias, filled, input_grads, load_scan, needs_of, pack, save_scan
 from .problem import Scan, ScanResult
 
 
@@ -39,6 +40,20 @@ def run_directions(scans: Sequence[Scan], backend: Backend) -> list[ScanResult]:
         (y,), final = _take(outputs, 1), _take(outputs, len(scan.states))
         results.append(ScanResult(y, final, _take(outputs, _n_trace(scan))))
     return results
+
+
+def run_stacked(scans: Sequence[Scan], backend: Backend, steps: int) -> list[ScanResult]:
+    """Layers on top of one another, bottom to top, pipelined in parts of ``steps`` steps.
+
+    The ``input`` of all but the first is not read. Of the layers below the top one only the final
+    states may be used: their ``y`` is not differentiable.
+    """
+    if not scans[0].options.training:
+        with torch.no_grad():
+            return [result for result, _ in backend.forward_stack(scans, steps)]
+    tensors = [scans[0].input, *(t for scan in scans for t in (*scan.states, *scan.weights))]
+    y, *outputs = _Stacked.apply(scans, backend, steps, *tensors)
+    return [ScanResult(y, _take(outputs, len(scan.states)), []) for scan in scans]
 
 
 def _tensors(scan: Scan) -> list[Tensor]:
@@ -107,6 +122,90 @@ class _Direct(torch.autograd.Function):
             dinput, dstates, dweights = input_grads(job.needs, job.scan, *gradients)
             dtensors += [dinput, *dstates, *dweights]
         return (None, None, *dtensors)
+
+
+class _Stacked(torch.autograd.Function):
+    """(scans, backend, steps, input, *states, *weights, of each layer) -> (y of the top one, *final
+    states, of each layer)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, scans: list[Scan], backend: Backend, steps: int, *_: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.backend, ctx.steps, ctx.parts = backend, steps, []
+        kept: list[Tensor] = []
+        finals: list[Tensor] = []
+        below = scans[0].input
+        for scan, ((y, final, _trace), saved) in zip(
+            scans, backend.forward_stack(scans, steps), strict=True
+        ):
+            part = _Part()
+            own = [*save_scan(part, scan._replace(input=below), backend.name), y, *saved]
+            part.n_kept = len(own)
+            ctx.parts.append(part)
+            kept += own
+            finals += final
+            below = y
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*kept)
+        return (below, *finals)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Any, *grads: Any) -> tuple[Any, ...]:
+        kept, incoming = list(ctx.saved_tensors), list(grads)
+        flags = list(ctx.needs_input_grad[3:])
+        jobs: list[_Job] = []
+        for level, part in enumerate(ctx.parts):
+            top = level + 1 == len(ctx.parts)
+            own = [dy if top else None, *_take(incoming, part.form.n_states)]
+            if level > 0:
+                flags.insert(0, True)
+            jobs.append(_job(part, _take(kept, part.n_kept), own, flags))
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            found = _stacked_by_op(jobs, ctx.backend.name)
+        else:
+            found = ctx.backend.backward_stack(*map(list, zip(*jobs, strict=True)), ctx.steps)
+        dtensors: list[Any] = []
+        for level, (job, gradients) in enumerate(zip(jobs, found, strict=True)):
+            dinput, dstates, dweights = input_grads(job.needs, job.scan, *gradients)
+            dtensors += [*([dinput] if level == 0 else []), *dstates, *dweights]
+        return (None, None, None, *dtensors)
+
+
+def _stacked_by_op(jobs: Sequence[_Job], backend: str) -> list[Gradients]:
+    """The gradients of layers on top of one another, bottom to top, to be differentiated: forward
+    is run anew, so that what lies between the layers has its part in that."""
+    outputs: list[Tensor] = []
+    primals: list[Tensor] = []
+    with torch.enable_grad():
+        y = alias(jobs[0].scan.input)
+        primals.append(y)
+        for job in jobs:
+            states = [alias(s) for s in job.scan.states]
+            weights = [alias(w) for w in job.scan.weights]
+            scan = job.scan._replace(input=y, states=states, weights=weights)
+            y, final, _, _ = torch.ops.rnnfast.scan_forward(*pack(scan, backend))
+            outputs += final
+            primals += [*states, *weights]
+        cotangents = [d for job in jobs for d in job.cotangents.dfinal]
+        if (dy := jobs[-1].cotangents.dy) is not None:
+            outputs.append(y)
+            cotangents.append(dy)
+        grads = differentiate(outputs, primals, cotangents, create_graph=True)
+    return _of_layers(
+        jobs,
+        [g if g is not None else torch.zeros_like(p) for g, p in zip(grads, primals, strict=True)],
+    )
+
+
+def _of_layers(jobs: Sequence[_Job], grads: list[Tensor]) -> list[Gradients]:
+    """From those of the input and of each layer's states and weights."""
+    (dinput,) = _take(grads, 1)
+    found = []
+    for job in jobs:
+        dstates = _take(grads, len(job.scan.states))
+        found.append(Gradients(dinput, dstates, _take(grads, len(job.scan.weights))))
+    return found
 
 
 def _job(part: _Part, kept: list[Tensor], incoming: list[Any], flags: list[bool]) -> _Job:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from . import functional
 from .backends import registry
 from .config import AUTO, requested_backend
-from .functional import first_problem, problems
+from .functional import Stack, first_problem, problems
 from .modules import Recurrent
 from .problem import Problem
 
@@ -51,13 +52,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What ``explain`` found: ``requested`` is the name asked for, ``choices`` one a direction."""
+    """What ``explain`` found: ``requested`` is the name asked for, ``choices`` one a direction,
+    ``layers`` how they follow one another, empty where RNNFAST_PIPELINE does not ask for more."""
 
     requested: str
     choices: tuple[Choice, ...]
+    layers: str = ""
 
     def __str__(self) -> str:
-        return "\n".join([f"asked for: {self.requested}", *map(str, self.choices)])
+        lines = [f"asked for: {self.requested}", *map(str, self.choices)]
+        return "\n".join([*lines, self.layers] if self.layers else lines)
 
 
 def explain(
@@ -102,7 +106,24 @@ def explain(
     choices = [
         _choice(index, stack.directions, problem, name) for index, problem in enumerate(asked)
     ]
-    return Explanation(name, tuple(choices))
+    return Explanation(name, tuple(choices), _layers(stack, choices))
+
+
+def _layers(stack: Stack, choices: list[Choice]) -> str:
+    if any(c.chosen is None for c in choices):
+        return ""
+    taken = [
+        functional.Choice(c.problem, registry.named(c.chosen, c.problem))
+        for c in choices
+        if c.chosen is not None
+    ]
+    steps = taken[0].backend.pipeline_steps()
+    if steps == 0:
+        return ""
+    reason = functional.why_not_pipelined(stack, taken)
+    return (
+        f"layers not pipelined: {reason}" if reason else f"layers pipelined, {steps} steps a part"
+    )
 
 
 def _choice(index: int, directions: int, problem: Problem, requested: str) -> Choice:

@@ -17,7 +17,7 @@ from .backends.torch_native import call_kernel, one_hot
 from .cells import CELLS
 from .checks import check_checkpoint_every, check_metadata, check_tokens, check_values
 from .config import requested_backend
-from .direct import run_direct, run_directions
+from .direct import run_direct, run_directions, run_stacked
 from .ops import pack
 from .problem import Options, Problem, Scan, ScanResult, circumstances, problem_of
 from .time_clip import GradClipTime, as_option
@@ -346,6 +346,9 @@ def _run_layers(
     dropout: Dropout,
 ) -> StackResult:
     per_row = [list(states) for states in zip(*(s.unbind(0) for s in hx), strict=False)]
+    piped = _run_pipelined(stack, x, per_row, lengths, resets, choices)
+    if piped is not None:
+        return piped
     finals: list[list[Tensor]] = []
     all_h: list[Tensor] = []
     all_c: list[Tensor] = []
@@ -371,6 +374,53 @@ def _run_layers(
     return StackResult(
         x, [torch.stack(series) for series in zip(*finals, strict=False)], all_h, all_c
     )
+
+
+def why_not_pipelined(stack: Stack, choices: Sequence[Choice]) -> str | None:
+    """Why the layers run one after the other, or None."""
+    problem, backend = choices[0]
+    if stack.bidirectional:
+        return "a reversed layer begins with the last step"
+    if any(c.backend.name != backend.name for c in choices):
+        return "not all layers have the same backend"
+    steps = backend.pipeline_steps()
+    if steps == 0:
+        return "not asked for"
+    dropout = stack.training and stack.dropout != 0
+    dtype = problem.autocast or problem.dtype
+    problems = [c.problem._replace(dtype=dtype, autocast=None) for c in choices]
+    return backend.why_not_pipelined(problems, steps, dropout)
+
+
+def _run_pipelined(
+    stack: Stack,
+    x: Tensor,
+    per_row: list[list[Tensor]],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    choices: list[Choice],
+) -> StackResult | None:
+    """The layers pipelined, where that is asked for and can be."""
+    problem, backend = choices[0]
+    if backend.pipeline_steps() == 0 or why_not_pipelined(stack, choices) or _observed():
+        return None
+    scans = [
+        Scan(stack.cell, c.problem.kind, input, states, weights, lengths, resets, problem.options)
+        for c, input, states, weights in zip(
+            choices,
+            [x, *(x.new_empty(0) for _ in choices[1:])],
+            per_row,
+            stack.weights,
+            strict=True,
+        )
+    ]
+    check_values(scans[0])
+    with torch.autocast(problem.device, enabled=False):
+        if problem.autocast is not None:
+            scans = [_cast(scan, problem.autocast) for scan in scans]
+        results = run_stacked(scans, backend, backend.pipeline_steps())
+    finals = zip(*(result.final for result in results), strict=True)
+    return StackResult(results[-1].y, [torch.stack(series) for series in finals], [], [])
 
 
 def packed_in_torch(

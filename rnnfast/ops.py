@@ -240,7 +240,7 @@ def _backward_grad(ctx: Any, ddinput: Any, ddstates: Any, ddweights: Any) -> tup
     """Differentiates the scratch loop's gradients: for every backend, and again to any order."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        scan, cotangents = load_scan(ctx, [_alias(t) for t in ctx.saved_tensors])
+        scan, cotangents = load_scan(ctx, [alias(t) for t in ctx.saved_tensors])
         result = scratch_scan(scan)
         outputs = [*([result.y] if ctx.has_dy else []), *result.final, *result.trace]
         primals = _tensors(scan)
@@ -269,7 +269,7 @@ def _backward_grad(ctx: Any, ddinput: Any, ddstates: Any, ddweights: Any) -> tup
     return tuple(none)
 
 
-def _alias(tensor: Tensor) -> Tensor:
+def alias(tensor: Tensor) -> Tensor:
     """A tensor of its own in the graph, so that one passed twice is not counted twice."""
     return tensor.view_as(tensor) if tensor.requires_grad else tensor
 

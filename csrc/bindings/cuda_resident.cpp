@@ -16,6 +16,11 @@ void fill_masks(const Scan& scan, bool reverse, Direction& d) {
   d.reverse = reverse;
 }
 
+template <class V>
+cuda::Carried<V> carried(const CarriedTensors& from) {
+  return {pointer<V>(from.h), pointer<V>(from.c)};
+}
+
 template <class Scan, class Args>
 void fill_sizes(const Scan& scan, Args& args) {
   args.T = scan.sizes.T, args.B = scan.sizes.B, args.H = scan.sizes.H;
@@ -36,6 +41,7 @@ cuda::ForwardArgs arguments(const ForwardScan& scan) {
     d.h0 = pointer<const void>(from.h0), d.c0 = pointer<const void>(from.c0);
     d.y = pointer<void>(from.y), d.c = pointer<float>(from.c);
     d.h_last = pointer<void>(from.h_last), d.c_last = pointer<void>(from.c_last);
+    d.before = carried<const float>(from.before), d.after = carried<float>(from.after);
   }
   return args;
 }
@@ -57,6 +63,8 @@ cuda::BackwardArgs arguments(const BackwardScan& scan) {
     d.dh_last = pointer<const void>(from.dh_last), d.dc_last = pointer<const void>(from.dc_last);
     d.dgates = pointer<void>(from.dgates);
     d.dh0 = pointer<void>(from.dh0), d.dc0 = pointer<void>(from.dc0);
+    d.c_before = pointer<const float>(from.c_before);
+    d.after = carried<const float>(from.after), d.before = carried<float>(from.before);
   }
   return args;
 }

@@ -23,14 +23,14 @@ using OptionalTensors = c10::List<Optional>;
 
 constexpr uintptr_t kAlignment = 16;
 
-// Its device, which must be one for these kernels.
+}  // namespace
+
 at::Device device_of(const char* name, const Tensor& tensor) {
   TORCH_CHECK_VALUE(tensor.device().type() == kDevice, name, " must be a ", kDevice,
                     " tensor, got one on ", tensor.device(), device_hint());
   return tensor.device();
 }
 
-// Dense and aligned, if need be by a copy.
 Tensor checked(const char* name, const Tensor& tensor, at::ScalarType dtype,
                at::IntArrayRef shape) {
   device_of(name, tensor);
@@ -48,6 +48,15 @@ Tensor checked(const char* name, const Optional& tensor, at::ScalarType dtype,
   return tensor ? checked(name, *tensor, dtype, shape) : Tensor();
 }
 
+Tensor checked_out(const char* name, const Tensor& tensor, at::ScalarType dtype,
+                   at::IntArrayRef shape) {
+  const Tensor found = checked(name, tensor, dtype, shape);
+  TORCH_CHECK_VALUE(found.data_ptr() == tensor.data_ptr(), name, " must be contiguous and aligned");
+  return found;
+}
+
+namespace {
+
 // Element `i` of a list that is empty where the cell has no such tensor.
 Tensor element(const char* name, at::TensorList list, size_t i, bool wanted, at::ScalarType dtype,
                at::IntArrayRef shape) {
@@ -62,7 +71,7 @@ Tensor element(const char* name, const OptionalTensors& list, size_t i, at::Scal
   return checked(name, list.get(i), dtype, shape);
 }
 
-at::ScalarType wide(at::ScalarType dtype) { return dtype == at::kDouble ? dtype : at::kFloat; }
+}  // namespace
 
 Sizes sizes_of(const std::string& name, int64_t T, int64_t B, const Tensor& w_hh) {
   const CellInfo& cell = find_cell(name);
@@ -77,19 +86,12 @@ Sizes sizes_of(const std::string& name, int64_t T, int64_t B, const Tensor& w_hh
   return {&cell, dtype, T, B, H, P};
 }
 
+namespace {
+
 void check_directions(size_t directions, const c10::List<bool>& reverse) {
   TORCH_CHECK_VALUE(directions == reverse.size() && (directions == 1 || directions == 2),
                     "expected one or two directions, got ", directions, " and ", reverse.size());
 }
-
-// "stepwise", or the kernel of a math and choice: [shape], or of a "cluster" or "grid" [shape,
-// blocks, teams, tiles].
-struct Kernel {
-  std::string strategy, math;
-  std::vector<int64_t> choice;
-
-  int number(size_t i) const { return static_cast<int>(choice.at(i)); }
-};
 
 template <class Scan>
 void run_kernel(const Scan& scan, const Kernel& kernel, cuda::Math math) {
@@ -100,7 +102,7 @@ void run_kernel(const Scan& scan, const Kernel& kernel, cuda::Math math) {
 }
 
 template <class Scan>
-void run(const Scan& scan, const Kernel& kernel) {
+void run_any(const Scan& scan, const Kernel& kernel) {
   const bool strict = kernel.math == "fp32";
   std::optional<at::NoTF32Guard> no_tf32;
   if (strict) no_tf32.emplace();
@@ -122,6 +124,13 @@ void run(const Scan& scan, const Kernel& kernel) {
       choose(Math::kTf32, "tf32", at::kFloat) || choose(Math::kFp32, "fp32", at::kFloat);
   TORCH_CHECK_VALUE(found, "no resident kernel computes ", dtype, " as '", kernel.math, "'");
 }
+
+}  // namespace
+
+void run(const ForwardScan& scan, const Kernel& kernel) { run_any(scan, kernel); }
+void run(const BackwardScan& scan, const Kernel& kernel) { run_any(scan, kernel); }
+
+namespace {
 
 using ForwardResult = std::tuple<Tensors, Tensors, Tensors, Tensors, Tensors>;
 
@@ -147,9 +156,7 @@ ForwardResult scan_forward(const std::string& name, const std::string& strategy,
   ForwardResult result;
   for (size_t i = 0; i < gates.size(); ++i) {
     ForwardTensors d;
-    d.gates = element("gates", gates, i, true, dtype, {T, B, H, cuda::slots_of(cell->id)});
-    TORCH_CHECK_VALUE(d.gates.is_same(gates[i]) || d.gates.data_ptr() == gates[i].data_ptr(),
-                      "gates must be contiguous and aligned");
+    d.gates = checked_out("gates", gates[i], dtype, {T, B, H, cuda::slots_of(cell->id)});
     d.w_hh = element("w_hh", w_hh, i, true, dtype, {cell->gates * H, P});
     d.w_hr = element("w_hr", w_hr, i, cell->projected, dtype, {P, H});
     d.h0 = element("h0", h0, i, true, dtype, {B, P});

@@ -6,6 +6,14 @@
 
 namespace rnnfast::cuda {
 
+// States, or gradients of states, that one scan hands to another over the next part of the same
+// steps: [B, H], not rounded to the storage dtype. Null: there are none.
+template <class V>
+struct Carried {
+  V* h = nullptr;
+  V* c = nullptr;
+};
+
 // One direction of a layer, forward.
 struct ForwardDirection {
   const void* w_hh = nullptr;  // [G·H, H], torch's order of rows
@@ -17,6 +25,8 @@ struct ForwardDirection {
   float* c = nullptr;                // [T, B, H] fp32, out, or null: not wanted; 0 past the end
   void* h_last = nullptr;            // [B, H], out
   void* c_last = nullptr;            // [B, H], out
+  Carried<const float> before;       // in place of h0 and c0
+  Carried<float> after;              // out: h_last and c_last
   const int64_t* lengths = nullptr;  // [B], or null: all T
   const bool* resets = nullptr;      // [T, B], or null
   bool reverse = false;
@@ -45,6 +55,9 @@ struct BackwardDirection {
   void* dgates = nullptr;  // [T, B, H, S], out: D of layout.h times *scale; 0 past a sequence's end
   void* dh0 = nullptr;     // [B, H], out
   void* dc0 = nullptr;     // [B, H], out
+  const float* c_before = nullptr;  // [B, H], in place of c0; h0 is y's row then
+  Carried<const float> after;       // in place of dh_last and dc_last
+  Carried<float> before;            // out: dh0 and dc0
   const int64_t* lengths = nullptr;
   const bool* resets = nullptr;
   bool reverse = false;

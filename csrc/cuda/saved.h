@@ -34,6 +34,17 @@ RNNFAST_DEVICE S narrow(Wide<S> value) {
   }
 }
 
+// A state, or its gradient: the one that another scan left unrounded, where there is one.
+template <class S>
+RNNFAST_DEVICE float load_carried(const S* stored, const float* carried, int64_t at) {
+  return carried != nullptr ? load_once(carried + at) : widen(load_once(stored + at));
+}
+template <class S>
+RNNFAST_DEVICE void store_carried(S* stored, float* carried, int64_t at, float value) {
+  store(stored + at, narrow<S>(value));
+  if (carried != nullptr) store(carried + at, value);
+}
+
 // The slots of one unit as they lie in memory, loaded and stored at once.
 template <class S, int N>
 struct alignas(sizeof(S) * N > 16 ? 16 : sizeof(S) * N) SlotVector {

@@ -162,11 +162,10 @@ struct BackwardScan {
 
   RNNFAST_DEVICE void load_state() {
     each([&](int i, int octet, int j) {
-      dh[i][octet][j] =
-          widen(load_once(static_cast<const S*>(d.dh_last) + place(sequences.batch(j), i, octet)));
+      const int64_t at = place(sequences.batch(j), i, octet);
+      dh[i][octet][j] = load_carried(static_cast<const S*>(d.dh_last), d.after.h, at);
       if constexpr (kHasCell) {
-        dc[i][octet][j] = widen(
-            load_once(static_cast<const S*>(d.dc_last) + place(sequences.batch(j), i, octet)));
+        dc[i][octet][j] = load_carried(static_cast<const S*>(d.dc_last), d.after.c, at);
       }
     });
   }
@@ -174,11 +173,10 @@ struct BackwardScan {
   RNNFAST_DEVICE void store_state() {
     each([&](int i, int octet, int j) {
       if (!owns(i, octet, j)) return;
-      store(static_cast<S*>(d.dh0) + place(sequences.batch(j), i, octet),
-            narrow<S>(dh[i][octet][j].value));
+      const int64_t at = place(sequences.batch(j), i, octet);
+      store_carried(static_cast<S*>(d.dh0), d.before.h, at, dh[i][octet][j].value);
       if constexpr (kHasCell) {
-        store(static_cast<S*>(d.dc0) + place(sequences.batch(j), i, octet),
-              narrow<S>(dc[i][octet][j].value));
+        store_carried(static_cast<S*>(d.dc0), d.before.c, at, dc[i][octet][j].value);
       }
     });
   }
@@ -212,8 +210,9 @@ struct BackwardScan {
         h_before[i][octet][j] = load_once(from);
       }
       if constexpr (kHasCell) {
-        c_before[i][octet][j] =
-            s > 0 ? load_once(d.c + before) : widen(load_once(static_cast<const S*>(d.c0) + first));
+        c_before[i][octet][j] = s > 0
+                                    ? load_once(d.c + before)
+                                    : load_carried(static_cast<const S*>(d.c0), d.c_before, first);
         if (d.dc != nullptr) dc_out[i][octet][j] = load_once(static_cast<const S*>(d.dc) + at);
       }
     });

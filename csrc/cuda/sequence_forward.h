@@ -139,8 +139,8 @@ struct ForwardScan {
     const S* c0 = static_cast<const S*>(d.c0);
     each([&](int i, int octet, int j) {
       const int64_t at = place(sequences.batch(j), i, octet);
-      h[i][octet][j] = widen(load_once(h0 + at));
-      if constexpr (kHasCell) c[i][octet][j] = widen(load_once(c0 + at));
+      h[i][octet][j] = load_carried(h0, d.before.h, at);
+      if constexpr (kHasCell) c[i][octet][j] = load_carried(c0, d.before.c, at);
     });
     look_ahead(0);
   }
@@ -151,8 +151,8 @@ struct ForwardScan {
     each([&](int i, int octet, int j) {
       if (!owns(i, octet, j)) return;
       const int64_t at = place(sequences.batch(j), i, octet);
-      store(h_last + at, narrow<S>(h[i][octet][j].value));
-      if constexpr (kHasCell) store(c_last + at, narrow<S>(c[i][octet][j].value));
+      store_carried(h_last, d.after.h, at, h[i][octet][j].value);
+      if constexpr (kHasCell) store_carried(c_last, d.after.c, at, c[i][octet][j].value);
     });
   }
 

@@ -163,9 +163,9 @@ class TeamBackward {
       if (!pairs_.has(q)) continue;
       const Walk w = walk(n, q);
       const int64_t at = pairs_.place(w.batch, q);
-      parking_.value(n, 0, q) = widen(load_once(static_cast<const S*>(d_.dh_last) + at));
+      parking_.value(n, 0, q) = load_carried(static_cast<const S*>(d_.dh_last), d_.after.h, at);
       if constexpr (kHasCell) {
-        parking_.value(n, 1, q) = widen(load_once(static_cast<const S*>(d_.dc_last) + at));
+        parking_.value(n, 1, q) = load_carried(static_cast<const S*>(d_.dc_last), d_.after.c, at);
       }
       if (owns(w, q)) store_padding(n, q, w);
     }
@@ -205,9 +205,9 @@ class TeamBackward {
       const Walk w = walk(n, q);
       if (!owns(w, q)) continue;
       const int64_t at = pairs_.place(w.batch, q);
-      store(static_cast<S*>(d_.dh0) + at, narrow<S>(parking_.value(n, 0, q)));
+      store_carried(static_cast<S*>(d_.dh0), d_.before.h, at, parking_.value(n, 0, q));
       if constexpr (kHasCell) {
-        store(static_cast<S*>(d_.dc0) + at, narrow<S>(parking_.value(n, 1, q)));
+        store_carried(static_cast<S*>(d_.dc0), d_.before.c, at, parking_.value(n, 1, q));
       }
     }
   }
@@ -235,8 +235,8 @@ class TeamBackward {
       in.h_before = load_once(from);
     }
     if constexpr (kHasCell) {
-      in.c_before =
-          s > 0 ? load_once(d_.c + before) : widen(load_once(static_cast<const S*>(d_.c0) + first));
+      in.c_before = s > 0 ? load_once(d_.c + before)
+                          : load_carried(static_cast<const S*>(d_.c0), d_.c_before, first);
       if (d_.dc != nullptr) in.dc = load_once(static_cast<const S*>(d_.dc) + at);
     }
   }

@@ -140,8 +140,10 @@ class TeamForward {
       const Walk w = walk(n, q);
       const int64_t at = pairs_.place(w.batch, q);
       Real before[C::kStates];
-      before[0] = widen(load_once(static_cast<const S*>(d_.h0) + at));
-      if constexpr (kHasCell) before[1] = widen(load_once(static_cast<const S*>(d_.c0) + at));
+      before[0] = load_carried(static_cast<const S*>(d_.h0), d_.before.h, at);
+      if constexpr (kHasCell) {
+        before[1] = load_carried(static_cast<const S*>(d_.c0), d_.before.c, at);
+      }
       park(n, q, 0, w, before);
       put(n, exchange(0, 0), q, parking_.value(n, 0, q));
     }
@@ -154,9 +156,9 @@ class TeamForward {
       const Walk w = walk(n, q);
       if (!owns(w, q)) continue;
       const int64_t at = pairs_.place(w.batch, q);
-      store(static_cast<S*>(d_.h_last) + at, narrow<S>(parking_.value(n, 0, q)));
+      store_carried(static_cast<S*>(d_.h_last), d_.after.h, at, parking_.value(n, 0, q));
       if constexpr (kHasCell) {
-        store(static_cast<S*>(d_.c_last) + at, narrow<S>(parking_.value(n, 1, q)));
+        store_carried(static_cast<S*>(d_.c_last), d_.after.c, at, parking_.value(n, 1, q));
       }
       for (int s = tiles_.longest[n]; s < batch_.T; ++s) {
         const int64_t row = pairs_.place(batch_.row(w, s), q);

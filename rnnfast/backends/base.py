@@ -103,6 +103,35 @@ class Backend:
         each = zip(scans, saved, cotangents, needs, strict=True)
         return [self.backward(*one) for one in each]
 
+    def pipeline_steps(self) -> int:
+        """The steps of a part if layers on top of one another are to be pipelined, else 0."""
+        return 0
+
+    def why_not_pipelined(
+        self, problems: Sequence[Problem], steps: int, dropout: bool
+    ) -> str | None:
+        """Why layers of these problems, one direction each, bottom to top, can't be; or None."""
+        return "this backend runs them one after the other"
+
+    def forward_stack(
+        self, scans: Sequence[Scan], steps: int
+    ) -> list[tuple[ScanResult, list[Tensor]]]:
+        """``forward`` of layers on top of one another, bottom to top. The ``input`` of all but the
+        first is not read: it is the output of the layer below."""
+        raise NotImplementedError
+
+    def backward_stack(
+        self,
+        scans: Sequence[Scan],
+        saved: Sequence[Saved],
+        cotangents: Sequence[Cotangents],
+        needs: Sequence[Needs],
+        steps: int,
+    ) -> list[Gradients]:
+        """``backward`` of what ``forward_stack`` ran; ``dy`` is the top layer's, the others' is
+        what the layer above sends down."""
+        raise NotImplementedError
+
 
 class CompositeBackend(Backend):
     """A backend that only has ``run``; its op saves nothing and runs forward anew in backward."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,6 +43,14 @@ class Checkpointed(Backend):
     def strategy(self, problem: Problem) -> str:
         how = self.inner.strategy(_whole(problem))
         return f"{how}; states kept each {self.every} steps, segments run anew in backward"
+
+    def pipeline_steps(self) -> int:
+        return self.inner.pipeline_steps()
+
+    def why_not_pipelined(
+        self, problems: Sequence[Problem], steps: int, dropout: bool
+    ) -> str | None:
+        return "checkpoint_every cuts the steps already"
 
     def run(self, scan: Scan) -> ScanResult:
         """Under a transform: at once, for torch to keep what it wants."""

@@ -17,7 +17,9 @@ from torch import Tensor
 from .. import _ext
 from ..problem import Problem, Scan, ScanResult, problem_of
 from ..scratch import without_padding
+from . import cuda_stack
 from .base import Backend, Cotangents, Gradients, Needs, Saved, TensorLike, reserved
+from .lanes import Lanes, Streams
 from .unit_major import SlotGradients, gates_of, slots_of
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -101,6 +103,34 @@ class Cuda(Backend):
         if spec.projected:
             likes.append(((T, B, H), problem.dtype))
         return likes
+
+    def lanes(self, count: int) -> Lanes:
+        """What layers that are pipelined run on."""
+        return Streams(count)
+
+    def pipeline_steps(self) -> int:
+        return cuda_stack.part_steps()
+
+    def why_not_pipelined(
+        self, problems: Sequence[Problem], steps: int, dropout: bool
+    ) -> str | None:
+        return cuda_stack.why_not(self, problems, steps, dropout)
+
+    def forward_stack(
+        self, scans: Sequence[Scan], steps: int
+    ) -> list[tuple[ScanResult, list[Tensor]]]:
+        return cuda_stack.forward(self, [_without_nan(scans[0]), *scans[1:]], steps)
+
+    def backward_stack(
+        self,
+        scans: Sequence[Scan],
+        saved: Sequence[Saved],
+        cotangents: Sequence[Cotangents],
+        needs: Sequence[Needs],
+        steps: int,
+    ) -> list[Gradients]:
+        with torch.autocast(self.device, enabled=False):  # backward() within the user's block
+            return cuda_stack.backward(self, scans, saved, cotangents, needs, steps)
 
     def forward(self, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
         return self.forward_all([scan])[0]

@@ -9,6 +9,8 @@ Shapes: T steps, B batch, I input size, H hidden size, P width of h, G gates, S 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,13 +31,35 @@ def gates_of(scan: Scan) -> Tensor:
     """[T, B, H, S], memory of its own: the input's part of every slot, biases included."""
     if scan.kind == "gates":
         return _permuted(scan)
-    weight, bias = _unit_major(scan, _w_ih(scan)), _bias(scan)
+    weight, bias = SlotWeights.of(scan)
     if scan.kind == "dense":
         rows = F.linear(scan.input, weight, bias)
     else:
         rows = F.embedding(scan.input, weight.t())
         rows = rows if bias is None else rows + bias
     return rows.unflatten(-1, (-1, slots_of(scan.spec)))
+
+
+class SlotWeights(NamedTuple):
+    """What multiplies the input: ``weight`` [H*S, I], ``bias`` [H*S] or None."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    @staticmethod
+    def of(scan: Scan) -> SlotWeights:
+        return SlotWeights(_unit_major(scan, _w_ih(scan)), _bias(scan))
+
+    def multiply(self, rows: Tensor, gates: Tensor) -> None:
+        """Writes the input's part of the ``gates`` [N, H*S] of ``rows`` [N, I]."""
+        if self.bias is None:
+            torch.mm(rows, self.weight.t(), out=gates)
+        else:
+            torch.addmm(self.bias, rows, self.weight.t(), out=gates)
+
+    def multiply_back(self, dgates: Tensor, rows: Tensor) -> None:
+        """Writes the gradient of ``rows`` [N, I], from that of the gates [N, H*S]."""
+        torch.mm(dgates, self.weight, out=rows)
 
 
 def _permuted(scan: Scan) -> Tensor:

@@ -43,7 +43,7 @@ def sources() -> dict[str, list[Path]]:
     kernels = [p for stem in KERNELS for p in sorted(ROOT.glob(f"csrc/cuda/{stem}*.cu"))]
     executor = sorted(ROOT.glob("tests/simt/*.cpp"))
     bindings = [ROOT / "tests/simt/ops/module.cpp"]
-    for name in ("cuda_scan", "cuda_stepwise", "cuda_resident"):
+    for name in ("cuda_scan", "cuda_stepwise", "cuda_resident", "cuda_part"):
         bindings.append(ROOT / f"csrc/bindings/{name}.cpp")
     return {"bindings": bindings, "kernels": kernels, "executor": executor}
 

@@ -1,0 +1,302 @@
+"""Layers on top of one another, pipelined: each on a stream of its own, the steps cut into parts.
+
+A layer needs no more than the layer below's steps so far. So part k of layer l runs beside part
+k + 1 of layer l - 1, and with few sequences, whose blocks leave most of the device idle, L layers
+take little longer than one. Backward is the same from the other end.
+
+The results are those of one layer after the other, bit for bit in all that the kernels here
+compute: the state passes from part to part in float32, and the gradients of weights are products
+over all steps, after the last part. The products of a part's rows with W_ih are torch's.
+
+Shapes: T steps, B batch, H hidden size, S slots (unit_major.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..problem import Problem, Scan, ScanResult, problem_of
+from .base import Cotangents, Gradients, Needs, Saved
+from .lanes import Mark
+from .unit_major import SlotGradients, SlotWeights, gates_of, slots_of
+
+if TYPE_CHECKING:
+    from .cuda import Cuda, Plan
+
+STEPS = 8  # parts are multiples of it, so that they begin at an address that kernels can take
+_KERNELS = ("resident", "cluster")  # of which several run side by side
+
+
+def part_steps() -> int:
+    """The steps of a part that RNNFAST_PIPELINE asks for, 0: layers run one after the other.
+
+    Raises ValueError where it is no multiple of ``STEPS``.
+    """
+    text = os.environ.get("RNNFAST_PIPELINE", "") or "0"
+    if not text.isdigit() or int(text) % STEPS:
+        raise ValueError(f"RNNFAST_PIPELINE is a multiple of {STEPS}, or 0, not {text!r}")
+    return int(text)
+
+
+def why_not(backend: Cuda, problems: Sequence[Problem], steps: int, dropout: bool) -> str | None:
+    """Why layers of these problems, each with one direction, can't be pipelined, or None."""
+    first = problems[0]
+    options = first.options
+    reasons = (
+        (len(problems) < 2, "there is one layer"),
+        (first.T <= steps, f"T is no more than a part's {steps} steps"),
+        (first.spec.projected, "projected layers run step by step"),
+        (options.reverse, "a reversed layer begins with the last step"),
+        (dropout, "dropout draws one mask for all steps of a layer"),
+        (options.all_states, "the states of all steps are asked for"),
+        (
+            options.training and first.dtype == torch.float16,
+            "float16 scales gradients by the largest of all steps",
+        ),
+        (first.tracing or first.transformed, "a tracer or transform looks on"),
+    )
+    for applies, reason in reasons:
+        if applies:
+            return reason
+    for direction in ("forward", "backward") if options.training else ("forward",):
+        for problem in problems:
+            strategy = backend.plan(direction, problem).strategy
+            if strategy not in _KERNELS:
+                return f"{direction} is {strategy}, of which no two run side by side"
+    return None
+
+
+class _Part(NamedTuple):
+    """Steps ``start`` to ``stop``."""
+
+    number: int
+    start: int
+    stop: int
+    lengths: Tensor | None
+
+    def of(self, tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor[self.start : self.stop]
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        return tensor[self.start : self.stop].flatten(0, 1).flatten(1)
+
+    def state_before(self, every: Tensor | None) -> Tensor | None:
+        """Of all steps' states, the one that this part begins with; None for the first part."""
+        return None if every is None or self.start == 0 else every[self.start - 1]
+
+
+def _parts(scan: Scan, steps: int) -> list[_Part]:
+    """In the order of time. A sequence that has ended before a part has length 0 in it."""
+    T = scan.input.shape[0]
+    starts = range(0, T, steps)
+    lengths: Sequence[Tensor | None] = [None] * len(starts)
+    if scan.lengths is not None:
+        begin = torch.arange(0, T, steps, device=scan.lengths.device).view(-1, 1)
+        counts = (T - begin).clamp(max=steps)
+        lengths = (scan.lengths - begin).clamp(min=0).minimum(counts).unbind(0)
+    return [
+        _Part(i, start, min(start + steps, T), own)
+        for i, (start, own) in enumerate(zip(starts, lengths, strict=True))
+    ]
+
+
+class _Carried:
+    """The state between parts, or its gradient, in float32: two sets, taken in turn."""
+
+    def __init__(self, scan: Scan) -> None:
+        self.sets = [
+            [torch.empty_like(s, dtype=torch.float32) for s in scan.states] for _ in range(2)
+        ]
+
+    def read(self, turn: int) -> list[Tensor]:
+        """What turn ``turn`` begins with: what the one before wrote; the first has none."""
+        return self.sets[turn & 1] if turn > 0 else []
+
+    def write(self, turn: int) -> list[Tensor]:
+        return self.sets[turn + 1 & 1]
+
+
+class _LayerForward:
+    """One layer's forward; its memory is there before the first part runs."""
+
+    def __init__(self, backend: Cuda, scan: Scan, gates: Tensor | None) -> None:
+        self.backend, self.scan = backend, scan
+        self.plan: Plan = backend.plan("forward", problem_of(scan))
+        T, B = scan.input.shape[:2]
+        new = scan.states[0].new_empty
+        self.H = scan.states[0].shape[1]
+        self.whole = gates is not None  # the input's part of all gates is there
+        self.gates = new(T, B, self.H, slots_of(scan.spec)) if gates is None else gates
+        self.input_weights = None if self.whole else SlotWeights.of(scan)
+        self.y = new(T, B, self.H)
+        self.final = [torch.empty_like(s) for s in scan.states]
+        self.c = None
+        if len(scan.states) == 2 and scan.options.training:
+            self.c = new(T, B, self.H, dtype=torch.float32)
+        self.carried = _Carried(scan)
+
+    def run(self, part: _Part) -> None:
+        scan = self.scan
+        if self.input_weights is not None:
+            self.input_weights.multiply(part.rows(scan.input), part.rows(self.gates))
+        h0, c0 = _pair(scan.states)
+        h_last, c_last = _pair(self.final)
+        self.backend.ops.cuda_forward_part(
+            scan.cell,
+            *self.plan[:3],
+            part.of(self.gates),
+            scan.step_weights().w_hh,
+            h0,
+            c0,
+            part.lengths,
+            part.of(scan.resets),
+            scan.options.training,
+            self.carried.read(part.number),
+            part.of(self.y),
+            h_last,
+            c_last,
+            part.of(self.c),
+            self.carried.write(part.number),
+        )
+
+    def result(self) -> tuple[ScanResult, list[Tensor]]:
+        saved = []
+        if self.scan.options.training:
+            saved += [self.gates] if self.scan.spec.gates > 1 else []
+            saved += [self.c] if self.c is not None else []
+        return ScanResult(self.y, self.final, []), saved
+
+
+def forward(
+    backend: Cuda, scans: Sequence[Scan], steps: int
+) -> list[tuple[ScanResult, list[Tensor]]]:
+    """``Backend.forward_stack``."""
+    layers: list[_LayerForward] = []
+    for scan in scans:
+        if layers:
+            layers.append(_LayerForward(backend, scan._replace(input=layers[-1].y), None))
+        else:
+            layers.append(_LayerForward(backend, scan, gates_of(scan)))
+    parts = _parts(layers[0].scan, steps)
+    _wavefront(backend, layers, parts)
+    return [layer.result() for layer in layers]
+
+
+class _LayerBackward:
+    """One layer's backward. ``dy`` is there, or the layer above writes it part by part."""
+
+    def __init__(
+        self,
+        backend: Cuda,
+        scan: Scan,
+        saved: Saved,
+        dy: Tensor | None,
+        dfinal: list[Tensor],
+        sends: bool,
+        parts: int,
+    ) -> None:
+        self.backend, self.scan, self.y, self.dy, self.dfinal = backend, scan, saved.y, dy, dfinal
+        self.plan: Plan = backend.plan("backward", problem_of(scan))
+        rest = list(saved.extra)
+        self.gates = rest.pop(0) if scan.spec.gates > 1 else None
+        self.c = rest.pop(0) if rest else None
+        new = saved.y.new_empty
+        self.dgates = new(*saved.y.shape, slots_of(scan.spec))
+        self.dstates = [torch.empty_like(s) for s in scan.states]
+        self.dinput = torch.empty_like(scan.input) if sends else None  # to the layer below
+        self.input_weights = SlotWeights.of(scan) if sends else None
+        self.carried = _Carried(scan)
+        self.parts = parts
+
+    def run(self, part: _Part) -> None:
+        scan, turn = self.scan, self.parts - 1 - part.number
+        h0, c0 = _pair(scan.states)
+        h_before = part.state_before(self.y)
+        dh_last, dc_last = _pair(self.dfinal)
+        dh0, dc0 = _pair(self.dstates)
+        self.backend.ops.cuda_backward_part(
+            scan.cell,
+            *self.plan[:3],
+            part.of(self.gates),
+            part.of(self.y),
+            part.of(self.c),
+            scan.step_weights().w_hh,
+            h0 if h_before is None else h_before,
+            c0,
+            part.lengths,
+            part.of(scan.resets),
+            part.of(self.dy),
+            dh_last,
+            dc_last,
+            scan.options.grad_clip_time,
+            part.state_before(self.c),
+            self.carried.read(turn),
+            part.of(self.dgates),
+            dh0,
+            dc0,
+            self.carried.write(turn),
+        )
+        if self.input_weights is not None and self.dinput is not None:
+            self.input_weights.multiply_back(part.rows(self.dgates), part.rows(self.dinput))
+
+    def gradients(self, needs: Needs) -> Gradients:
+        slots = SlotGradients(self.scan, self.dgates, self.y, self.gates, None, None, None)
+        dinput = self.dinput
+        if needs.input and dinput is None:
+            dinput = slots.input()
+        return Gradients(
+            dinput if needs.input else None,
+            self.dstates if needs.states else None,
+            slots.weights() if needs.weights else None,
+        )
+
+
+def backward(
+    backend: Cuda,
+    scans: Sequence[Scan],
+    saved: Sequence[Saved],
+    cotangents: Sequence[Cotangents],
+    needs: Sequence[Needs],
+    steps: int,
+) -> list[Gradients]:
+    """``Backend.backward_stack``."""
+    parts = _parts(scans[0], steps)
+    layers: list[_LayerBackward] = []  # top to bottom
+    for level in reversed(range(len(scans))):
+        dy = layers[-1].dinput if layers else cotangents[level].dy
+        one = (backend, scans[level], saved[level], dy, cotangents[level].dfinal)
+        layers.append(_LayerBackward(*one, sends=level > 0, parts=len(parts)))
+    _wavefront(backend, layers, parts[::-1])
+    return [layer.gradients(n) for layer, n in zip(reversed(layers), needs, strict=True)]
+
+
+def _wavefront(
+    backend: Cuda, layers: Sequence[_LayerForward | _LayerBackward], parts: Sequence[_Part]
+) -> None:
+    """Every part of every layer: after the same part of the layer before it in ``layers``, and,
+    as a lane keeps its order, after its own part before."""
+    with backend.lanes(len(layers)) as lanes:
+        done: list[Mark | None] = [None] * len(parts)  # of the layer before
+        for level, i in _diagonals(len(layers), len(parts)):
+            done[i] = lanes.run(level, _task(layers[level], parts[i]), done[i])
+
+
+def _task(layer: _LayerForward | _LayerBackward, part: _Part) -> Callable[[], None]:
+    return lambda: layer.run(part)
+
+
+def _diagonals(layers: int, parts: int) -> Iterator[tuple[int, int]]:
+    """(layer, part) in an order in which those that may run side by side stand together."""
+    for diagonal in range(layers + parts - 1):
+        for level in range(layers):
+            if 0 <= diagonal - level < parts:
+                yield level, diagonal - level
+
+
+def _pair(states: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    return states[0], states[1] if len(states) == 2 else None
