@@ -19,6 +19,8 @@
 //   Stream                            cudaStream_t
 //   thread_index() block_x() block_y() block_threads() grid_x() grid_y() lane() warp()
 //                                     int; blocks are 1-D
+//   uniform_warp()                    warp(), known to the compiler to be that of all lanes; they call
+//                                     it together
 //   cluster_rank() cluster_blocks()   int: this block's rank among the blocks of its cluster, and
 //                                     how many they are; 0 and 1 in a launch without clusters
 //
@@ -84,7 +86,7 @@
 //                                     (mbarrier.try_wait.parity.acquire.cluster)
 //
 // Arithmetic, float: exp2_fast(x) (ex2.approx)  reciprocal_fast(x) (rcp.approx)  tanh_fast(x)
-// (tanh.approx).
+// (tanh.approx)  multiply_add(a, b, c), a·b + c rounded once, of which a NaN is 0x7FFFFFFF.
 // Numbers: bits_of(float)  float_of(uint32_t); of the 16-bit storage types Bf16 and F16:
 //   to_float(v)  from_float<S>(float)
 //   pack2<S>(low, high) -> uint32_t   two storage values in a word

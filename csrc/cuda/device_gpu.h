@@ -48,6 +48,7 @@ RNNFAST_DEVICE int grid_x() { return int(gridDim.x); }
 RNNFAST_DEVICE int grid_y() { return int(gridDim.y); }
 RNNFAST_DEVICE int lane() { return int(threadIdx.x) & 31; }
 RNNFAST_DEVICE int warp() { return int(threadIdx.x) >> 5; }
+RNNFAST_DEVICE int uniform_warp() { return __shfl_sync(0xFFFFFFFFu, warp(), 0); }
 RNNFAST_DEVICE int cluster_rank() {
   unsigned rank = 0;
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
@@ -311,6 +312,8 @@ RNNFAST_DEVICE void mbarrier_wait_cluster(uint64_t* bar, unsigned parity) {
 }
 
 // --- numbers -----------------------------------------------------------------------------------
+
+RNNFAST_DEVICE float multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 
 RNNFAST_DEVICE float exp2_fast(float x) {
   float r;

@@ -29,7 +29,7 @@ RNNFAST_DEVICE Real sigmoid(Real x) { return reciprocal_fast(1.0f + exp2_fast(x.
 // 1 − 2/(1 + e^2x), which cancels at small |x|: there the series.
 RNNFAST_DEVICE Real tanh(Real x) {
   const float e = exp2_fast(x.value * (2 * kLog2e));
-  const float large = 1.0f - 2.0f * reciprocal_fast(1.0f + e);
+  const float large = multiply_add(-2.0f, reciprocal_fast(1.0f + e), 1.0f);
   const float s = x.value * x.value;
   const float small = x.value + x.value * (s * (s * (2.0f / 15) - 1.0f / 3));
   return s < 0.01f ? small : large;

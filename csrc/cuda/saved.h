@@ -51,22 +51,36 @@ struct alignas(sizeof(S) * N > 16 ? 16 : sizeof(S) * N) SlotVector {
   S at[N];
 };
 
-// A value of a slot of this kind, and back. 16-bit storage keeps NaN: no fixed-point number stands
-// for one, so the code that no value in [-1, 1] has does.
-inline constexpr int kSnormNan = -32768;
-inline constexpr unsigned kUnormNan = 65535;
+// 16-bit storage keeps gates as fixed point, codes 0 … 65534: of a sigmoid in steps of 1/65534, of a
+// tanh in steps of 1/32767 from -1 on. 65535 is NaN.
+//
+// Between 2^23 and 2^24 floats are the whole numbers, so the last bits of 2^23 + x are x, rounded,
+// and those of a NaN, as multiply_add makes it, all set: no conversion instruction, of which an SM
+// does few at a time.
+template <SlotKind kKind>
+struct FixedPoint {
+  static constexpr bool kSigned = kKind == SlotKind::kTanh;
+  static constexpr float kOne = kSigned ? 32767.0f : 65534.0f;
+  static constexpr float kZero = 8388608.0f + (kSigned ? kOne : 0.0f);  // 0, as it stands there
+  static constexpr uint32_t kNan = 65535, kTop = 0x4B000000u;           // 2^23
+
+  RNNFAST_DEVICE static uint16_t encode(float value) {
+    return uint16_t(bits_of(multiply_add(value, kOne, kZero)));
+  }
+  RNNFAST_DEVICE static float decode(uint16_t code) {
+    const float value = (float_of(kTop | code) - kZero) * (1.0f / kOne);
+    return code == kNan ? float_of(0x7FC00000u) : value;
+  }
+};
+
+// A value of a slot of this kind, and back.
 
 template <class S, SlotKind kKind>
 RNNFAST_DEVICE S encode_slot(Wide<S> value) {
   if constexpr (!kIs16Bit<S> || kKind == SlotKind::kPlain) {
     return narrow<S>(value);
-  } else if constexpr (kKind == SlotKind::kSigmoid) {
-    const unsigned code = value == value ? unsigned(value * 65534.0f + 0.5f) : kUnormNan;
-    return S{uint16_t(code)};
   } else {
-    const float scaled = value * 32767.0f;
-    const int code = value == value ? int(scaled + (scaled < 0 ? -0.5f : 0.5f)) : kSnormNan;
-    return S{uint16_t(code)};
+    return S{FixedPoint<kKind>::encode(value)};
   }
 }
 
@@ -74,12 +88,8 @@ template <class S, SlotKind kKind>
 RNNFAST_DEVICE Wide<S> decode_slot(S stored) {
   if constexpr (!kIs16Bit<S> || kKind == SlotKind::kPlain) {
     return widen(stored);
-  } else if constexpr (kKind == SlotKind::kSigmoid) {
-    return stored.bits == kUnormNan ? float_of(0x7FC00000u)
-                                    : float(stored.bits) * (1.0f / 65534.0f);
   } else {
-    const int code = int16_t(stored.bits);
-    return code == kSnormNan ? float_of(0x7FC00000u) : float(code) * (1.0f / 32767.0f);
+    return FixedPoint<kKind>::decode(stored.bits);
   }
 }
 

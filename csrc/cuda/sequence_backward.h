@@ -48,6 +48,7 @@ struct BackwardScan {
   float scale, unscale;
   bool reset[2];  // of the thread's sequences: whether the step at hand began with a state of 0
   bool reset_before[2];
+  int64_t row[2];  // of the step at hand, or the one before once it is prefetched
 
   // Of the thread's units [tile][octet] and sequences: the gradient of the state after the step at
   // hand (but for what its outputs add), or before it; what was saved, and then D; what else the
@@ -59,7 +60,7 @@ struct BackwardScan {
 
   RNNFAST_DEVICE BackwardScan(const BackwardArgs& a, const BackwardDirection& direction,
                               unsigned char* shared)
-      : args(a), d(direction), sequences(a.T, a.B, Team::tile(), direction) {
+      : args(a), d(direction), sequences(a.T, a.B, a.H, Team::tile(), direction) {
     first_slabs = kTwoPhases ? slab_count(args.H) : 0;
     const int slabs = first_slabs + slab_count((kTwoPhases ? 2 : kG) * args.H);
     stride = int64_t(slabs) * kSlabBytes + kRowPad;
@@ -89,15 +90,14 @@ struct BackwardScan {
   RNNFAST_DEVICE static int slab_count(int64_t columns) {
     return int((columns + kValues - 1) / kValues);
   }
-  RNNFAST_DEVICE static int unit(int i, int octet) {
-    return W::group(i) * kTileUnits + octet * 8 + lane() / 4;
+  RNNFAST_DEVICE int unit(int i, int octet) const {
+    return w.group(i) * kTileUnits + octet * 8 + lane() / 4;
   }
   RNNFAST_DEVICE bool is_unit(int i, int octet) const { return unit(i, octet) < int(args.H); }
-  // Where unit and sequence stand in a tensor whose row this is; inside it for those that do not
-  // exist.
+  // Where a unit stands in the row that begins there; inside it if it does not exist.
   RNNFAST_DEVICE int64_t place(int64_t row, int i, int octet) const {
     const int u = unit(i, octet), last = int(args.H) - 1;
-    return row * args.H + (u < last ? u : last);
+    return row + (u < last ? u : last);
   }
   RNNFAST_DEVICE unsigned char* row_set(int set) const {
     return rows + (kRowSets == 1 ? 0 : (set & 1) * kColumns * stride);
@@ -154,7 +154,7 @@ struct BackwardScan {
         unit = second < 0 ? column : second / 2;
         gate = second < 0 ? 2 : second % 2;
       }
-      const int64_t to = int64_t(W::group(t)) * kTileUnits + row;
+      const int64_t to = int64_t(w.group(t)) * kTileUnits + row;
       if (unit >= H || to >= H) return 0;
       return Mma::stored(load_once(matrix + (gate * H + unit) * H + to));
     });
@@ -162,7 +162,7 @@ struct BackwardScan {
 
   RNNFAST_DEVICE void load_state() {
     each([&](int i, int octet, int j) {
-      const int64_t at = place(sequences.batch(j), i, octet);
+      const int64_t at = place(sequences.first(j), i, octet);
       dh[i][octet][j] = load_carried(static_cast<const S*>(d.dh_last), d.after.h, at);
       if constexpr (kHasCell) {
         dc[i][octet][j] = load_carried(static_cast<const S*>(d.dc_last), d.after.c, at);
@@ -173,7 +173,7 @@ struct BackwardScan {
   RNNFAST_DEVICE void store_state() {
     each([&](int i, int octet, int j) {
       if (!owns(i, octet, j)) return;
-      const int64_t at = place(sequences.batch(j), i, octet);
+      const int64_t at = place(sequences.first(j), i, octet);
       store_carried(static_cast<S*>(d.dh0), d.before.h, at, dh[i][octet][j].value);
       if constexpr (kHasCell) {
         store_carried(static_cast<S*>(d.dc0), d.before.c, at, dc[i][octet][j].value);
@@ -196,23 +196,24 @@ struct BackwardScan {
   RNNFAST_DEVICE void prefetch(int s) {
     if (s < 0) return;
     RNNFAST_UNROLL
-    for (int j = 0; j < 2; ++j) reset_before[j] = sequences.reset(j, s);
+    for (int j = 0; j < 2; ++j) {
+      reset_before[j] = sequences.reset(j, s);
+      row[j] = sequences.row(j, s);
+    }
     each([&](int i, int octet, int j) {
-      const int64_t at = place(sequences.row(j, s), i, octet);
-      const int64_t first = place(sequences.batch(j), i, octet);
-      const int64_t before = s > 0 ? place(sequences.row(j, s - 1), i, octet) : 0;
+      const int64_t at = place(row[j], i, octet);
+      const int64_t begin = s > 0 ? sequences.row_before(j, s, row[j]) : sequences.first(j);
+      const int64_t before = place(begin, i, octet);
       const void* stored = kSlots > 1 ? d.saved : d.y;
       gates[i][octet][j] = load_once(static_cast<const Gates*>(stored) + at);
       if (d.dy != nullptr) dy[i][octet][j] = load_once(static_cast<const S*>(d.dy) + at);
       if constexpr (kReadsH) {
-        const S* from =
-            s > 0 ? static_cast<const S*>(d.y) + before : static_cast<const S*>(d.h0) + first;
-        h_before[i][octet][j] = load_once(from);
+        h_before[i][octet][j] = load_once(static_cast<const S*>(s > 0 ? d.y : d.h0) + before);
       }
       if constexpr (kHasCell) {
         c_before[i][octet][j] = s > 0
                                     ? load_once(d.c + before)
-                                    : load_carried(static_cast<const S*>(d.c0), d.c_before, first);
+                                    : load_carried(static_cast<const S*>(d.c0), d.c_before, before);
         if (d.dc != nullptr) dc_out[i][octet][j] = load_once(static_cast<const S*>(d.dc) + at);
       }
     });
@@ -345,7 +346,7 @@ struct BackwardScan {
         RNNFAST_UNROLL
         for (int k = 0; k < kSlots; ++k) out.at[k] = narrow<S>(0.0f);
       }
-      store(static_cast<Gates*>(d.dgates) + place(sequences.row(j, s), i, octet), out);
+      store(static_cast<Gates*>(d.dgates) + place(row[j], i, octet), out);
     });
   }
 };

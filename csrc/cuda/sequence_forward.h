@@ -42,6 +42,7 @@ struct ForwardScan {
   int groups;         // of this warp
   bool reset_now[2];  // of the thread's sequences: whether this step begins with a state of 0
   bool reset_next[2] = {false, false};
+  int64_t row[2];  // of the step at hand, or the next one once its gates are on their way
 
   // Of the thread's units [group][octet] and sequences: the state; the gates, of the next step or
   // as saved; the product.
@@ -51,7 +52,7 @@ struct ForwardScan {
 
   RNNFAST_DEVICE ForwardScan(const ForwardArgs& a, const ForwardDirection& direction,
                              unsigned char* shared)
-      : args(a), d(direction), sequences(a.T, a.B, Team::tile(), direction) {
+      : args(a), d(direction), sequences(a.T, a.B, a.H, Team::tile(), direction) {
     const int slabs = int(slab_count());
     const int all_groups = int((a.H + kGroup.units - 1) / kGroup.units);
     stride = int64_t(slabs) * kSlabBytes + kRowPad;
@@ -82,15 +83,14 @@ struct ForwardScan {
     constexpr int kValues = kSlabBytes / int(sizeof(Operand));
     return (args.H + kValues - 1) / kValues;
   }
-  RNNFAST_DEVICE static int unit(int i, int octet) {
-    return W::group(i) * kGroup.units + octet * 8 + lane() / 4;
+  RNNFAST_DEVICE int unit(int i, int octet) const {
+    return w.group(i) * kGroup.units + octet * 8 + lane() / 4;
   }
   RNNFAST_DEVICE bool is_unit(int i, int octet) const { return unit(i, octet) < int(args.H); }
-  // Where unit and sequence stand in a tensor whose row this is; inside it for those that do not
-  // exist.
+  // Where a unit stands in the row that begins there; inside it if it does not exist.
   RNNFAST_DEVICE int64_t place(int64_t row, int i, int octet) const {
     const int u = unit(i, octet), last = int(args.H) - 1;
-    return row * args.H + (u < last ? u : last);
+    return row + (u < last ? u : last);
   }
   RNNFAST_DEVICE unsigned char* row_set(int set) const {
     return rows + (set & 1) * kColumns * stride;
@@ -126,8 +126,8 @@ struct ForwardScan {
     const int64_t H = args.H;
     w.load_all(shared, slabs, all_groups, [&](int t, int row, int column) -> Operand {
       const int tile = t % kTiles, half = row / 8;
-      const int64_t unit = int64_t(W::group(t / kTiles)) * kGroup.units +
-                           Rows<Cell>::octet(tile, half) * 8 + row % 8;
+      const int64_t unit =
+          int64_t(w.group(t / kTiles)) * kGroup.units + Rows<Cell>::octet(tile, half) * 8 + row % 8;
       if (unit >= H || column >= H) return 0;
       return Mma::stored(
           load_once(matrix + (Rows<Cell>::gate(tile, half) * H + unit) * H + column));
@@ -138,7 +138,7 @@ struct ForwardScan {
     const S* h0 = static_cast<const S*>(d.h0);
     const S* c0 = static_cast<const S*>(d.c0);
     each([&](int i, int octet, int j) {
-      const int64_t at = place(sequences.batch(j), i, octet);
+      const int64_t at = place(sequences.first(j), i, octet);
       h[i][octet][j] = load_carried(h0, d.before.h, at);
       if constexpr (kHasCell) c[i][octet][j] = load_carried(c0, d.before.c, at);
     });
@@ -150,7 +150,7 @@ struct ForwardScan {
     S* c_last = static_cast<S*>(d.c_last);
     each([&](int i, int octet, int j) {
       if (!owns(i, octet, j)) return;
-      const int64_t at = place(sequences.batch(j), i, octet);
+      const int64_t at = place(sequences.first(j), i, octet);
       store_carried(h_last, d.after.h, at, h[i][octet][j].value);
       if constexpr (kHasCell) store_carried(c_last, d.after.c, at, c[i][octet][j].value);
     });
@@ -193,9 +193,10 @@ struct ForwardScan {
   RNNFAST_DEVICE void prefetch(int s) {
     if (s >= sequences.T) return;
     const Gates* all = static_cast<const Gates*>(d.gates);
-    each([&](int i, int octet, int j) {
-      gates[i][octet][j] = load(all + place(sequences.row(j, s), i, octet));
-    });
+    RNNFAST_UNROLL
+    for (int j = 0; j < 2; ++j) row[j] = sequences.row(j, s);
+    each(
+        [&](int i, int octet, int j) { gates[i][octet][j] = load(all + place(row[j], i, octet)); });
   }
 
   // sum of the gates of tiles kFirst .. kFirst + kCount of each group, from the operands of `set`.
@@ -300,7 +301,7 @@ struct ForwardScan {
     each([&](int i, int octet, int j) {
       if (!owns(i, octet, j)) return;
       const bool alive = sequences.alive(j, s);
-      const int64_t at = place(sequences.row(j, s), i, octet);
+      const int64_t at = place(row[j], i, octet);
       store(static_cast<S*>(d.y) + at, narrow<S>(alive ? h[i][octet][j].value : 0.0f));
       if constexpr (kHasCell) {
         if (d.c != nullptr) store(d.c + at, alive ? c[i][octet][j].value : 0.0f);

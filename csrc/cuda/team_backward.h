@@ -27,7 +27,7 @@ class TeamBackward {
                               const BackwardDirection& direction, unsigned char* shared)
       : args_(args.scan),
         d_(direction),
-        batch_(args.scan.T, args.scan.B, direction),
+        batch_(args.scan.T, args.scan.B, args.scan.H, direction),
         team_(args.team, shared),
         pairs_(args.team.units, team_.rank(), args.scan.H),
         scale_(args.scan.scale != nullptr ? load_once(args.scan.scale) : 1.0f),
@@ -74,6 +74,8 @@ class TeamBackward {
 
   // What a turn reads of a pair.
   struct Inputs {
+    Walk walk;
+    int64_t row;
     Gates saved;
     S dy, h_before, dc;
     float c_before;
@@ -162,7 +164,7 @@ class TeamBackward {
     for (int q = 0; q < kPairs; ++q) {
       if (!pairs_.has(q)) continue;
       const Walk w = walk(n, q);
-      const int64_t at = pairs_.place(w.batch, q);
+      const int64_t at = pairs_.place(w.first, q);
       parking_.value(n, 0, q) = load_carried(static_cast<const S*>(d_.dh_last), d_.after.h, at);
       if constexpr (kHasCell) {
         parking_.value(n, 1, q) = load_carried(static_cast<const S*>(d_.dc_last), d_.after.c, at);
@@ -181,8 +183,8 @@ class TeamBackward {
   }
 
   // Completes the gradient of the state before step s, unless the sequence had ended.
-  RNNFAST_DEVICE void hand_down(int n, int s, int q, bool reset) {
-    if (!walk(n, q).alive(s)) return;
+  RNNFAST_DEVICE void hand_down(int n, int s, int q, const Walk& w, bool reset) {
+    if (!w.alive(s)) return;
     float& dh = parking_.value(n, 0, q);
     dh = reset ? 0 : clipped(Real(dh) + sum(q), args_.clip).value;
     if constexpr (kHasCell) {
@@ -196,7 +198,9 @@ class TeamBackward {
       multiply(n, 0, C::kPhases - 1);
       RNNFAST_UNROLL
       for (int q = 0; q < kPairs; ++q) {
-        if (pairs_.has(q)) hand_down(n, 0, q, batch_.reset(walk(n, q), 0));
+        if (!pairs_.has(q)) continue;
+        const Walk w = walk(n, q);
+        hand_down(n, 0, q, w, batch_.reset(w, 0));
       }
       sync_block();  // nobody reads the sums any more
     }
@@ -204,7 +208,7 @@ class TeamBackward {
     for (int q = 0; q < kPairs; ++q) {
       const Walk w = walk(n, q);
       if (!owns(w, q)) continue;
-      const int64_t at = pairs_.place(w.batch, q);
+      const int64_t at = pairs_.place(w.first, q);
       store_carried(static_cast<S*>(d_.dh0), d_.before.h, at, parking_.value(n, 0, q));
       if constexpr (kHasCell) {
         store_carried(static_cast<S*>(d_.dc0), d_.before.c, at, parking_.value(n, 1, q));
@@ -222,21 +226,21 @@ class TeamBackward {
   }
 
   RNNFAST_DEVICE void read(int s, const Walk& w, int q, Inputs& in) const {
-    const int64_t at = pairs_.place(batch_.row(w, s), q), first = pairs_.place(w.batch, q);
-    const int64_t before = s > 0 ? pairs_.place(batch_.row(w, s - 1), q) : 0;
+    in.walk = w;
+    in.row = batch_.row(w, s);
+    const int64_t at = pairs_.place(in.row, q);
+    const int64_t before = pairs_.place(s > 0 ? batch_.row_before(w, s, in.row) : w.first, q);
     in.reset = batch_.reset(w, s);
     in.reset_after = batch_.reset(w, s + 1);
     const void* stored = kSlots > 1 ? d_.saved : d_.y;
     in.saved = load_once(static_cast<const Gates*>(stored) + at);
     if (d_.dy != nullptr) in.dy = load_once(static_cast<const S*>(d_.dy) + at);
     if constexpr (kReadsH) {
-      const S* from =
-          s > 0 ? static_cast<const S*>(d_.y) + before : static_cast<const S*>(d_.h0) + first;
-      in.h_before = load_once(from);
+      in.h_before = load_once(static_cast<const S*>(s > 0 ? d_.y : d_.h0) + before);
     }
     if constexpr (kHasCell) {
       in.c_before = s > 0 ? load_once(d_.c + before)
-                          : load_carried(static_cast<const S*>(d_.c0), d_.c_before, first);
+                          : load_carried(static_cast<const S*>(d_.c0), d_.c_before, before);
       if (d_.dc != nullptr) in.dc = load_once(static_cast<const S*>(d_.dc) + at);
     }
   }
@@ -260,7 +264,7 @@ class TeamBackward {
     multiply(n, s + 1, C::kPhases - 1);
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {
-      if (pairs_.has(q)) hand_down(n, s + 1, q, in_[q].reset_after);
+      if (pairs_.has(q)) hand_down(n, s + 1, q, in_[q].walk, in_[q].reset_after);
     }
   }
 
@@ -288,7 +292,7 @@ class TeamBackward {
     Gates out[kPairs];
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {
-      if (!pairs_.has(q) || !walk(n, q).alive(s)) continue;
+      if (!pairs_.has(q) || !in_[q].walk.alive(s)) continue;
       Real state[C::kStates], ds_new[C::kStates], ds[C::kStates], saved[C::kSaved], dgx[kG],
           dgh[kG];
       gather(n, q, state, ds_new);
@@ -309,7 +313,7 @@ class TeamBackward {
     complete(s, n);
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {
-      if (!pairs_.has(q) || !walk(n, q).alive(s)) continue;
+      if (!pairs_.has(q) || !in_[q].walk.alive(s)) continue;
       Real state[1], ds_new[1], ds[1], saved[C::kSaved], dg_z, dg_n;
       gather(n, q, state, ds_new);
       decode_saved<Cell>(in_[q].saved, saved);
@@ -329,7 +333,7 @@ class TeamBackward {
     Gates out[kPairs];
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {
-      if (!pairs_.has(q) || !walk(n, q).alive(s)) continue;
+      if (!pairs_.has(q) || !in_[q].walk.alive(s)) continue;
       Real state[1], unused[1], ds[1] = {parking_.value(n, 0, q)}, saved[C::kSaved], dg_rz[2];
       gather(n, q, state, unused);
       decode_saved<Cell>(in_[q].saved, saved);
@@ -350,13 +354,13 @@ class TeamBackward {
     signal(n, s, phase);
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {
-      const Walk w = walk(n, q);
+      const Walk& w = in_[q].walk;
       if (!owns(w, q)) continue;
       RNNFAST_UNROLL
       for (int k = 0; k < kSlots; ++k) {
         if (!w.alive(s)) out[q].at[k] = narrow<S>(0.0f);
       }
-      store(static_cast<Gates*>(d_.dgates) + pairs_.place(batch_.row(w, s), q), out[q]);
+      store(static_cast<Gates*>(d_.dgates) + pairs_.place(in_[q].row, q), out[q]);
     }
     prefetch_after(s, n, true);
   }

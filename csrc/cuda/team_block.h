@@ -32,10 +32,10 @@ struct Pairs {
   RNNFAST_DEVICE bool has(int q) const { return column[q] < kColumns; }
   RNNFAST_DEVICE bool is_unit(int q) const { return has(q) && first + unit[q] < H; }
 
-  // Where it stands in a tensor whose row this is; inside it for those that do not exist.
+  // Where it stands in the row that begins there; inside it if it does not exist.
   RNNFAST_DEVICE int64_t place(int64_t row, int q) const {
     const int64_t u = first + unit[q];
-    return row * H + (u < H ? u : H - 1);
+    return row + (u < H ? u : H - 1);
   }
 };
 

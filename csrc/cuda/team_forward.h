@@ -22,7 +22,7 @@ class TeamForward {
                              unsigned char* shared)
       : args_(args.scan),
         d_(direction),
-        batch_(args.scan.T, args.scan.B, direction),
+        batch_(args.scan.T, args.scan.B, args.scan.H, direction),
         team_(args.team, shared),
         pairs_(args.team.units, team_.rank(), args.scan.H) {
     load_weights(shared + team_.shared_bytes(), args.team);
@@ -64,6 +64,7 @@ class TeamForward {
   // What a thread has of a turn.
   struct Turn {
     Walk walk[kPairs];
+    int64_t row[kPairs];
     Real after[kPairs][C::kStates];
     Gates saved[kPairs];
   };
@@ -76,7 +77,10 @@ class TeamForward {
   TeamProduct<Mma, kTiles, kHeld> product_;
   Park parking_;
   Tiles tiles_;
-  Gates gates_[kPairs];  // of the next turn that begins a step
+  // Of the next turn that begins a step.
+  Gates gates_[kPairs];
+  Walk walk_[kPairs];
+  int64_t row_[kPairs];
 
   RNNFAST_DEVICE void load_weights(unsigned char* shared, const TeamArgs& team) {
     const S* matrix = static_cast<const S*>(d_.w_hh);
@@ -138,7 +142,7 @@ class TeamForward {
     for (int q = 0; q < kPairs; ++q) {
       if (!pairs_.has(q)) continue;
       const Walk w = walk(n, q);
-      const int64_t at = pairs_.place(w.batch, q);
+      const int64_t at = pairs_.place(w.first, q);
       Real before[C::kStates];
       before[0] = load_carried(static_cast<const S*>(d_.h0), d_.before.h, at);
       if constexpr (kHasCell) {
@@ -155,7 +159,7 @@ class TeamForward {
     for (int q = 0; q < kPairs; ++q) {
       const Walk w = walk(n, q);
       if (!owns(w, q)) continue;
-      const int64_t at = pairs_.place(w.batch, q);
+      const int64_t at = pairs_.place(w.first, q);
       store_carried(static_cast<S*>(d_.h_last), d_.after.h, at, parking_.value(n, 0, q));
       if constexpr (kHasCell) {
         store_carried(static_cast<S*>(d_.c_last), d_.after.c, at, parking_.value(n, 1, q));
@@ -176,7 +180,10 @@ class TeamForward {
     const Gates* all = static_cast<const Gates*>(d_.gates);
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {
-      if (pairs_.has(q)) gates_[q] = load(all + pairs_.place(batch_.row(walk(n, q), s), q));
+      if (!pairs_.has(q)) continue;
+      walk_[q] = walk(n, q);
+      row_[q] = batch_.row(walk_[q], s);
+      gates_[q] = load(all + pairs_.place(row_[q], q));
     }
   }
 
@@ -202,7 +209,8 @@ class TeamForward {
     for (int q = 0; q < kPairs; ++q) {
       if (!pairs_.has(q)) continue;
       Real in[kSlots], gx[kG], gh[kG], before[C::kStates], saved[C::kSaved];
-      t.walk[q] = walk(n, q);
+      t.walk[q] = walk_[q];
+      t.row[q] = row_[q];
       read_plain(gates_[q], in);
       RNNFAST_UNROLL
       for (int g = 0; g < kG; ++g) {
@@ -249,6 +257,7 @@ class TeamForward {
       Real before[1], saved[C::kSaved];
       Gates kept;
       t.walk[q] = walk(n, q);
+      t.row[q] = batch_.row(t.walk[q], s);
       parking_.get(n, 1, q, kept);
       decode_saved<Cell>(kept, saved);
       state(n, q, before);
@@ -292,7 +301,7 @@ class TeamForward {
     const Walk& w = t.walk[q];
     if (!owns(w, q)) return;
     const bool alive = w.alive(s);
-    const int64_t at = pairs_.place(batch_.row(w, s), q);
+    const int64_t at = pairs_.place(t.row[q], q);
     store(static_cast<S*>(d_.y) + at, narrow<S>(alive ? t.after[q][0].value : 0.0f));
     if constexpr (kHasCell) {
       if (d_.c != nullptr) store(d_.c + at, alive ? t.after[q][1].value : 0.0f);

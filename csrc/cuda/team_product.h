@@ -58,11 +58,12 @@ class TeamProduct {
   RNNFAST_DEVICE void load_all(unsigned char* shared, int tiles, const int (&slabs)[2],
                                const Element& element) {
     tiles_ = tiles;
-    first_ = share(warp(), slabs[0]);
-    slabs_ = first_ + share(warp(), slabs[1]);
+    own_ = uniform_warp();
+    first_ = share(own_, slabs[0]);
+    slabs_ = first_ + share(own_, slabs[1]);
     const int most = share(0, slabs[0]) + share(0, slabs[1]);
     const int64_t bytes = int64_t(most > kHeld ? most - kHeld : 0) * tiles * kSlabShared;  // a warp
-    spilled_ = shared + warp() * bytes;
+    spilled_ = shared + own_ * bytes;
     sums_ = reinterpret_cast<float*>(shared + kWarps * bytes);
     RNNFAST_UNROLL
     for (int t = 0; t < kTiles; ++t) {
@@ -88,7 +89,7 @@ class TeamProduct {
 
   // Bytes of shared memory, from load_all's on.
   RNNFAST_DEVICE unsigned char* end() const {
-    return reinterpret_cast<unsigned char*>(sums_ + kWarps * kColumns * sum_stride(tiles_));
+    return reinterpret_cast<unsigned char*>(sums_ + kWarps * kColumns * kSumStride);
   }
 
   // Tiles lo … hi of `part` times the operands that rows(column of the tile) begin. A barrier of
@@ -97,7 +98,7 @@ class TeamProduct {
   RNNFAST_DEVICE void multiply(int part, int lo, int hi, const Rows& rows) {
     const int from = part == 0 ? 0 : first_, to = part == 0 ? first_ : slabs_;
     const auto load = [&](int k) {
-      const int64_t slab = (warp() + int64_t(kWarps) * (k - from)) * kSlabBytes;
+      const int64_t slab = (own_ + int64_t(kWarps) * (k - from)) * kSlabBytes;
       return SideBySide<Mma>::template load<Team>([&](int n) { return rows(n) + slab; });
     };
     if (hi > tiles_) hi = tiles_;
@@ -114,23 +115,24 @@ class TeamProduct {
 
   // Row `row` of the product for a sequence: the warps' sums, in their order.
   RNNFAST_DEVICE float sum(int row, int column) const {
-    const float* at = sums_ + column * sum_stride(tiles_) + row;
+    const float* at = sums_ + column * kSumStride + row;
     float all = at[0];
     RNNFAST_UNROLL
-    for (int w = 1; w < kWarps; ++w) all += at[w * kColumns * sum_stride(tiles_)];
+    for (int w = 1; w < kWarps; ++w) all += at[w * kColumns * kSumStride];
     return all;
   }
 
  private:
+  static constexpr int kSumStride = sum_stride(kTiles);
   static constexpr int kChains = kTiles >= 3 ? 1 : (kTiles == 2 ? 2 : 4);
   static constexpr int kAhead = kHeld < 4 ? kHeld : 4;  // loads that are on their way at once
   using Sum = typename Mma::template Sum<kChains>;
   using Columns = typename Mma::Columns;
 
   uint32_t held_[kTiles][kHeld][kSlabWords];
-  unsigned char* spilled_;  // [slab − kHeld][tile][2][32 lanes][16 bytes], of this warp
-  float* sums_;             // [warp][column of the tile][row], a row's end padded
-  int tiles_, first_, slabs_;
+  unsigned char* spilled_;           // [slab − kHeld][tile][2][32 lanes][16 bytes], of this warp
+  float* sums_;                      // [warp][column of the tile][row], a row's end padded
+  int tiles_, first_, slabs_, own_;  // own_: the warp
 
   // Slabs of a warp.
   RNNFAST_DEVICE static int share(int w, int slabs) {
@@ -146,7 +148,7 @@ class TeamProduct {
   RNNFAST_DEVICE void fill(int t, int k, uint32_t (&slab)[kSlabWords],
                            const Element& element) const {
     const int part = k < first_ ? 0 : 1;
-    const int begin = (warp() + kWarps * (k - (part == 0 ? 0 : first_))) * kValues;
+    const int begin = (own_ + kWarps * (k - (part == 0 ? 0 : first_))) * kValues;
     RNNFAST_UNROLL
     for (int i = 0; i < kSlabWords; ++i) {
       const int row = t * 16 + Mma::row(i), column = begin + SideBySide<Mma>::column(i);
@@ -265,7 +267,7 @@ class TeamProduct {
       RNNFAST_UNROLL
       for (int j = 0; j < 2; ++j) {
         const int column = (lane() & 3) * 2 + j;
-        sums_[(warp() * kColumns + column) * sum_stride(tiles_) + t * 16 + half * 8 + lane() / 4] =
+        sums_[(own_ * kColumns + column) * kSumStride + t * 16 + half * 8 + lane() / 4] =
             total[2 * half + j];
       }
     }

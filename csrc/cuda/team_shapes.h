@@ -140,7 +140,7 @@ RNNFAST_HD constexpr int64_t team_row_stride(TeamKind kind, int64_t row_bytes) {
 }
 
 // Floats from one sequence's sums to the next: no bank conflict between the four of a warp.
-RNNFAST_HD constexpr int64_t sum_stride(int64_t tiles) { return tiles * 16 + 4; }
+RNNFAST_HD constexpr int sum_stride(int tiles) { return tiles * 16 + 4; }
 
 // fp32 values that a (unit, sequence) pair leaves in shared memory between its turns.
 constexpr int parked_values(Pass pass, CellId cell, Math math) {
@@ -156,7 +156,7 @@ constexpr int64_t team_shared_bytes(TeamKind kind, Pass pass, CellId cell, Math 
   const int64_t rows = team_tiles(pass, cell, units);
   const int64_t held = warp_slabs(pass, cell, math, H) - shape.held_slabs;
   const int64_t weights = held > 0 ? held * rows * kWarps * kSlabShared : 0;
-  const int64_t sums = int64_t(kWarps) * kColumns * sum_stride(rows) * 4;
+  const int64_t sums = int64_t(kWarps) * kColumns * sum_stride(shape.tiles) * 4;
   const int64_t parked = tiles * units * kColumns * parked_values(pass, cell, math) * 4;
   const int64_t longest = detail::round_up(tiles * 4, 16);
   const int64_t row = team_row_stride(kind, team_row_bytes(pass, cell, math, H));

@@ -12,8 +12,8 @@ struct Weights {
   using Operand = typename Mma::Operand;
 
   uint32_t held[kTiles][kHeld][kSlabWords];
-  unsigned char* spilled;  // [tile of the block][slab − kHeld][2][32 lanes][16 bytes]
-  int slabs, spilled_slabs, tiles;
+  unsigned char* spilled;                // [tile of the block][slab − kHeld][2][32 lanes][16 bytes]
+  int slabs, spilled_slabs, tiles, own;  // own: the warp
 
   // `groups` of the block; element(tile, row, column) -> Operand for every tile of this warp, 0
   // outside the matrix.
@@ -22,7 +22,8 @@ struct Weights {
                                const Element& element) {
     slabs = all_slabs;
     spilled_slabs = slabs > kHeld ? slabs - kHeld : 0;
-    tiles = groups > warp() ? (groups - warp() + kWarps - 1) / kWarps * kGroupTiles : 0;
+    own = uniform_warp();
+    tiles = groups > own ? (groups - own + kWarps - 1) / kWarps * kGroupTiles : 0;
     spilled = shared;
     RNNFAST_UNROLL
     for (int t = 0; t < kTiles; ++t) {
@@ -77,7 +78,7 @@ struct Weights {
   }
 
   // The group that this warp calls i.
-  RNNFAST_DEVICE static int group(int i) { return warp() + i * kWarps; }
+  RNNFAST_DEVICE int group(int i) const { return own + i * kWarps; }
 
  private:
   template <class Element>

@@ -107,6 +107,21 @@ def stepwise_plan(
     return Plan(False, block_b, block_h, block_k, 0, num_warps, num_stages)
 
 
+def staged_bytes(plan: Plan, gates: int, itemsize: int) -> int:
+    """Shared memory that a stepwise kernel asks for at most: the tiles of its product, once for
+    each stage of the pipeline that loads them."""
+    rows = plan.block_b + gates * plan.block_h
+    return plan.num_stages * rows * plan.block_k * itemsize
+
+
+def _fitting(plan: Plan, problem: Problem, device: Device) -> Plan:
+    """The plan with so many summands at a time as fit the device."""
+    gates, itemsize = problem.spec.gates, problem.dtype.itemsize
+    while plan.block_k > 16 and staged_bytes(plan, gates, itemsize) > device.shared:
+        plan = plan._replace(block_k=plan.block_k // 2)
+    return plan
+
+
 def candidates(
     direction: str,
     problem: Problem,
@@ -135,7 +150,10 @@ def candidates(
         return found
     if device == INTERPRETER and problem.H > 64:  # its time goes by operations, not their size
         return [*found, stepwise_plan(16, 128, 128)]
-    few, many, narrow = stepwise_plan(), stepwise_plan(64), stepwise_plan(16, 16, 128)
+    few, many, narrow = (
+        _fitting(plan, problem, device)
+        for plan in (stepwise_plan(), stepwise_plan(64), stepwise_plan(16, 16, 128))
+    )
     return found + ([few, narrow] if problem.B <= 32 else [many, few])
 
 

@@ -41,6 +41,7 @@ inline int grid_x() { return ::simt::here->grid_x; }
 inline int grid_y() { return ::simt::here->grid_y; }
 inline int lane() { return ::simt::here->thread % 32; }
 inline int warp() { return ::simt::here->thread / 32; }
+inline int uniform_warp() { return warp(); }
 inline int cluster_rank() { return ::simt::here->cluster_rank; }
 inline int cluster_blocks() { return ::simt::here->cluster_blocks; }
 
@@ -72,6 +73,10 @@ inline uint32_t to_tf32(float value) { return ::simt::float_to_tf32(value); }
 
 // The approximations are those that PTX allows: the exact value for ex2 and rcp, which err by 2^-22
 // and 1 ulp; tanh keeps 10 bits of its mantissa, as it may be 2^-11 off.
+inline float multiply_add(float a, float b, float c) {
+  const float result = std::fma(a, b, c);
+  return std::isnan(result) ? float_of(0x7FFFFFFFu) : result;
+}
 inline float exp2_fast(float x) { return std::exp2(x); }
 inline float reciprocal_fast(float x) { return 1.0f / x; }
 inline float tanh_fast(float x) { return float_of(to_tf32(std::tanh(x))); }

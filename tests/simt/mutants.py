@@ -77,6 +77,7 @@ RULES = (
     Rule("clamp", r"b < B \? b : B - 1", "b", ("sequences.h",)),
     Rule("owner mask", r"(?<=length_of\(own\), )b < B", "true", ("sequences.h",)),
     Rule("direction", r"reverse && s < w\.length", "false", ("sequences.h",)),
+    Rule("direction", r"reverse && w\.alive\(s\)", "false", ("sequences.h",)),
     Rule("chains", r"half\[n\] = keep \+ ", "half[n] = ", ("mma.h",)),
 )
 

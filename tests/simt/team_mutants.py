@@ -17,7 +17,7 @@ RULES = (
     ("wait", r"mbarrier_wait_cluster\(", "mbarrier_wait(", EXCHANGE),
     ("signal", r"(?<=\) )add_release<Scope::kDevice>\(counter\(tile\), 1u\);", ";", EXCHANGE),
     ("signal", r"(?<!\.)\bsignal\((?=n, (?:exchange|s))", "(void)(", SCAN),
-    ("signal", r" - mine \* 16", "", EXCHANGE),
+    ("signal", r" - words \* kColumns \* 16", "", EXCHANGE),
     ("scope", r"add_release<Scope::kDevice>", "add_release<Scope::kCluster>", EXCHANGE),
     ("scope", r"load_acquire<Scope::kDevice>", "load_acquire<Scope::kBlock>", EXCHANGE),
     ("two sets", r"\(e & 1\)", "0", EXCHANGE),
@@ -31,7 +31,7 @@ RULES = (
     ("call mask", r"if \(pairs_\.has\(q\)\) (?!read|gates_)", "", SCAN),
     ("owner mask", r"if \(!owns\(w, q\)\) (?:return|continue);", "", SCAN),
     ("clamp", r"u < H \? u : H - 1", "u", ("team_block.h",)),
-    ("end mask", r"(?<=[!\s(])(?:t\.walk\[q\]|walk\(n, q\)|w)\.alive\(s\)", "true", SCAN),
+    ("end mask", r"(?<=[!\s(])(?:t\.walk\[q\]|in_\[q\]\.walk|w)\.alive\(s\)", "true", SCAN),
     ("reset mask", r"(?<!\.)\breset \? 0", "false ? 0", SCAN),
     ("reset mask", r"!in\.reset\b", "true", SCAN),
     ("reset mask", r"in\.reset \?", "false ?", SCAN),
@@ -50,5 +50,10 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("pair mask", "team_forward.h", "turn"): "what a thread without a pair computes is stored "
     "nowhere",
     ("pair mask", "team_forward.h", "candidate_turn"): "as in turn",
+    (
+        "pair mask",
+        "team_forward.h",
+        "prefetch",
+    ): "such a pair reads another sequence's gates, which it does nothing with",
     ("call mask", "team_forward.h", "hand_over"): "store_step asks whether the pair is its own",
 }

@@ -18,7 +18,15 @@ from rnnfast.problem import Problem, problem_of
 from rnnfast.triton import tune
 from rnnfast.triton.graphs import MOST_GRAPHS, Graphs, key_of
 from rnnfast.triton.limits import Limit, limit_of, table
-from rnnfast.triton.plan import INTERPRETER, STRATEGY, Device, candidates, math_of, resident_plan
+from rnnfast.triton.plan import (
+    INTERPRETER,
+    STRATEGY,
+    Device,
+    candidates,
+    math_of,
+    resident_plan,
+    staged_bytes,
+)
 
 from ..cases import Case, leaves, scan_of
 
@@ -50,6 +58,19 @@ def test_the_table_has_every_cell_math_and_architecture() -> None:
             for cell in rnnfast.CELLS:
                 for direction in ("forward", "backward"):
                     assert (arch, math, cell, direction) in table(), (arch, math, cell, direction)
+
+
+@pytest.mark.parametrize("shared", [64 << 10, 99 << 10, 227 << 10])
+@pytest.mark.parametrize("B", [1, 64])
+def test_stepwise_plans_ask_for_no_more_shared_memory_than_there_is(B: int, shared: int) -> None:
+    device = Device("", "gfx942", shared)
+    for cell in rnnfast.CELLS:
+        for dtype in (torch.float32, torch.bfloat16):
+            asked = problem(dtype, cell=cell, B=B, H=1000)
+            for plan in candidates("forward", asked, device, strategy="stepwise"):
+                gates = rnnfast.CELLS[cell].gates
+                assert staged_bytes(plan, gates, dtype.itemsize) <= shared, plan
+                assert plan.block_k >= 16
 
 
 def test_resident_as_far_as_was_measured_and_no_further() -> None:

@@ -63,7 +63,7 @@ bool all_right() {
       for (const Split& split : kSplits) {
         const Split wide{split.kind, 8, split.teams, split.tiles};
         if (!right(cell, split, 5, 12, 37, cpu_scan::kOptions[5], 0)) return false;
-        if (!right(cell, split, 4, 10, 21, cpu_scan::kOptions[3], 0.05f)) return false;
+        if (!right(cell, split, 4, 10, 21, cpu_scan::kOptions[5], 0.05f)) return false;
         if (!right(cell, wide, 2, 9, 150, cpu_scan::kOptions[1], 0)) return false;
       }
     }

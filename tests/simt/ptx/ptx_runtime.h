@@ -32,6 +32,7 @@ using f64 = double;
 using rnnfast::cuda::bits_of;
 using rnnfast::cuda::exp2_fast;
 using rnnfast::cuda::float_of;
+using rnnfast::cuda::multiply_add;
 using rnnfast::cuda::reciprocal_fast;
 using rnnfast::cuda::Scope;
 using rnnfast::cuda::tanh_fast;

@@ -142,7 +142,7 @@ FLOATS = (
     Rule(
         "fma.rn{ftz}.f32",
         "f32 = f32 f32 f32",
-        "flush<ftz>(std::fma(flush<ftz>(a), flush<ftz>(b), flush<ftz>(c)))",
+        "flush<ftz>(multiply_add(flush<ftz>(a), flush<ftz>(b), flush<ftz>(c)))",
     ),
     Rule("div.rn{ftz}.f32", "f32 = f32 f32", "flush<ftz>(flush<ftz>(a) / flush<ftz>(b))"),
     Rule("rcp.rn{ftz}.f32", "f32 = f32", "flush<ftz>(1.0f / flush<ftz>(a))"),
