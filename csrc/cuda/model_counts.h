@@ -25,7 +25,13 @@ inline double product_instructions(Math math, const WarpProducts& products, doub
   return 1.25 * products.held + per_streamed * products.streamed;
 }
 
-inline double phases_factor(CellId cell) { return cell_info(cell).phases == 2 ? 1.3 : 1; }
+inline double phases_factor(CellId cell) { return cell_info(cell).phases == 2 ? 1.4 : 1; }
+
+// Of a (unit, sequence): gate math, and loads and stores.
+inline double pair_instructions(Pass pass, CellId cell) {
+  return (pass == Pass::kForward ? 25 + 19 * cell_info(cell).gates
+                                 : 43 + 20 * cell_info(cell).gates);
+}
 
 }  // namespace detail
 
@@ -33,18 +39,18 @@ inline double phases_factor(CellId cell) { return cell_info(cell).phases == 2 ? 
 inline double solo_instructions(Pass pass, CellId cell, Math math, double pairs,
                                 const WarpProducts& products) {
   const int gates = cell_info(cell).gates;
-  const double base = pass == Pass::kForward ? 200 : 250 + 100 * gates;
-  return detail::phases_factor(cell) * (base + (40 + 28 * gates) * pairs) +
+  const double base = pass == Pass::kForward ? 210 : 50 + 155 * gates;
+  return detail::phases_factor(cell) * (base + detail::pair_instructions(pass, cell) * pairs) +
          detail::product_instructions(math, products, 9);
 }
 
 // Of a team's kernels.
 inline double team_instructions(TeamKind kind, Pass pass, CellId cell, Math math, double pairs,
                                 const WarpProducts& products) {
-  const int gates = cell_info(cell).gates;
-  const double push = kind == TeamKind::kCluster ? 350 : 0;  // into the peers' shared memory
-  const double base = (pass == Pass::kForward ? 560 : 740) + push;
-  return detail::phases_factor(cell) * (base + (40 + 28 * gates) * std::max(pairs, 1.0)) +
+  const double push = kind == TeamKind::kCluster ? 60 : 0;  // into the peers' shared memory
+  const double base = (pass == Pass::kForward ? 450 : 600) + push;
+  const double own = detail::pair_instructions(pass, cell) * std::max(pairs, 1.0);
+  return detail::phases_factor(cell) * (base + own) +
          detail::product_instructions(math, products, 5);
 }
 

@@ -101,7 +101,7 @@ FAULTS = (
     Fault("far_output", "rnn_tanh", "fp16", "forward", r"(st\.global\.u16\s+\[%rd\d+)\]",
           r"\1+268435456]", 0, r"2 bytes of global memory outside of every buffer: \d+ bytes past"),
     Fault("far_parameter", "rnn_tanh", "fp16", "forward", r"(ld\.param\.u64\s+%rd\d+, \[\w+\+)8\]",
-          r"\g<1>208]", 0, r"8 bytes of parameters at offset 208 of 208"),
+          r"\g<1>272]", 0, r"8 bytes of parameters at offset 272 of 272"),
     Fault("input_written", "rnn_tanh", "fp16", "backward",
           r"ld\.global\.nc\.u16\s+%rs\d+, (\[%rd\d+\])", r"st.global.u16 \1, 0", -1,
           r"writes to \w+, which is an input", _DATA),
