@@ -231,7 +231,7 @@ TEST(large_layers_go_to_teams) {
       const PlanProblem large = problem(cell, DType::kBFloat16, 2048, pass);
       CHECK_IN(plan_cuda(large, device_by_name("H100"), "grid").step_ns > 0, label(large, "H100"));
     }
-    CHECK(strategy(CellId::kLstm, 128, "H100", pass) == Strategy::kResident);
+    CHECK(strategy(CellId::kRnnTanh, 128, "H100", pass) == Strategy::kResident);
     CHECK(strategy(CellId::kLstm, 256, "H100", pass) == Strategy::kCluster);
     CHECK(strategy(CellId::kLstm, 1024, "A100", pass) == Strategy::kGrid);
     CHECK(strategy(CellId::kRnnTanh, 2048, "H100", pass) == Strategy::kGrid);
