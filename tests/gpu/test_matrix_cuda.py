@@ -11,7 +11,7 @@ import rnnfast
 from rnnfast.backends import registry
 
 from ..cases import Case, leaves, run, scan_of
-from ..cuda_cases import EVERYTHING, LARGE, SIZES, Run, check, forced, matrix
+from ..cuda_cases import EVERYTHING, LARGE, SIZES, TEAMS, Run, check, forced, matrix
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic, as `poisoned` asks for
 UNUSABLE = registry.BACKENDS["cuda"].unusable()
@@ -22,7 +22,7 @@ def check_on_device(asked: Run, route: str = "eager") -> None:
     try:
         check(asked, "cuda", "cuda", route)
     except ValueError as error:
-        if "does not fit one block" not in str(error):
+        if "RNNFAST_PLAN asks for" not in str(error):
             raise
         pytest.skip(f"this device: {error}")
 
@@ -30,6 +30,12 @@ def check_on_device(asked: Run, route: str = "eager") -> None:
 @pytest.mark.parametrize("asked", matrix(SIZES + LARGE, options=True), ids=str)
 @pytest.mark.usefixtures("poisoned")
 def test_kernels_agree_with_the_naive_loop(asked: Run) -> None:
+    check_on_device(asked)
+
+
+@pytest.mark.parametrize("asked", matrix(SIZES + LARGE, options=True, strategies=TEAMS), ids=str)
+@pytest.mark.usefixtures("poisoned")
+def test_teams_agree_with_the_naive_loop(asked: Run) -> None:
     check_on_device(asked)
 
 
@@ -63,7 +69,7 @@ def test_a_forward_can_be_captured_in_a_graph(cell: str, strategy: str) -> None:
 
 def test_two_runs_agree_bit_by_bit() -> None:
     case = Case("lstm", T=40, B=33, I=8, H=100, **EVERYTHING)
-    for strategy in ("stepwise", "resident"):
+    for strategy in ("stepwise", "resident", "grid:blocks=3,teams=2"):
         with forced(strategy):
             first, second = (run(case, "cuda", torch.bfloat16, device="cuda") for _ in range(2))
         for name, value in first.items():

@@ -13,45 +13,10 @@ from torch import Tensor
 import rnnfast
 
 from ..cuda_cases import forced
+from ..pipeline_cases import LAYERS, assert_same, results
 from .backend import Shuffled, Simt
 
-LAYERS = {
-    "lstm": rnnfast.LSTM,
-    "gru": rnnfast.GRU,
-    "rnn": rnnfast.RNN,
-    "gru_reset_before": lambda *a, **k: rnnfast.GRU(*a, reset_after=False, **k),
-}
 STEPS = 8
-
-
-def results(layer: torch.nn.Module, x: Tensor, **more: Tensor) -> dict[str, Tensor]:
-    """Outputs, final states and the gradients of all, as ``layer`` computes them."""
-    torch.manual_seed(7)
-    x = x.clone().requires_grad_(x.is_floating_point())
-    hx = layer_state(layer, x)
-    with rnnfast.use_backend("simt"):
-        y, final = layer(x, hx if len(hx) > 1 else hx[0], **more)
-    states = final if isinstance(final, tuple) else (final,)
-    found = {"y": y, **{f"state {i}": s for i, s in enumerate(states)}}
-    loss = sum((v.float() * torch.randn(v.shape)).sum() for v in found.values())
-    wanted = {"x": x} if x.requires_grad else {}
-    wanted |= {f"state {i} before": s for i, s in enumerate(hx)} | dict(layer.named_parameters())
-    grads = torch.autograd.grad(loss, list(wanted.values()))
-    return {**found, **{f"grad of {n}": g for n, g in zip(wanted, grads, strict=True)}}
-
-
-def layer_state(layer: torch.nn.Module, x: Tensor) -> tuple[Tensor, ...]:
-    dtype = layer.weight_hh_l0.dtype
-    count = 2 if isinstance(layer, rnnfast.LSTM) else 1
-    shape = (layer.num_layers, x.shape[1], layer.hidden_size)
-    return tuple(torch.randn(shape, dtype=dtype).requires_grad_() for _ in range(count))
-
-
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Bit by bit."""
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(found[name], value), name
 
 
 def compare(
@@ -64,11 +29,11 @@ def compare(
 ) -> None:
     monkeypatch.delenv("RNNFAST_PIPELINE", raising=False)
     simt.ops.clear_log()
-    expected = results(layer, x, **more)
+    expected = results(layer, x, "simt", **more)
     assert len(simt.ops.launches()) == 2 * layer.num_layers
     monkeypatch.setenv("RNNFAST_PIPELINE", str(STEPS))
     simt.ops.clear_log()
-    found = results(layer, x, **more)
+    found = results(layer, x, "simt", **more)
     assert len(simt.ops.launches()) == 2 * layer.num_layers * parts
     assert_same(found, expected)
 
@@ -184,7 +149,7 @@ def test_steps_must_be_a_multiple_of_8(
 ) -> None:
     monkeypatch.setenv("RNNFAST_PIPELINE", text)
     with pytest.raises(ValueError, match="RNNFAST_PIPELINE is a multiple of 8"):
-        results(rnnfast.LSTM(3, 5, num_layers=2), torch.randn(9, 2, 3))
+        results(rnnfast.LSTM(3, 5, num_layers=2), torch.randn(9, 2, 3), "simt")
 
 
 def test_parts_that_kernels_cannot_take(simt: Simt) -> None:
