@@ -51,7 +51,7 @@ class Outcome:
             return "memory's end"
         if self.how.startswith("did not end"):
             return "time"
-        return "executor" if "[launch " in self.how else "numbers"
+        return "numbers" if " off by " in self.how else "executor"
 
 
 def compiler() -> list[str]:

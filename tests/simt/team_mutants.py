@@ -55,5 +55,22 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "team_forward.h",
         "prefetch",
     ): "such a pair reads another sequence's gates, which it does nothing with",
+    (
+        "range",
+        "team_product.h",
+        "multiply",
+    ): "the tiles that a block does not have are zeros, whose "
+    "sums have room and are read by nobody: only time is lost",
+    (
+        "range",
+        "team_product.h",
+        "load_all",
+    ): "of tiles and slabs that a warp does not have `element` gives 0, which is there already",
+    (
+        "range",
+        "team_backward.h",
+        "complete",
+    ): "before the first exchange the rows are zeros, no wait "
+    "is due, and no sequence is alive to be handed anything: only time is lost",
     ("call mask", "team_forward.h", "hand_over"): "store_step asks whether the pair is its own",
 }

@@ -79,8 +79,8 @@ inline Launchers of_teams(CellId cell, Math math, int64_t H, const Split& split)
 }
 
 // The largest shape of a cell, but with one slab of each tile in registers, so that a small layer
-// too has weights in shared memory; in strict fp32.
-template <Pass kPass, template <class> class Cell>
+// too has weights in shared memory.
+template <Pass kPass, template <class> class Cell, class Mma>
 struct Spilled {
   static constexpr TeamShapeList kList = team_shapes(kPass, kIdOf<Cell>);
   static constexpr TeamShape kShape = {kList.at[kList.size - 1].tiles, 1};
@@ -99,26 +99,29 @@ struct Spilled {
   template <class Team, class Args>
   static void launch_as(const Split& split, const Args& scan) {
     TeamLaunch<Args> run{
-        {split.kind, Math::kFp32, kList.size - 1, split.blocks, split.teams, split.tiles},
+        {split.kind, Mma::kMath, kList.size - 1, split.blocks, split.teams, split.tiles},
         {scan, {}},
         nullptr};
     run.choice.blocks = int(team_blocks(kPass, kIdOf<Cell>, scan.H, split.blocks));
-    rnnfast::cuda::detail::complete<kPass>(kIdOf<Cell>, Math::kFp32, run);
+    rnnfast::cuda::detail::complete<kPass>(kIdOf<Cell>, Mma::kMath, run);
     const Zeroed workspace(run.choice, kPass, kIdOf<Cell>, scan.H, scan.directions);
     run.args.team.workspace = workspace.data();
-    rnnfast::cuda::detail::launch_team<kPass, Cell, MmaFp32, Team, kShape.tiles, kShape.held_slabs>(
+    rnnfast::cuda::detail::launch_team<kPass, Cell, Mma, Team, kShape.tiles, kShape.held_slabs>(
         run);
   }
 };
 
-template <template <class> class Cell>
+template <template <class> class Cell, class Mma = MmaFp32>
 Launchers spilled_cell(const Split& split) {
   return {
-      [=](const ForwardArgs& args) { Spilled<Pass::kForward, Cell>::launch_on(split, args); },
-      [=](const BackwardArgs& args) { Spilled<Pass::kBackward, Cell>::launch_on(split, args); },
+      [=](const ForwardArgs& args) { Spilled<Pass::kForward, Cell, Mma>::launch_on(split, args); },
+      [=](const BackwardArgs& args) {
+        Spilled<Pass::kBackward, Cell, Mma>::launch_on(split, args);
+      },
   };
 }
 
+// In strict fp32.
 inline Launchers spilled(CellId cell, const Split& split) {
   if (cell == CellId::kRnnTanh) return spilled_cell<RnnTanh>(split);
   if (cell == CellId::kLstm) return spilled_cell<Lstm>(split);
