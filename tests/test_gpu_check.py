@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import pytest
 
 from benchmarks import machine, table
 from benchmarks.gpu_check import __main__ as program
-from benchmarks.gpu_check import checks, peers, programs, rates, speed, stages, summary
+from benchmarks.gpu_check import checks, layers, peers, programs, rates, speed, stages, summary
 from benchmarks.gpu_check.stages import CUT, FAILED, MISSING, OK, Context, Outcome, Result, Stage
 from rnnfast import _ext
 from rnnfast._build import host
@@ -92,7 +93,9 @@ def test_the_exit_status_says_whether_a_stage_failed(states: list[str], status: 
 
 
 def test_the_stages_come_in_the_order_of_what_they_tell() -> None:
-    assert [s.name for s in program.STAGES] == ["rates", "tests", "sanitizers", "speed", "peers"]
+    assert [s.name for s in program.STAGES] == [
+        "rates", "tests", "sanitizers", "speed", "layers", "peers"
+    ]  # fmt: skip
     assert program.BUDGET <= 9 * 60
 
 
@@ -253,6 +256,19 @@ def test_missing_peers_are_named_and_others_timed(
     assert failed.reason == "RuntimeError: no GRU"
     peers.write([timed], tmp_path / "peers.csv")
     assert peers.read(tmp_path / "peers.csv") == [timed]
+
+
+def test_stacked_layers_are_timed_and_failures_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.cases import parse
+
+    monkeypatch.delenv("RNNFAST_PIPELINE", raising=False)
+    assert [parse(name).name for name in layers.CASES] == list(layers.CASES)
+    case = parse(layers.DRY_CASES[0])
+    row = layers.time_one(case, 8, "cpu", "cpu", 0.01)
+    assert (row.peer, row.reason) == ("4 layers, parts of 8", "")
+    assert row.ratio > 0
+    assert "BackendError" in layers.time_one(case, 8, "cpu", "cuda", 0.01).reason
+    assert "RNNFAST_PIPELINE" not in os.environ
 
 
 # ---- the page

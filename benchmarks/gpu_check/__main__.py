@@ -15,7 +15,7 @@ import torch
 
 from .. import machine, report
 from ..run import RESULTS
-from . import checks, peers, programs, rates, speed, summary
+from . import checks, layers, peers, programs, rates, speed, summary
 from .stages import Context, Result, Stage, exit_status, run_stages
 
 BUDGET = 540.0  # seconds
@@ -23,8 +23,9 @@ STAGES = (
     Stage("rates", 12, rates.run),
     Stage("tests", 33, checks.tests),
     Stage("sanitizers", 20, checks.sanitizers),
-    Stage("speed", 27, speed.run),
-    Stage("peers", 8, peers.run),
+    Stage("speed", 24, speed.run),
+    Stage("layers", 5, layers.run),
+    Stage("peers", 6, peers.run),
 )
 DRY_FOLDER = programs.FOLDER / "dry-run"
 

@@ -10,7 +10,7 @@ from typing import Any
 from rnnfast import _ext
 
 from .. import table
-from . import peers, speed
+from . import layers, peers, speed
 from .stages import Context, Result
 
 DRY = "**Dry run: no device was used. No number here says anything about a GPU.**"
@@ -29,9 +29,12 @@ def write(context: Context, results: Sequence[Result], facts: Mapping[str, Any])
         parts.append(_list("compute-sanitizer", details["sanitizers"]["tools"]))
     if "speed" in details:
         parts.append(_speed(context))
+    stacked = peers.read(context.folder / layers.FILE)
+    if stacked:
+        parts.append(_rows("Layers on top of one another, training", "rnnfast", stacked))
     others = peers.read(context.folder / "peers.csv")
     if others:
-        parts.append(_peers(others))
+        parts.append(_rows("Other kernels", "kernel", others))
     path = context.folder / "summary.md"
     table.write_text(path, "\n\n".join(parts) + "\n")
     return path
@@ -119,10 +122,10 @@ def _speed(context: Context) -> str:
     return "\n".join(lines)
 
 
-def _peers(rows: Sequence[peers.Row]) -> str:
-    lines = ["## Other kernels", "", "Against torch.nn too: compare their ratios with ours.", ""]
+def _rows(title: str, what: str, rows: Sequence[peers.Row]) -> str:
+    lines = [f"## {title}", "", "Against torch.nn too: the ratio is its time over theirs.", ""]
     lines += [
-        "| kernel | case | dtype | torch.nn ms | its ms | ratio |",
+        f"| {what} | case | dtype | torch.nn ms | its ms | ratio |",
         "|---|---|---|--:|--:|--:|",
     ]
     for row in rows:

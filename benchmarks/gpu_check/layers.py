@@ -1,0 +1,114 @@
+"""Layers on top of one another against torch.nn: one after the other, and pipelined in parts of
+several lengths (RNNFAST_PIPELINE, docs/cuda.md)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import rnnfast
+
+from .. import measure
+from ..cases import Case, parse
+from .peers import Row, read, write
+from .stages import CUT, FAILED, OK, Context, Outcome, run_command
+
+LAYERS = 4
+# Small batches, whose blocks leave room for other layers' beside them.
+CASES = ("lstm-T512-B16-I128-H128", "gru-T512-B16-I128-H128", "lstm-T256-B64-I256-H256")
+DRY_CASES = ("lstm-T16-B2-I3-H4",)
+PARTS = (0, 32, 64, 128)  # steps; 0: one layer after the other
+FILE = "layers.csv"
+
+
+class _Training:
+    """Forward and backward of a stack; `parts`: its RNNFAST_PIPELINE."""
+
+    def __init__(self, layer: torch.nn.Module, x: Tensor, parts: int) -> None:
+        self.layer, self.x, self.parts = layer, x, parts
+
+    def prepare(self) -> None:
+        self.layer.zero_grad(set_to_none=True)
+
+    def __call__(self) -> Any:
+        with _pipeline(self.parts):
+            y, _ = self.layer(self.x)
+            y.sum().backward()
+
+
+@contextmanager
+def _pipeline(parts: int) -> Iterator[None]:
+    before = os.environ.get("RNNFAST_PIPELINE")
+    os.environ["RNNFAST_PIPELINE"] = str(parts)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["RNNFAST_PIPELINE"]
+        else:
+            os.environ["RNNFAST_PIPELINE"] = before
+
+
+def time_one(case: Case, parts: int, device: str, backend: str, seconds: float) -> Row:
+    """Its row, with the reason where it fails. In bfloat16 on a GPU."""
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    name = f"{LAYERS} layers" + (f", parts of {parts}" if parts else "")
+    facts = (name, case.name, str(dtype).removeprefix("torch."))
+    sizes: tuple[Any, ...] = (case.I, case.H, LAYERS)
+    try:
+        x = torch.randn(case.T, case.B, case.I, device=device, dtype=dtype)
+        reference, ours = (
+            _Training(getattr(of, case.class_name)(*sizes, device=device, dtype=dtype), x, parts)
+            for of in (torch.nn, rnnfast)
+        )
+        with rnnfast.use_backend(backend):
+            pairs = measure.alternate(reference, ours, seconds, timer=measure.timer_for(device))
+    except Exception as error:  # what a size or device can't do is its result
+        return Row(*facts, reason=f"{type(error).__name__}: {error}"[:300])
+    summary = measure.Summary.of
+    medians = (summary(pairs.a).median * 1e3, summary(pairs.b).median * 1e3)
+    return Row(*facts, *medians, pairs.ratio.median)
+
+
+def run(context: Context, seconds: float) -> Outcome:
+    """Writes layers.csv."""
+    cases = DRY_CASES if context.dry_run else CASES
+    each = 0.5 * seconds / (len(cases) * len(PARTS))
+    command = [sys.executable, "-m", "benchmarks.gpu_check.layers", "--device", context.device]
+    command += ["--out", str(context.folder / FILE), "--cases", ",".join(cases)]
+    command += ["--seconds", f"{0.05 if context.dry_run else each:.3g}"]
+    done = run_command(command, seconds, context.folder / "layers.txt")
+    rows = read(context.folder / FILE)
+    failed = [row for row in rows if row.reason]
+    line = f"{len(rows) - len(failed)} timed, {len(failed)} failed"
+    state = CUT if done.code is None else OK if done.code == 0 else FAILED
+    return Outcome(state, line)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check.layers")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=3, help="of each row")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--cases", default=",".join(CASES))
+    asked = parser.parse_args(arguments)
+    backend = "cuda" if asked.device.startswith("cuda") else "cpu"
+    rows: list[Row] = []
+    for name in asked.cases.split(","):
+        for parts in PARTS:
+            rows.append(time_one(parse(name), parts, asked.device, backend, asked.seconds))
+            print(rows[-1], flush=True)
+            write(rows, asked.out)
+    return 1 if any(row.reason for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
