@@ -402,7 +402,9 @@ def _run_pipelined(
 ) -> StackResult | None:
     """The layers pipelined, where that is asked for and can be."""
     problem, backend = choices[0]
-    if backend.pipeline_steps() == 0 or why_not_pipelined(stack, choices) or _observed():
+    if problem.tracing or backend.pipeline_steps() == 0 or _observed():
+        return None
+    if why_not_pipelined(stack, choices) is not None:
         return None
     scans = [
         Scan(stack.cell, c.problem.kind, input, states, weights, lengths, resets, problem.options)

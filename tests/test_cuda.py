@@ -65,8 +65,8 @@ def ops():
 
 
 def test_the_ops_are_registered_for_cuda(ops) -> None:
-    for name in ("rnnfast::cuda_forward", "rnnfast::cuda_backward"):
-        assert torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA")
+    for name in ("forward", "backward", "forward_part", "backward_part"):
+        assert torch._C._dispatch_has_kernel_for_dispatch_key(f"rnnfast::cuda_{name}", "CUDA")
 
 
 def test_the_ops_refuse_cpu_tensors_with_a_clear_message(ops) -> None:

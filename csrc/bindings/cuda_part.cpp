@@ -126,3 +126,11 @@ TORCH_LIBRARY_IMPL(RNNFAST_LIBRARY, RNNFAST_DISPATCH_KEY, m) {
   m.impl("cuda_forward_part", &rnnfast::forward_part);
   m.impl("cuda_backward_part", &rnnfast::backward_part);
 }
+
+#if !defined(RNNFAST_SIMT)
+// On CPU tensors the same functions refuse, naming the tensor and why.
+TORCH_LIBRARY_IMPL(rnnfast, CPU, m) {
+  m.impl("cuda_forward_part", &rnnfast::forward_part);
+  m.impl("cuda_backward_part", &rnnfast::backward_part);
+}
+#endif

@@ -104,9 +104,9 @@ class Cuda(Backend):
             likes.append(((T, B, H), problem.dtype))
         return likes
 
-    def lanes(self, count: int) -> Lanes:
+    def lanes(self, count: int, device: torch.device) -> Lanes:
         """What layers that are pipelined run on."""
-        return Streams(count)
+        return Streams(count, device)
 
     def pipeline_steps(self) -> int:
         return cuda_stack.part_steps()

@@ -280,7 +280,7 @@ def _wavefront(
 ) -> None:
     """Every part of every layer: after the same part of the layer before it in ``layers``, and,
     as a lane keeps its order, after its own part before."""
-    with backend.lanes(len(layers)) as lanes:
+    with backend.lanes(len(layers), layers[0].y.device) as lanes:
         done: list[Mark | None] = [None] * len(parts)  # of the layer before
         for level, i in _diagonals(len(layers), len(parts)):
             done[i] = lanes.run(level, _task(layers[level], parts[i]), done[i])

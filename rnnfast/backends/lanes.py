@@ -33,15 +33,16 @@ class Lanes:
 
 
 class Streams(Lanes):
-    """A CUDA stream each, forked off the current one and joined to it, without the host waiting.
+    """A CUDA stream each, forked off the device's current one and joined to it, without the host
+    waiting.
 
     Memory that a task needs is allocated before the block, on the current stream, and may be freed
     behind it. A capture of the current stream captures the lanes too.
     """
 
-    def __init__(self, lanes: int) -> None:
-        self.main = torch.cuda.current_stream()
-        self.streams = _streams(self.main.device, lanes)
+    def __init__(self, lanes: int, device: torch.device) -> None:
+        self.main = torch.cuda.current_stream(device)
+        self.streams = [_stream(self.main.device, lane) for lane in range(lanes)]
 
     def __enter__(self) -> Streams:
         begin = self.main.record_event()
@@ -65,7 +66,3 @@ class Streams(Lanes):
 @functools.cache
 def _stream(device: torch.device, lane: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
-
-
-def _streams(device: torch.device, lanes: int) -> list[torch.cuda.Stream]:
-    return [_stream(device, lane) for lane in range(lanes)]

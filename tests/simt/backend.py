@@ -63,7 +63,7 @@ class Simt(Cuda):
     def ops(self) -> Any:
         return torch.ops.rnnfast_simt
 
-    def lanes(self, count: int) -> Lanes:
+    def lanes(self, count: int, device: torch.device) -> Lanes:
         return Shuffled(count)
 
     def device_numbers(self) -> str:
