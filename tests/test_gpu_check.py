@@ -265,7 +265,7 @@ def test_stacked_layers_are_timed_and_failures_told(monkeypatch: pytest.MonkeyPa
     assert [parse(name).name for name in layers.CASES] == list(layers.CASES)
     case = parse(layers.DRY_CASES[0])
     row = layers.time_one(case, 8, "cpu", "cpu", 0.01)
-    assert (row.peer, row.reason) == ("4 layers, parts of 8", "")
+    assert (row.peer, row.reason) == ("4 layers, parts of 8 (not pipelined: -)", "")
     assert row.ratio > 0
     assert "BackendError" in layers.time_one(case, 8, "cpu", "cuda", 0.01).reason
     assert "RNNFAST_PIPELINE" not in os.environ

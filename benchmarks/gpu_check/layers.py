@@ -33,7 +33,8 @@ class _Training:
     """Forward and backward of a stack; `parts`: its RNNFAST_PIPELINE."""
 
     def __init__(self, layer: torch.nn.Module, x: Tensor, parts: int) -> None:
-        self.layer, self.x, self.parts = layer, x, parts
+        self.layer: Any = layer
+        self.x, self.parts = x, parts
 
     def prepare(self) -> None:
         self.layer.zero_grad(set_to_none=True)
@@ -60,8 +61,7 @@ def _pipeline(parts: int) -> Iterator[None]:
 def time_one(case: Case, parts: int, device: str, backend: str, seconds: float) -> Row:
     """Its row, with the reason where it fails. In bfloat16 on a GPU."""
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    name = f"{LAYERS} layers" + (f", parts of {parts}" if parts else "")
-    facts = (name, case.name, str(dtype).removeprefix("torch."))
+    facts = (_name(parts, ""), case.name, str(dtype).removeprefix("torch."))
     sizes: tuple[Any, ...] = (case.I, case.H, LAYERS)
     try:
         x = torch.randn(case.T, case.B, case.I, device=device, dtype=dtype)
@@ -70,12 +70,22 @@ def time_one(case: Case, parts: int, device: str, backend: str, seconds: float) 
             for of in (torch.nn, rnnfast)
         )
         with rnnfast.use_backend(backend):
+            with _pipeline(parts):
+                facts = (_name(parts, rnnfast.explain(ours.layer, x).layers), *facts[1:])
             pairs = measure.alternate(reference, ours, seconds, timer=measure.timer_for(device))
     except Exception as error:  # what a size or device can't do is its result
         return Row(*facts, reason=f"{type(error).__name__}: {error}"[:300])
     summary = measure.Summary.of
     medians = (summary(pairs.a).median * 1e3, summary(pairs.b).median * 1e3)
     return Row(*facts, *medians, pairs.ratio.median)
+
+
+def _name(parts: int, explained: str) -> str:
+    if parts == 0:
+        return f"{LAYERS} layers"
+    reason = explained.partition("not pipelined: ")[2]
+    note = "" if explained.startswith("layers pipelined") else f" (not pipelined: {reason or '-'})"
+    return f"{LAYERS} layers, parts of {parts}{note}"
 
 
 def run(context: Context, seconds: float) -> Outcome:

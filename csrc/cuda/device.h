@@ -19,8 +19,8 @@
 //   Stream                            cudaStream_t
 //   thread_index() block_x() block_y() block_threads() grid_x() grid_y() lane() warp()
 //                                     int; blocks are 1-D
-//   uniform_warp()                    warp(), known to the compiler to be that of all lanes; they call
-//                                     it together
+//   uniform_warp()                    warp(), known to the compiler to be that of all lanes, which
+//                                     call it together
 //   cluster_rank() cluster_blocks()   int: this block's rank among the blocks of its cluster, and
 //                                     how many they are; 0 and 1 in a launch without clusters
 //

@@ -59,9 +59,9 @@ struct alignas(sizeof(S) * N > 16 ? 16 : sizeof(S) * N) SlotVector {
 // does few at a time.
 template <SlotKind kKind>
 struct FixedPoint {
-  static constexpr bool kSigned = kKind == SlotKind::kTanh;
-  static constexpr float kOne = kSigned ? 32767.0f : 65534.0f;
-  static constexpr float kZero = 8388608.0f + (kSigned ? kOne : 0.0f);  // 0, as it stands there
+  static constexpr bool kIsTanh = kKind == SlotKind::kTanh;
+  static constexpr float kOne = kIsTanh ? 32767.0f : 65534.0f;
+  static constexpr float kZero = 8388608.0f + (kIsTanh ? kOne : 0.0f);  // 0, as it stands there
   static constexpr uint32_t kNan = 65535, kTop = 0x4B000000u;           // 2^23
 
   RNNFAST_DEVICE static uint16_t encode(float value) {

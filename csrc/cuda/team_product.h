@@ -58,7 +58,8 @@ class TeamProduct {
   RNNFAST_DEVICE void load_all(unsigned char* shared, int tiles, const int (&slabs)[2],
                                const Element& element) {
     tiles_ = tiles;
-    own_ = uniform_warp();
+    // A register more, which the largest shape does not have.
+    own_ = kTiles < 8 ? uniform_warp() : warp();
     first_ = share(own_, slabs[0]);
     slabs_ = first_ + share(own_, slabs[1]);
     const int most = share(0, slabs[0]) + share(0, slabs[1]);

@@ -38,7 +38,7 @@ def part_steps() -> int:
     Raises ValueError where it is no multiple of ``STEPS``.
     """
     text = os.environ.get("RNNFAST_PIPELINE", "") or "0"
-    if not text.isdigit() or int(text) % STEPS:
+    if not text.isdecimal() or int(text) % STEPS:
         raise ValueError(f"RNNFAST_PIPELINE is a multiple of {STEPS}, or 0, not {text!r}")
     return int(text)
 
@@ -109,9 +109,7 @@ class _Carried:
     """The state between parts, or its gradient, in float32: two sets, taken in turn."""
 
     def __init__(self, scan: Scan) -> None:
-        self.sets = [
-            [torch.empty_like(s, dtype=torch.float32) for s in scan.states] for _ in range(2)
-        ]
+        self.sets = [[_dense_like(s, torch.float32) for s in scan.states] for _ in range(2)]
 
     def read(self, turn: int) -> list[Tensor]:
         """What turn ``turn`` begins with: what the one before wrote; the first has none."""
@@ -134,7 +132,7 @@ class _LayerForward:
         self.gates = new(T, B, self.H, slots_of(scan.spec)) if gates is None else gates
         self.input_weights = None if self.whole else SlotWeights.of(scan)
         self.y = new(T, B, self.H)
-        self.final = [torch.empty_like(s) for s in scan.states]
+        self.final = [_dense_like(s, s.dtype) for s in scan.states]
         self.c = None
         if len(scan.states) == 2 and scan.options.training:
             self.c = new(T, B, self.H, dtype=torch.float32)
@@ -201,14 +199,16 @@ class _LayerBackward:
         parts: int,
     ) -> None:
         self.backend, self.scan, self.y, self.dy, self.dfinal = backend, scan, saved.y, dy, dfinal
-        self.plan: Plan = backend.plan("backward", problem_of(scan))
+        self.plan = _backward_plan(backend, scan)
         rest = list(saved.extra)
         self.gates = rest.pop(0) if scan.spec.gates > 1 else None
         self.c = rest.pop(0) if rest else None
         new = saved.y.new_empty
         self.dgates = new(*saved.y.shape, slots_of(scan.spec))
-        self.dstates = [torch.empty_like(s) for s in scan.states]
-        self.dinput = torch.empty_like(scan.input) if sends else None  # to the layer below
+        self.dstates = [_dense_like(s, s.dtype) for s in scan.states]
+        self.dinput = (
+            _dense_like(scan.input, scan.input.dtype) if sends else None
+        )  # to the layer below
         self.input_weights = SlotWeights.of(scan) if sends else None
         self.carried = _Carried(scan)
         self.parts = parts
@@ -265,14 +265,38 @@ def backward(
     steps: int,
 ) -> list[Gradients]:
     """``Backend.backward_stack``."""
+    if any(_backward_plan(backend, scan).strategy not in _KERNELS for scan in scans):
+        return _one_by_one(backend, scans, saved, cotangents, needs)
     parts = _parts(scans[0], steps)
+    top = cotangents[-1].dy
     layers: list[_LayerBackward] = []  # top to bottom
     for level in reversed(range(len(scans))):
-        dy = layers[-1].dinput if layers else cotangents[level].dy
+        dy = layers[-1].dinput if layers else (None if top is None else top.contiguous())
         one = (backend, scans[level], saved[level], dy, cotangents[level].dfinal)
         layers.append(_LayerBackward(*one, sends=level > 0, parts=len(parts)))
     _wavefront(backend, layers, parts[::-1])
     return [layer.gradients(n) for layer, n in zip(reversed(layers), needs, strict=True)]
+
+
+def _backward_plan(backend: Cuda, scan: Scan) -> Plan:
+    return backend.plan("backward", problem_of(scan))
+
+
+def _one_by_one(
+    backend: Cuda,
+    scans: Sequence[Scan],
+    saved: Sequence[Saved],
+    cotangents: Sequence[Cotangents],
+    needs: Sequence[Needs],
+) -> list[Gradients]:
+    """``backward`` where what the plan follows is no longer as it was in forward."""
+    found: list[Gradients] = []  # top to bottom
+    dy = cotangents[-1].dy
+    for level in reversed(range(len(scans))):
+        own = cotangents[level]._replace(dy=dy)
+        found.append(backend.backward(scans[level], saved[level], own, needs[level]))
+        dy = found[-1].dinput
+    return found[::-1]
 
 
 def _wavefront(
@@ -296,6 +320,10 @@ def _diagonals(layers: int, parts: int) -> Iterator[tuple[int, int]]:
         for level in range(layers):
             if 0 <= diagonal - level < parts:
                 yield level, diagonal - level
+
+
+def _dense_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty(tensor.shape, dtype=dtype, device=tensor.device)
 
 
 def _pair(states: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:

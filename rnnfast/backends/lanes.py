@@ -36,8 +36,8 @@ class Streams(Lanes):
     """A CUDA stream each, forked off the device's current one and joined to it, without the host
     waiting.
 
-    Memory that a task needs is allocated before the block, on the current stream, and may be freed
-    behind it. A capture of the current stream captures the lanes too.
+    What tasks of several lanes use, and what is used behind the block, is allocated before it, on
+    the current stream. A capture of the current stream captures the lanes too.
     """
 
     def __init__(self, lanes: int, device: torch.device) -> None:

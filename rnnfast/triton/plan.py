@@ -108,10 +108,10 @@ def stepwise_plan(
 
 
 def staged_bytes(plan: Plan, gates: int, itemsize: int) -> int:
-    """Shared memory that a stepwise kernel asks for at most: the tiles of its product, once for
-    each stage of the pipeline that loads them."""
-    rows = plan.block_b + gates * plan.block_h
-    return plan.num_stages * rows * plan.block_k * itemsize
+    """Shared memory that a stepwise kernel asks for at most: the tiles of its product, states in
+    float32 and weights, once for each stage of the pipeline that loads them."""
+    summand = plan.block_b * 4 + gates * plan.block_h * itemsize
+    return plan.num_stages * plan.block_k * summand
 
 
 def _fitting(plan: Plan, problem: Problem, device: Device) -> Plan:

@@ -71,6 +71,34 @@ def test_tokens_and_no_bias(simt: Simt, monkeypatch: pytest.MonkeyPatch) -> None
         compare(layer, torch.randint(7, (17, 3)), monkeypatch, simt, 3)
 
 
+def test_states_in_any_layout(simt: Simt, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = rnnfast.LSTM(3, 5, num_layers=2), torch.randn(17, 4, 3)
+    hx = tuple(torch.randn(2, 5, 4).transpose(1, 2).requires_grad_() for _ in range(2))
+    found = []
+    for steps in ("0", "8"):
+        monkeypatch.setenv("RNNFAST_PIPELINE", steps)
+        with forced("resident"), rnnfast.use_backend("simt"):
+            y, (h, c) = layer(x, hx)
+            found.append([y, h, c, *torch.autograd.grad((y * h[1]).sum(), hx)])
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("later", ["stepwise", "grid:blocks=2"])
+def test_a_backward_under_another_plan(
+    simt: Simt, monkeypatch: pytest.MonkeyPatch, later: str
+) -> None:
+    layer = rnnfast.GRU(3, 20, num_layers=3, dtype=torch.bfloat16)
+    x = torch.randn(17, 4, 3, dtype=torch.bfloat16, requires_grad=True)
+    found = []
+    for steps in ("0", "8"):
+        monkeypatch.setenv("RNNFAST_PIPELINE", steps)
+        with forced("resident"), rnnfast.use_backend("simt"):
+            y, h = layer(x)
+        with forced(later):
+            found.append(torch.autograd.grad((y[-1] * h).sum(), [x, *layer.parameters()]))
+    assert all(map(torch.equal, *found))
+
+
 def test_under_autocast(simt: Simt, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     layer = rnnfast.GRU(3, 5, num_layers=2)
