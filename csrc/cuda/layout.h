@@ -11,7 +11,7 @@
 //
 // So no kernel reads a bias, and a slot of D times x or h is a weight's gradient.
 //
-// Saved slots of 16-bit storage: values of a sigmoid as unorm16, of a tanh as snorm16 (an error of
+// Saved slots of 16-bit storage: values of a sigmoid and of a tanh as fixed point (an error of
 // 8e-6 and 1.5e-5; bf16 would cost 2e-3), q and u in the storage dtype. Of 32-bit storage: floats.
 #pragma once
 

@@ -74,8 +74,6 @@ class TeamBackward {
 
   // What a turn reads of a pair.
   struct Inputs {
-    Walk walk;
-    int64_t row;
     Gates saved;
     S dy, h_before, dc;
     float c_before;
@@ -226,10 +224,8 @@ class TeamBackward {
   }
 
   RNNFAST_DEVICE void read(int s, const Walk& w, int q, Inputs& in) const {
-    in.walk = w;
-    in.row = batch_.row(w, s);
-    const int64_t at = pairs_.place(in.row, q);
-    const int64_t before = pairs_.place(s > 0 ? batch_.row_before(w, s, in.row) : w.first, q);
+    const int64_t row = batch_.row(w, s), at = pairs_.place(row, q);
+    const int64_t before = pairs_.place(s > 0 ? batch_.row_before(w, s, row) : w.first, q);
     in.reset = batch_.reset(w, s);
     in.reset_after = batch_.reset(w, s + 1);
     const void* stored = kSlots > 1 ? d_.saved : d_.y;
@@ -264,7 +260,7 @@ class TeamBackward {
     multiply(n, s + 1, C::kPhases - 1);
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {
-      if (pairs_.has(q)) hand_down(n, s + 1, q, in_[q].walk, in_[q].reset_after);
+      if (pairs_.has(q)) hand_down(n, s + 1, q, walk(n, q), in_[q].reset_after);
     }
   }
 
@@ -292,7 +288,7 @@ class TeamBackward {
     Gates out[kPairs];
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {
-      if (!pairs_.has(q) || !in_[q].walk.alive(s)) continue;
+      if (!pairs_.has(q) || !walk(n, q).alive(s)) continue;
       Real state[C::kStates], ds_new[C::kStates], ds[C::kStates], saved[C::kSaved], dgx[kG],
           dgh[kG];
       gather(n, q, state, ds_new);
@@ -313,7 +309,7 @@ class TeamBackward {
     complete(s, n);
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {
-      if (!pairs_.has(q) || !in_[q].walk.alive(s)) continue;
+      if (!pairs_.has(q) || !walk(n, q).alive(s)) continue;
       Real state[1], ds_new[1], ds[1], saved[C::kSaved], dg_z, dg_n;
       gather(n, q, state, ds_new);
       decode_saved<Cell>(in_[q].saved, saved);
@@ -333,7 +329,7 @@ class TeamBackward {
     Gates out[kPairs];
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {
-      if (!pairs_.has(q) || !in_[q].walk.alive(s)) continue;
+      if (!pairs_.has(q) || !walk(n, q).alive(s)) continue;
       Real state[1], unused[1], ds[1] = {parking_.value(n, 0, q)}, saved[C::kSaved], dg_rz[2];
       gather(n, q, state, unused);
       decode_saved<Cell>(in_[q].saved, saved);
@@ -354,13 +350,13 @@ class TeamBackward {
     signal(n, s, phase);
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {
-      const Walk& w = in_[q].walk;
+      const Walk w = walk(n, q);
       if (!owns(w, q)) continue;
       RNNFAST_UNROLL
       for (int k = 0; k < kSlots; ++k) {
         if (!w.alive(s)) out[q].at[k] = narrow<S>(0.0f);
       }
-      store(static_cast<Gates*>(d_.dgates) + pairs_.place(in_[q].row, q), out[q]);
+      store(static_cast<Gates*>(d_.dgates) + pairs_.place(batch_.row(w, s), q), out[q]);
     }
     prefetch_after(s, n, true);
   }

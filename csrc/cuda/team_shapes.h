@@ -38,7 +38,7 @@ inline constexpr TeamShape kRnnTeamForward[] = {{4, 4}};
 inline constexpr TeamShape kLstmTeamForward[] = {{4, 4}, {8, 2}};
 inline constexpr TeamShape kGruTeamForward[] = {{3, 5}, {6, 2}};
 inline constexpr TeamShape kRnnTeamBackward[] = {{4, 4}};
-inline constexpr TeamShape kGatedTeamBackward[] = {{1, 16}, {2, 8}};
+inline constexpr TeamShape kGatedTeamBackward[] = {{1, 14}, {2, 8}};
 inline constexpr TeamShape kGruResetBeforeTeamBackward[] = {{1, 12}, {2, 8}};
 
 template <int N>

@@ -31,7 +31,7 @@ RULES = (
     ("call mask", r"if \(pairs_\.has\(q\)\) (?!read|gates_)", "", SCAN),
     ("owner mask", r"if \(!owns\(w, q\)\) (?:return|continue);", "", SCAN),
     ("clamp", r"u < H \? u : H - 1", "u", ("team_block.h",)),
-    ("end mask", r"(?<=[!\s(])(?:t\.walk\[q\]|in_\[q\]\.walk|w)\.alive\(s\)", "true", SCAN),
+    ("end mask", r"(?<=[!\s(])(?:t\.walk\[q\]|walk\(n, q\)|w)\.alive\(s\)", "true", SCAN),
     ("reset mask", r"(?<!\.)\breset \? 0", "false ? 0", SCAN),
     ("reset mask", r"!in\.reset\b", "true", SCAN),
     ("reset mask", r"in\.reset \?", "false ?", SCAN),
