@@ -64,7 +64,6 @@ class TeamForward {
   // What a thread has of a turn.
   struct Turn {
     Walk walk[kPairs];
-    int64_t row[kPairs];
     Real after[kPairs][C::kStates];
     Gates saved[kPairs];
   };
@@ -79,8 +78,6 @@ class TeamForward {
   Tiles tiles_;
   // Of the next turn that begins a step.
   Gates gates_[kPairs];
-  Walk walk_[kPairs];
-  int64_t row_[kPairs];
 
   RNNFAST_DEVICE void load_weights(unsigned char* shared, const TeamArgs& team) {
     const S* matrix = static_cast<const S*>(d_.w_hh);
@@ -181,9 +178,7 @@ class TeamForward {
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {
       if (!pairs_.has(q)) continue;
-      walk_[q] = walk(n, q);
-      row_[q] = batch_.row(walk_[q], s);
-      gates_[q] = load(all + pairs_.place(row_[q], q));
+      gates_[q] = load(all + pairs_.place(batch_.row(walk(n, q), s), q));
     }
   }
 
@@ -209,8 +204,7 @@ class TeamForward {
     for (int q = 0; q < kPairs; ++q) {
       if (!pairs_.has(q)) continue;
       Real in[kSlots], gx[kG], gh[kG], before[C::kStates], saved[C::kSaved];
-      t.walk[q] = walk_[q];
-      t.row[q] = row_[q];
+      t.walk[q] = walk(n, q);
       read_plain(gates_[q], in);
       RNNFAST_UNROLL
       for (int g = 0; g < kG; ++g) {
@@ -257,7 +251,6 @@ class TeamForward {
       Real before[1], saved[C::kSaved];
       Gates kept;
       t.walk[q] = walk(n, q);
-      t.row[q] = batch_.row(t.walk[q], s);
       parking_.get(n, 1, q, kept);
       decode_saved<Cell>(kept, saved);
       state(n, q, before);
@@ -301,7 +294,7 @@ class TeamForward {
     const Walk& w = t.walk[q];
     if (!owns(w, q)) return;
     const bool alive = w.alive(s);
-    const int64_t at = pairs_.place(t.row[q], q);
+    const int64_t at = pairs_.place(batch_.row(w, s), q);
     store(static_cast<S*>(d_.y) + at, narrow<S>(alive ? t.after[q][0].value : 0.0f));
     if constexpr (kHasCell) {
       if (d_.c != nullptr) store(d_.c + at, alive ? t.after[q][1].value : 0.0f);

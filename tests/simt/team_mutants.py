@@ -51,11 +51,6 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     "nowhere",
     ("pair mask", "team_forward.h", "candidate_turn"): "as in turn",
     (
-        "pair mask",
-        "team_forward.h",
-        "prefetch",
-    ): "such a pair reads another sequence's gates, which it does nothing with",
-    (
         "range",
         "team_product.h",
         "multiply",
