@@ -130,7 +130,13 @@ class Backend:
     ) -> list[Gradients]:
         """``backward`` of what ``forward_stack`` ran; ``dy`` is the top layer's, the others' is
         what the layer above sends down."""
-        raise NotImplementedError
+        found: list[Gradients] = []  # top to bottom
+        dy = cotangents[-1].dy
+        for level in reversed(range(len(scans))):
+            own = cotangents[level]._replace(dy=dy)
+            found.append(self.backward(scans[level], saved[level], own, needs[level]))
+            dy = found[-1].dinput
+        return found[::-1]
 
 
 class CompositeBackend(Backend):

@@ -130,6 +130,8 @@ class Cuda(Backend):
         steps: int,
     ) -> list[Gradients]:
         with torch.autocast(self.device, enabled=False):  # backward() within the user's block
+            if not cuda_stack.fits_backward(self, scans):
+                return super().backward_stack(scans, saved, cotangents, needs, steps)
             return cuda_stack.backward(self, scans, saved, cotangents, needs, steps)
 
     def forward(self, scan: Scan) -> tuple[ScanResult, list[Tensor]]:

@@ -127,15 +127,15 @@ class _LayerForward:
         self.plan: Plan = backend.plan("forward", problem_of(scan))
         T, B = scan.input.shape[:2]
         new = scan.states[0].new_empty
-        self.H = scan.states[0].shape[1]
-        self.whole = gates is not None  # the input's part of all gates is there
-        self.gates = new(T, B, self.H, slots_of(scan.spec)) if gates is None else gates
-        self.input_weights = None if self.whole else SlotWeights.of(scan)
-        self.y = new(T, B, self.H)
+        H = scan.states[0].shape[1]
+        # The input's part of all gates is there, or comes with each part.
+        self.gates = new(T, B, H, slots_of(scan.spec)) if gates is None else gates
+        self.input_weights = SlotWeights.of(scan) if gates is None else None
+        self.y = new(T, B, H)
         self.final = [_dense_like(s, s.dtype) for s in scan.states]
         self.c = None
         if len(scan.states) == 2 and scan.options.training:
-            self.c = new(T, B, self.H, dtype=torch.float32)
+            self.c = new(T, B, H, dtype=torch.float32)
         self.carried = _Carried(scan)
 
     def run(self, part: _Part) -> None:
@@ -265,8 +265,6 @@ def backward(
     steps: int,
 ) -> list[Gradients]:
     """``Backend.backward_stack``."""
-    if any(_backward_plan(backend, scan).strategy not in _KERNELS for scan in scans):
-        return _one_by_one(backend, scans, saved, cotangents, needs)
     parts = _parts(scans[0], steps)
     top = cotangents[-1].dy
     layers: list[_LayerBackward] = []  # top to bottom
@@ -278,25 +276,13 @@ def backward(
     return [layer.gradients(n) for layer, n in zip(reversed(layers), needs, strict=True)]
 
 
+def fits_backward(backend: Cuda, scans: Sequence[Scan]) -> bool:
+    """Whether what the plan follows is still as it was when ``why_not`` found no reason."""
+    return all(_backward_plan(backend, scan).strategy in _KERNELS for scan in scans)
+
+
 def _backward_plan(backend: Cuda, scan: Scan) -> Plan:
     return backend.plan("backward", problem_of(scan))
-
-
-def _one_by_one(
-    backend: Cuda,
-    scans: Sequence[Scan],
-    saved: Sequence[Saved],
-    cotangents: Sequence[Cotangents],
-    needs: Sequence[Needs],
-) -> list[Gradients]:
-    """``backward`` where what the plan follows is no longer as it was in forward."""
-    found: list[Gradients] = []  # top to bottom
-    dy = cotangents[-1].dy
-    for level in reversed(range(len(scans))):
-        own = cotangents[level]._replace(dy=dy)
-        found.append(backend.backward(scans[level], saved[level], own, needs[level]))
-        dy = found[-1].dinput
-    return found[::-1]
 
 
 def _wavefront(
