@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from . import flops as _flops
 from . import ops as _ops  # noqa: F401  registers rnnfast::scan_forward and scan_backward
 from ._version import __version__
 from .backends.registry import BackendError
@@ -19,6 +20,8 @@ from .modules import GRU, LSTM, RNN, AllStates
 
 from . import compat  # isort: skip  builds on the modules
 from .compat import Replacement, replace  # isort: skip
+
+_flops.register_when_imported()
 
 __all__ = [
     "CELLS",

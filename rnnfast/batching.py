@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -77,6 +78,45 @@ def _at(value: Any, dims: Any, index: int) -> Any:
             dims = [dims] * len(value)
         return [_at(v, d, index) for v, d in zip(value, dims, strict=False)]
     return value if dims is None else value.select(dims, index)
+
+
+def of_older_vmap(tensor: Any) -> bool:
+    """Whether ``tensor`` is mapped by the vmap inside torch.autograd (``is_grads_batched=True``,
+    ``jacobian(vectorize=True)``), which is older than torch.func's and has dispatch rules of its
+    own."""
+    return isinstance(tensor, Tensor) and torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
+def older_backward_rule(*args: Any) -> Any:
+    """scan_backward under that vmap: once for each element."""
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+
+    def unwrap(value: Any) -> tuple[Any, Any]:
+        if isinstance(value, (list, tuple)) and any(map(of_older_vmap, value)):
+            pairs = [unwrap(v) for v in value]
+            return [v for v, _ in pairs], [dim for _, dim in pairs]
+        if not of_older_vmap(value):
+            return value, None
+        return torch._remove_batch_dim(value, level, 0, 0), 0
+
+    def first_size(value: Any, dims: Any) -> int | None:
+        if isinstance(dims, list):
+            sizes = (first_size(v, d) for v, d in zip(value, dims, strict=True))
+            return next((size for size in sizes if size is not None), None)
+        return None if dims is None else value.shape[dims]
+
+    plain, in_dims = zip(*map(unwrap, args), strict=True)
+    size = first_size(list(plain), list(in_dims))
+    info = SimpleNamespace(batch_size=size)
+    outputs, _ = _backward_rule(info, in_dims, *plain)
+
+    def wrap(value: Any) -> Any:
+        if isinstance(value, list):
+            return [wrap(v) for v in value]
+        return torch._add_batch_dim(value, 0, level)
+
+    return tuple(wrap(output) for output in outputs)
 
 
 torch.library.register_vmap("rnnfast::scan_forward", _forward_rule)

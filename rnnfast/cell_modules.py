@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,12 +24,23 @@ class GRUCell(nn.GRUCell):
     n = tanh(x W_in + b_in + (r ⊙ h) W_hn + b_hn).
     """
 
-    def __init__(self, *args: Any, reset_after: bool = True, **kwargs: Any) -> None:
+    reset_after = True  # of cells that become this class without its __init__
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        reset_after: bool = True,
+    ) -> None:
         if not isinstance(reset_after, bool):
             raise TypeError(
                 f"reset_after should be of type bool, got: {type(reset_after).__name__}"
             )
-        super().__init__(*args, **kwargs)
+        super().__init__(input_size, hidden_size, bias, device, dtype)
         self.reset_after = reset_after
 
     def extra_repr(self) -> str:

@@ -41,6 +41,8 @@ class CellSpec:
         torch_mode: the torch kernel that computes the same cell, None where torch has none.
         projected: whether the output is ``W_hr`` times the hidden units.
         has_extra: whether kernels save one more value a unit than there are gates (csrc/cells).
+        wide_under_autocast: states whose dtype torch's CPU kernels keep where it is wider than
+            autocast's.
         source: where the formula comes from.
     """
 
@@ -51,6 +53,7 @@ class CellSpec:
     torch_mode: str | None
     projected: bool = False
     has_extra: bool = False
+    wide_under_autocast: tuple[str, ...] = ()
     source: str = ""
 
     def weight_names(self, kind: str, bias: bool) -> tuple[str, ...]:
@@ -123,6 +126,7 @@ _SPECS = (
         "LSTM",
         projected=True,
         has_extra=True,
+        wide_under_autocast=("c",),
         source="torch.nn.LSTM(proj_size=…); Sak et al., arXiv:1402.1128",
     ),
     CellSpec(
@@ -132,6 +136,7 @@ _SPECS = (
         gru,
         "GRU",
         has_extra=True,
+        wide_under_autocast=("h",),
         source="torch.nn.GRU: resets after the product",
     ),
     CellSpec(
@@ -141,6 +146,7 @@ _SPECS = (
         gru_reset_before,
         None,
         has_extra=True,
+        wide_under_autocast=("h",),
         source="Cho et al., arXiv:1406.1078: resets before the product",
     ),
 )

@@ -10,29 +10,37 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from .cells import CELLS
-from .problem import KINDS, Scan
+from .problem import KINDS, Scan, kind_of
+
+
+def check_names(scan: Scan) -> None:
+    """ValueError for an unknown cell or kind, and for a wrong number of weights or states."""
+    if scan.cell not in CELLS:
+        raise ValueError(f"no cell is called {scan.cell!r}; there are: {', '.join(CELLS)}")
+    if scan.kind not in KINDS:
+        raise ValueError(f"no kind of input is called {scan.kind!r}; there are: {', '.join(KINDS)}")
+    _check_counts(scan)
 
 
 def check_metadata(scan: Scan) -> None:
     """Shapes, dtypes and devices of every tensor of ``scan``.
 
     Raises:
-        ValueError: unknown cell or kind, wrong number of weights or states, a bad option.
+        ValueError: as ``check_names``; a bad option.
         TypeError: lengths, resets or tokens of another dtype.
         RuntimeError: a shape or device that does not fit.
     """
-    if scan.cell not in CELLS:
-        raise ValueError(f"no cell is called {scan.cell!r}; there are: {', '.join(CELLS)}")
-    if scan.kind not in KINDS:
-        raise ValueError(f"no kind of input is called {scan.kind!r}; there are: {', '.join(KINDS)}")
-    _check_counts(scan)
+    check_names(scan)
+    check_checkpoint_every(scan.options.checkpoint_every)
+    if not math.isfinite(scan.options.grad_clip_time):
+        raise ValueError(f"grad_clip_time must be finite, got {scan.options.grad_clip_time}")
+    _check_input_dtype(scan)
     input = scan.input
     want_dims = 2 if scan.kind == "tokens" else 3
     if input.dim() != want_dims:
         raise RuntimeError(f"input must have {want_dims} dimensions, got {input.dim()}")
     if input.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    _check_input_dtype(scan)
     _check_shapes(scan)
     tensors = [*scan.states, *scan.weights]
     tensors += [t for t in (scan.lengths, scan.resets) if t is not None]
@@ -64,18 +72,16 @@ def _check_counts(scan: Scan) -> None:
         raise ValueError(
             f"{scan.cell} takes the states {', '.join(spec.states)}, got {len(scan.states)} tensors"
         )
-    check_checkpoint_every(scan.options.checkpoint_every)
-    if not math.isfinite(scan.options.grad_clip_time):
-        raise ValueError(f"grad_clip_time must be finite, got {scan.options.grad_clip_time}")
 
 
 def _check_input_dtype(scan: Scan) -> None:
     dtype = scan.weights[0].dtype
-    if not dtype.is_floating_point:
-        raise TypeError(f"weights should be floating point, got {dtype}")
+    if not dtype.is_floating_point and not dtype.is_complex:
+        raise TypeError(f"weights should be floating point or complex, got {dtype}")
+    is_number = scan.input.is_floating_point() or scan.input.is_complex()
+    if scan.input.dtype != torch.int64 and (scan.kind == "tokens" or not is_number):
+        raise TypeError(f"tokens should be of dtype torch.int64, got {scan.input.dtype}")
     if scan.kind == "tokens":
-        if scan.input.dtype != torch.int64:
-            raise TypeError(f"tokens should be of dtype torch.int64, got {scan.input.dtype}")
         floats = [*scan.states, *scan.weights]
     else:
         floats = [scan.input, *scan.states, *scan.weights]
@@ -133,7 +139,7 @@ def check_packed(packed: PackedSequence) -> None:
     """The fields of a PackedSequence fit one another, which torch.nn does not check.
 
     Raises:
-        RuntimeError: tokens or other data that is not 2-D, batch sizes that are empty, on another
+        RuntimeError: data that is not 2-D (tokens: 1-D), batch sizes that are empty, on another
             device, not int64, not positive, increasing, or whose sum is not the data's length;
             indices that are not a permutation's.
     """
@@ -142,8 +148,9 @@ def check_packed(packed: PackedSequence) -> None:
         raise RuntimeError("batch_sizes of a PackedSequence should be 1-D int64 on the CPU")
     if sizes.numel() == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    if data.dim() != 2:
-        raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
+    dims = 1 if kind_of(data) == "tokens" else 2
+    if data.dim() != dims:
+        raise RuntimeError(f"input must have {dims} dimensions, got {data.dim()}")
     if int(sizes.min()) <= 0 or bool((sizes[1:] > sizes[:-1]).any()):
         raise RuntimeError("batch_sizes of a PackedSequence should be positive and not increase")
     if int(sizes.sum()) != data.shape[0]:
@@ -185,7 +192,7 @@ def check_tokens(tokens: Tensor, lengths: Tensor | None, width: int) -> None:
     """IndexError for a token outside [0, width); on the CPU only."""
     if _readable(tokens):
         if lengths is not None:
-            steps = torch.arange(tokens.shape[0]).unsqueeze(-1)
+            steps = torch.arange(tokens.shape[0], device=tokens.device).unsqueeze(-1)
             tokens = torch.where(steps < lengths, tokens, 0)
         low, high = _range(tokens)
         if low < 0 or high >= width:

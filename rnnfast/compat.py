@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from . import modules
+from .recurrent import Recurrent
 
 
 class RNN(modules.RNN, nn.RNN):
@@ -69,7 +70,7 @@ def replace(model: nn.Module, fullgraph: bool = False) -> Replacement:
     report = Replacement(model)
     made: dict[nn.Module, nn.Module] = {}
     for name, layer in list(model.named_modules(remove_duplicate=False)):
-        if not _is_recurrent(layer) or isinstance(layer, modules.Recurrent):
+        if not _is_recurrent(layer) or isinstance(layer, Recurrent):
             continue
         reason = why_left(layer)
         if reason is not None:
@@ -99,23 +100,44 @@ def why_left(layer: nn.Module) -> str | None:
         return "its weights are parametrized"
     if type(layer) not in _COMPAT:
         return f"{_class_name(type(layer))} is a subclass, which may override anything"
+    patched = [name for name, value in vars(layer).items() if _is_patch(layer, name, value)]
+    if patched:
+        return f"its {patched[0]} was replaced on the instance, and may call what it replaced"
     missing = [name for name in layer._flat_weights_names if name not in layer._parameters]
     if missing:
         return f"{missing[0]} is not a parameter (an old weight_norm or spectral_norm?)"
     return None
 
 
+def _is_patch(layer: nn.Module, name: str, value: object) -> bool:
+    """Whether an attribute of the instance hides a method of its class."""
+    return callable(value) and callable(getattr(type(layer), name, None))
+
+
 def _twin(layer: nn.RNNBase, target: type) -> nn.Module:
-    """An object of class ``target`` with the very attributes, parameters and hooks of ``layer``."""
+    """An object of class ``target`` with the very attributes, parameters and hooks of ``layer``.
+
+    What was compiled of ``layer`` (``layer.compile()``) is not taken over.
+    """
     twin: nn.Module = object.__new__(target)
     state = dict(layer.__dict__)
+    state.pop("_compiled_call_impl", None)
     for key, value in state.items():  # containers of its own; what they hold is shared, and the
-        if isinstance(value, (dict, list)) and "hook" not in key:  # hooks' handles go on working
+        if isinstance(value, (dict, list, set)) and "hook" not in key:  # hooks' handles go on
             state[key] = value.copy()
-    if target in (GRU, modules.GRU):
-        state["reset_after"] = True
     twin.__dict__.update(state)
+    _bind_anew(twin)
+    # weak references to a tensor forbid torch.utils.swap_tensors to swap it
+    layer._flat_weight_refs = [None] * len(layer._flat_weight_refs)
     return twin
+
+
+def _bind_anew(twin: nn.Module) -> None:
+    """Hooks that hold their module weakly, as torch wraps some, hold ``twin`` from here on."""
+    for hooks in (value for key, value in vars(twin).items() if "hook" in key):
+        for key, hook in hooks.items() if isinstance(hooks, dict) else ():
+            if getattr(hook, "with_module", False):
+                hooks[key] = type(hook)(hook.hook, twin)
 
 
 def _put(model: nn.Module, name: str, layer: nn.Module) -> None:

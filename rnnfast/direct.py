@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .autocast import without_autocast
 from .autodiff import differentiate
 from .backends.base import Backend, Cotangents, Gradients, Needs, Saved
-from .ops import alias, filled, input_grads, load_scan, needs_of, pack, save_scan
+from .batching import of_older_vmap
+from .ops import alias, filled, input_grads, load_scan, needs_of, pack, save_scan, saved_tensors
 from .problem import Scan, ScanResult
 
 
@@ -33,7 +35,7 @@ def run_directions(scans: Sequence[Scan], backend: Backend) -> list[ScanResult]:
     if not scans[0].options.training:
         with torch.no_grad():
             return [result for result, _ in backend.forward_all(scans)]
-    tensors = [t for scan in scans for t in _tensors(scan)]
+    tensors = [t for scan in scans for t in scan.tensors]
     outputs = list(_Direct.apply(scans, backend, *tensors))
     results = []
     for scan in scans:
@@ -54,10 +56,6 @@ def run_stacked(scans: Sequence[Scan], backend: Backend, steps: int) -> list[Sca
     tensors = [scans[0].input, *(t for scan in scans for t in (*scan.states, *scan.weights))]
     y, *outputs = _Stacked.apply(scans, backend, steps, *tensors)
     return [ScanResult(y, _take(outputs, len(scan.states)), []) for scan in scans]
-
-
-def _tensors(scan: Scan) -> list[Tensor]:
-    return [scan.input, *scan.states, *scan.weights]
 
 
 def _n_trace(scan: Scan) -> int:
@@ -109,14 +107,14 @@ class _Direct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        kept, incoming = list(ctx.saved_tensors), list(grads)
+        kept, incoming = saved_tensors(ctx), list(grads)
         flags = list(ctx.needs_input_grad[2:])
         jobs = [_job(part, _take(kept, part.n_kept), incoming, flags) for part in ctx.parts]
-        # to be differentiated again, or mapped: the op has rules for both
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        if _needs_the_op(grads):
             found = [_by_op(job, ctx.backend.name) for job in jobs]
         else:
-            found = ctx.backend.backward_all(*map(list, zip(*jobs, strict=True)))
+            with without_autocast(jobs[0].scan.input.device.type):  # of whoever calls backward()
+                found = ctx.backend.backward_all(*map(list, zip(*jobs, strict=True)))
         dtensors: list[Any] = []
         for job, gradients in zip(jobs, found, strict=True):
             dinput, dstates, dweights = input_grads(job.needs, job.scan, *gradients)
@@ -152,7 +150,7 @@ class _Stacked(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Any, *grads: Any) -> tuple[Any, ...]:
-        kept, incoming = list(ctx.saved_tensors), list(grads)
+        kept, incoming = saved_tensors(ctx), list(grads)
         flags = list(ctx.needs_input_grad[3:])
         jobs: list[_Job] = []
         for level, part in enumerate(ctx.parts):
@@ -161,10 +159,11 @@ class _Stacked(torch.autograd.Function):
             if level > 0:
                 flags.insert(0, True)
             jobs.append(_job(part, _take(kept, part.n_kept), own, flags))
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        if _needs_the_op((dy, *grads)):
             found = _stacked_by_op(jobs, ctx.backend.name)
         else:
-            found = ctx.backend.backward_stack(*map(list, zip(*jobs, strict=True)), ctx.steps)
+            with without_autocast(jobs[0].scan.input.device.type):
+                found = ctx.backend.backward_stack(*map(list, zip(*jobs, strict=True)), ctx.steps)
         dtensors: list[Any] = []
         for level, (job, gradients) in enumerate(zip(jobs, found, strict=True)):
             dinput, dstates, dweights = input_grads(job.needs, job.scan, *gradients)
@@ -217,6 +216,16 @@ def _job(part: _Part, kept: list[Tensor], incoming: list[Any], flags: list[bool]
     (input,), states = _take(flags, 1), _take(flags, len(scan.states))
     needs = needs_of(scan, input, states, _take(flags, len(scan.weights)))
     return _Job(scan, Saved(y, trace, rest), Cotangents(dy, dfinal, dtrace), needs)
+
+
+def _needs_the_op(grads: Sequence[Any]) -> bool:
+    """Whether backward is to be differentiated again, or mapped: the op has rules for both."""
+    return (
+        torch.is_grad_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or any(map(of_older_vmap, grads))
+    )
 
 
 def _by_op(job: _Job, backend: str) -> Gradients:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import functional
+from . import stack as stacks
 from .backends import registry
 from .config import AUTO, requested_backend
-from .functional import Stack, first_problem, problems
-from .modules import Recurrent
 from .problem import Problem
+from .recurrent import Recurrent
+from .stack import Stack, first_problem, problems
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def explain(
     """Tells which backend ``layer(input, …)`` would take, without running it.
 
     Args: as the layer's. The answer holds for the present circumstances: gradients on or off,
-        ``use_backend``, autocast.
+        ``use_backend``, autocast; for initial states of the input's dtype.
 
     Returns:
         An :class:`Explanation`; print it.
@@ -95,11 +94,10 @@ def explain(
         stack = stack._replace(batch_first=False)
     else:
         input, _ = layer._batch(input, resets)
-    training = torch.is_grad_enabled() and any(
-        t.requires_grad for t in (input, *(w for row in weights for w in row))
-    )
+    training = stacks.differentiable(stack, input, None)
+    cast = stacks.cast_for(stack, input, None)
     first = first_problem(
-        stack, input, has_lengths, resets is not None, return_all_states, training
+        stack, input, has_lengths, resets is not None, return_all_states, training, cast
     )
     asked = problems(first, stack.num_layers, stack.directions)
     name = requested_backend()
@@ -113,14 +111,14 @@ def _layers(stack: Stack, choices: list[Choice]) -> str:
     if any(c.chosen is None for c in choices):
         return ""
     taken = [
-        functional.Choice(c.problem, registry.named(c.chosen, c.problem))
+        stacks.Choice(c.problem, registry.named(c.chosen, c.problem))
         for c in choices
         if c.chosen is not None
     ]
     steps = taken[0].backend.pipeline_steps()
     if steps == 0:
         return ""
-    reason = functional.why_not_pipelined(stack, taken)
+    reason = stacks.why_not_pipelined(stack, taken)
     return (
         f"layers not pipelined: {reason}" if reason else f"layers pipelined, {steps} steps a part"
     )

@@ -5,6 +5,10 @@ schemas, fake kernels, autograd formulas and batching rules; nothing here knows 
 
 scan_backward has an autograd formula of its own: the scratch loop, run anew with gradients. Double
 backward is therefore right for every backend, and slow.
+
+Under a transform that takes derivatives (torch.func's grad and jvp, forward-mode AD) scan_forward
+is the scratch loop, which torch differentiates: so it is also for whoever compiled or recorded the
+op without seeing the transform.
 """
 
 from __future__ import annotations
@@ -14,12 +18,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._library.autograd import Info, make_autograd_impl
+from torch.utils._pytree import tree_leaves
 
+from .autocast import without_autocast
 from .autodiff import differentiate
 from .backends import registry
 from .backends.base import Cotangents, Needs, Saved
 from .checks import check_metadata, check_values
-from .problem import Options, Scan, problem_of
+from .problem import Options, Scan, differentiating, problem_of
 from .scratch import scratch_scan
 
 _INPUTS = (
@@ -63,7 +70,8 @@ def _forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tenso
     check_metadata(scan)
     check_values(scan)
     chosen = registry.select(problem_of(scan), backend)
-    (y, final, trace), saved = chosen.forward(scan)
+    with without_autocast(scan.input.device.type):
+        (y, final, trace), saved = chosen.forward(scan)
     return _own(y), [_own(s) for s in final], [_own(t) for t in trace], saved
 
 
@@ -77,9 +85,10 @@ def _own(tensor: Tensor) -> Tensor:
 def _backward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     scan, backend = unpack(args)
     dy, dfinal, dtrace, y, trace, saved, needs = args[_N_INPUTS:]
-    grads = registry.named(backend, problem_of(scan)).backward(
-        scan, Saved(y, trace, saved), Cotangents(dy, dfinal, dtrace), Needs(*needs)
-    )
+    chosen = registry.named(backend, problem_of(scan))
+    outputs, cotangents = Saved(y, trace, saved), Cotangents(dy, dfinal, dtrace)
+    with without_autocast(scan.input.device.type):
+        grads = chosen.backward(scan, outputs, cotangents, Needs(*needs))
     dinput = y.new_empty(0) if grads.dinput is None else _own(grads.dinput)
     dstates = [_own(d) for d in grads.dstates or []]
     return dinput, dstates, [_own(d) for d in grads.dweights or []]
@@ -125,10 +134,6 @@ def _contiguous_like(tensor: Tensor) -> Tensor:
 # --- autograd ----------------------------------------------------------------------------------
 
 
-def _tensors(scan: Scan) -> list[Tensor]:
-    return [scan.input, *scan.states, *scan.weights]
-
-
 class _Form(NamedTuple):
     """A scan without its tensors: what is left on ``ctx`` beside the saved tensors."""
 
@@ -154,7 +159,7 @@ def save_scan(ctx: Any, scan: Scan, backend: str) -> list[Tensor]:
         scan.options,
         backend,
     )
-    return [*_tensors(scan), *(t for t in (scan.lengths, scan.resets) if t is not None)]
+    return [*scan.tensors, *(t for t in (scan.lengths, scan.resets) if t is not None)]
 
 
 def load_scan(ctx: Any, tensors: Sequence[Tensor]) -> tuple[Scan, list[Tensor]]:
@@ -174,6 +179,21 @@ def load_scan(ctx: Any, tensors: Sequence[Tensor]) -> tuple[Scan, list[Tensor]]:
     return scan, rest
 
 
+def saved_tensors(ctx: Any) -> list[Tensor]:
+    """What forward saved. RuntimeError, with the way out, where an output was changed since."""
+    try:
+        return list(ctx.saved_tensors)
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise RuntimeError(
+            f"{error} rnnfast's recurrent layers save their input, weights and output for "
+            "backward. If it was the output that an operation in place changed before backward() "
+            "(as y.relu_() or y += 1 do), use one that is not in place (y = y.relu()), or change "
+            "y.clone()."
+        ) from None
+
+
 def _set_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     scan, backend = unpack(inputs)
     y, _, trace, saved = output
@@ -183,7 +203,7 @@ def _set_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> 
 
 
 def _forward_grad(ctx: Any, dy: Any, dfinal: Any, dtrace: Any, dsaved: Any) -> tuple[Any, ...]:
-    scan, rest = load_scan(ctx, ctx.saved_tensors)
+    scan, rest = load_scan(ctx, saved_tensors(ctx))
     n_trace, n_saved = ctx.counts
     y, trace, saved = rest[0], rest[1 : 1 + n_trace], rest[1 + n_trace : 1 + n_trace + n_saved]
     wanted = ctx.needs_input_grad
@@ -211,11 +231,12 @@ def needs_of(scan: Scan, input: bool, states: Any, weights: Any) -> Needs:
 def input_grads(
     needed: Needs, scan: Scan, dinput: Any, dstates: Any, dweights: Any
 ) -> tuple[Any, list[Any], list[Any]]:
-    """What scan_backward returned, with None for what was not needed."""
+    """What backward returned, laid out like what it is the gradient of, with None for what was not
+    needed."""
     return (
-        dinput if needed.input else None,
-        dstates if needed.states else [None] * len(scan.states),
-        dweights if needed.weights else [None] * len(scan.weights),
+        dinput.contiguous() if needed.input else None,
+        [d.contiguous() for d in dstates] if needed.states else [None] * len(scan.states),
+        [d.contiguous() for d in dweights] if needed.weights else [None] * len(scan.weights),
     )
 
 
@@ -243,7 +264,7 @@ def _backward_grad(ctx: Any, ddinput: Any, ddstates: Any, ddweights: Any) -> tup
         scan, cotangents = load_scan(ctx, [alias(t) for t in ctx.saved_tensors])
         result = scratch_scan(scan)
         outputs = [*([result.y] if ctx.has_dy else []), *result.final, *result.trace]
-        primals = _tensors(scan)
+        primals = scan.tensors
         grads = differentiate(outputs, primals, cotangents, create_graph=True)
         flat = [ddinput if ctx.needs.input else None]
         flat += list(ddstates or []) if ctx.needs.states else [None] * len(scan.states)
@@ -274,11 +295,56 @@ def alias(tensor: Tensor) -> Tensor:
     return tensor.view_as(tensor) if tensor.requires_grad else tensor
 
 
-torch.library.register_autograd(
-    "rnnfast::scan_forward", _forward_grad, setup_context=_set_forward, lib=_lib
+_record_forward = make_autograd_impl(
+    torch.ops.rnnfast.scan_forward.default, Info(_forward_grad, _set_forward)
 )
-torch.library.register_autograd(
-    "rnnfast::scan_backward", _backward_grad, setup_context=_set_backward, lib=_lib
+_record_backward = make_autograd_impl(
+    torch.ops.rnnfast.scan_backward.default, Info(_backward_grad, _set_backward)
 )
 
-from . import batching  # noqa: E402,F401  registers the batching rules of these ops
+
+def _forward_autograd(keyset: Any, *args: Any) -> tuple[Any, ...]:
+    if not _derivatives_of(args):
+        found: tuple[Any, ...] = _record_forward(keyset, *args)
+        return found
+    scan, backend = unpack(args)
+    saved: list[Tensor] = []
+    if scan.options.training:  # nobody reads them, but a recorded graph takes them apart
+        problem = problem_of(scan)
+        saved = [
+            scan.input.new_empty(0) for _ in registry.named(backend, problem).saved_like(problem)
+        ]
+    return (*scratch_scan(scan), saved)
+
+
+def _backward_autograd(keyset: Any, *args: Any) -> tuple[Any, ...]:
+    if _derivatives_of(args):
+        raise NotImplementedError(
+            "the gradients of a recurrent layer can't be transformed by torch.func.grad, vjp, jvp "
+            "or forward-mode AD after its forward ran outside of the transform: put the layer's "
+            "call and torch.func.vjp or grad inside, or differentiate with create_graph=True"
+        )
+    found: tuple[Any, ...] = _record_backward(keyset, *args)
+    return found
+
+
+def _derivatives_of(args: tuple[Any, ...]) -> bool:
+    """Whether a transform takes derivatives of these arguments, with rules that an op lacks."""
+    if torch._C._are_functorch_transforms_active():
+        return differentiating()
+    if torch.autograd.forward_ad._current_level < 0:
+        return False
+    return any(is_dual(t) for t in tree_leaves(args) if isinstance(t, Tensor))
+
+
+def is_dual(tensor: Tensor) -> bool:
+    """Whether ``tensor`` carries a tangent of forward-mode AD."""
+    return torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
+
+
+_lib.impl("scan_forward", _forward_autograd, "Autograd", with_keyset=True)
+_lib.impl("scan_backward", _backward_autograd, "Autograd", with_keyset=True)
+
+from . import batching  # noqa: E402  registers the rules for torch.func.vmap
+
+_lib.impl("scan_backward", batching.older_backward_rule, "Batched")

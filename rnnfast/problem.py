@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from .cells import CELLS, CellSpec, StepWeights
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 KINDS = ("dense", "gates", "tokens")
 
 
@@ -30,7 +32,9 @@ class Options(NamedTuple):
 class Problem(NamedTuple):
     """Metadata of one direction of one layer: all that choosing a backend may look at.
 
-    T, B, I, H, P may be symbolic while a compiler traces. ``dtype`` is that of the weights.
+    T, B, I, H, P may be symbolic while a compiler traces. ``dtype`` is what it is computed in: that
+    of the weights, or what ``autocast`` (its dtype, where it changes anything) makes of them.
+    ``tracing``: by a compiler; ``recorded``: by torch.jit.trace; ``transformed``: by torch.func.
     """
 
     cell: str
@@ -47,6 +51,7 @@ class Problem(NamedTuple):
     has_resets: bool
     options: Options
     tracing: bool = False
+    recorded: bool = False
     transformed: bool = False
     autocast: torch.dtype | None = None
 
@@ -79,6 +84,11 @@ class Scan(NamedTuple):
         return CELLS[self.cell]
 
     @property
+    def tensors(self) -> list[Tensor]:
+        """Those that may have gradients."""
+        return [self.input, *self.states, *self.weights]
+
+    @property
     def has_bias(self) -> bool:
         return len(self.weights) > len(self.spec.weight_names(self.kind, False))
 
@@ -102,8 +112,14 @@ class ScanResult(NamedTuple):
     trace: list[Tensor]
 
 
+def kind_of(input: Tensor) -> str:
+    """The kind of an input that is not projected yet: int64 is tokens, everything else dense."""
+    return "tokens" if input.dtype == torch.int64 else "dense"
+
+
 def problem_of(scan: Scan) -> Problem:
-    """The metadata of ``scan``, as it stands now (tracing, transforms and autocast included)."""
+    """The metadata of ``scan``, as it stands now (tracing and transforms included; autocast has
+    done its work on a scan)."""
     w_hh = scan.weight("w_hh")
     assert w_hh is not None
     input, spec = scan.input, scan.spec
@@ -128,21 +144,52 @@ def problem_of(scan: Scan) -> Problem:
         scan.lengths is not None,
         scan.resets is not None,
         scan.options,
-        *circumstances(input.device.type),
+        *circumstances(input.device.type)[:3],
     )
 
 
-def circumstances(device_type: str) -> tuple[bool, bool, torch.dtype | None]:
-    """(tracing, transformed, autocast): what surrounds the call and changes who can serve it."""
+def circumstances(device_type: str) -> tuple[bool, bool, bool, torch.dtype | None]:
+    """(tracing, recorded, transformed, autocast): what surrounds the call and changes who can serve
+    it."""
     tracing = torch.compiler.is_compiling()
-    transformed = False
-    if not tracing:
-        transformed = (
-            torch._C._are_functorch_transforms_active()
-            or torch.autograd.forward_ad._current_level >= 0
-        )
+    return tracing, *_surroundings(device_type, tracing)
+
+
+def constant_while_tracing(function: Function) -> Function:
+    """As torch.compiler.assume_constant_result, which imports all of the compiler."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant_while_tracing
+def _surroundings(device_type: str, tracing: bool) -> tuple[bool, bool, torch.dtype | None]:
+    """(recorded, transformed, autocast). A tracer calls this and keeps the answer; its own guards
+    tell when the levels of torch.func or autocast are others.
+
+    While tracing, levels of vmap alone leave the call as it is: the op has a rule for them.
+    """
+    if tracing:
+        transformed = differentiating()
+    else:
+        transformed = torch._C._are_functorch_transforms_active() or _dual_level()
     autocast = None
     has_autocast = torch.amp.is_autocast_available(device_type)  # "meta" has none
     if has_autocast and torch.is_autocast_enabled(device_type):
         autocast = torch.get_autocast_dtype(device_type)
-    return tracing, transformed, autocast
+    return torch._C._get_tracing_state() is not None, transformed, autocast
+
+
+def differentiating() -> bool:
+    """Whether a transform that takes derivatives surrounds the call: a level of torch.func's grad,
+    vjp or jvp, or of forward-mode AD."""
+    if _dual_level():
+        return True
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() in _DERIVATIVES for level in levels)
+
+
+_DERIVATIVES = (torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp)
+
+
+def _dual_level() -> bool:
+    return torch.autograd.forward_ad._current_level >= 0

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from .backends.torch_native import KERNELS
 from .config import requested_backend
+from .functional import in_dispatch_mode
 
 if TYPE_CHECKING:
-    from .modules import Recurrent
+    from .recurrent import Recurrent
 
 
 def facts(layer: Recurrent, input: Tensor, hx: Any, weight: Tensor) -> tuple[Any, ...] | None:
@@ -31,6 +32,8 @@ def facts(layer: Recurrent, input: Tensor, hx: Any, weight: Tensor) -> tuple[Any
         or layer.grad_clip_time != 0
         or layer.checkpoint_every != 0
         or torch._C._is_any_autocast_enabled()
+        or in_dispatch_mode()
+        or torch._C._get_tracing_state() is not None  # each call is to be recorded the same way
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
     ):
@@ -54,7 +57,7 @@ def facts(layer: Recurrent, input: Tensor, hx: Any, weight: Tensor) -> tuple[Any
 
 
 def call(layer: Recurrent, input: Tensor, hx: Any, weights: list[Tensor]) -> tuple[Any, ...]:
-    """torch's kernel for the whole of ``layer``, as ``functional.torch_stack`` calls it."""
+    """torch's kernel for the whole of ``layer``, as ``stack.torch_stack`` calls it."""
     if hx is None:
         hx = layer._zero_states(input)
     training = layer.training

@@ -23,8 +23,16 @@ def project_input(scan: Scan) -> Tensor:
     assert w_ih is not None
     if scan.kind == "dense":
         return F.linear(scan.input, w_ih, b_ih)
-    rows = F.embedding(scan.input, w_ih.t())  # a one-hot row times W is a row of W
+    rows = _columns(w_ih, scan.input)  # a one-hot row times Wᵀ is a column of W
     return rows if b_ih is None else rows + b_ih
+
+
+def _columns(w_ih: Tensor, tokens: Tensor) -> Tensor:
+    """[T, B, G*H]: column tokens[t, b] of w_ih [G*H, I]."""
+    if not w_ih.requires_grad:
+        return F.embedding(tokens, w_ih.t())
+    # so that its gradient is laid out like w_ih, not transposed
+    return w_ih.index_select(1, tokens.flatten()).t().unflatten(0, tokens.shape)
 
 
 def scratch_scan(scan: Scan) -> ScanResult:

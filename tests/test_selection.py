@@ -34,7 +34,8 @@ def test_auto_asks_in_the_order_that_was_measured() -> None:
     assert order(lstm._replace(H=1024, B=64, has_lengths=True))[0] == "cpu"
     assert order(lstm._replace(H=1024, B=64, tracing=True))[0] == "cpu"
     assert order(lstm._replace(H=512, B=1, dtype=torch.bfloat16))[0] == "torch"
-    assert order(problem(cell="gru")._replace(autocast=torch.bfloat16))[0] == "torch"
+    assert order(problem(cell="gru")._replace(autocast=torch.bfloat16))[0] == "cpu"
+    assert order(problem(cell="gru")._replace(recorded=True))[0] == "torch"
     for every in (lstm, lstm._replace(H=1024, B=64)):
         assert sorted(order(every)) == sorted(registry.BACKENDS)
 

@@ -69,7 +69,7 @@ class Cpu(Backend):
         own = _converted(scan, wide(storage))
         gates, fixed = _gates(own), None
         if training and storage != wide(storage) and own.spec.gates > 1:
-            fixed = torch.empty(gates.shape, dtype=torch.int16)
+            fixed = torch.empty_like(gates, dtype=torch.int16)
         y, h_last, c_last, c, extra = module().cpu_forward(
             own.cell,
             gates,
@@ -94,9 +94,6 @@ class Cpu(Backend):
         return result, saved
 
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
-        if torch.is_autocast_enabled("cpu"):  # backward() called within the user's autocast block
-            with torch.autocast("cpu", enabled=False):
-                return self.backward(scan, saved, cotangents, needs)
         storage = scan.weights[0].dtype
         dtype = wide(storage)
         own = _converted(scan, dtype)
@@ -267,7 +264,7 @@ class RecurrentGradients:
         if scan.resets is not None:
             h = h.masked_fill(scan.resets[later].unsqueeze(-1), 0)
         if scan.lengths is not None:
-            steps = torch.arange(self.y.shape[0]).unsqueeze(-1)
+            steps = torch.arange(self.y.shape[0], device=self.y.device).unsqueeze(-1)
             h = h.masked_fill((steps[later] >= scan.lengths).unsqueeze(-1), 0)
         return h
 

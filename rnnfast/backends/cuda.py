@@ -129,10 +129,9 @@ class Cuda(Backend):
         needs: Sequence[Needs],
         steps: int,
     ) -> list[Gradients]:
-        with torch.autocast(self.device, enabled=False):  # backward() within the user's block
-            if not cuda_stack.fits_backward(self, scans):
-                return super().backward_stack(scans, saved, cotangents, needs, steps)
-            return cuda_stack.backward(self, scans, saved, cotangents, needs, steps)
+        if not cuda_stack.fits_backward(self, scans):
+            return super().backward_stack(scans, saved, cotangents, needs, steps)
+        return cuda_stack.backward(self, scans, saved, cotangents, needs, steps)
 
     def forward(self, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
         return self.forward_all([scan])[0]
@@ -178,9 +177,6 @@ class Cuda(Backend):
         cotangents: Sequence[Cotangents],
         needs: Sequence[Needs],
     ) -> list[Gradients]:
-        if torch.is_autocast_enabled(self.device):  # backward() within the user's autocast block
-            with torch.autocast(self.device, enabled=False):
-                return self.backward_all(scans, saved, cotangents, needs)
         first = scans[0]
         kept = [_Kept.of(scan, s) for scan, s in zip(scans, saved, strict=True)]
         scale = _scale(cotangents) if first.weights[0].dtype == torch.float16 else None

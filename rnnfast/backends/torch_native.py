@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from torch import _VF, Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from ..problem import Problem, Scan, ScanResult
+from ..problem import Problem, Scan, ScanResult, constant_while_tracing
 from ..scratch import without_padding
 from .base import CompositeBackend, reserved
 
@@ -38,9 +40,10 @@ class TorchNative(CompositeBackend):
             return "torch's kernels return the last cell state only"
         if problem.transformed:
             return "torch's kernels have no rules for vmap and forward-mode AD"
-        on_cpu_lstm = problem.device == "cpu" and spec.torch_mode == "LSTM"
-        if on_cpu_lstm and problem.autocast == torch.float16:
-            return "torch's LSTM fails under float16 autocast on the CPU (pytorch#88136)"
+        if problem.device == "cpu" and spec.torch_mode == "LSTM" and not spec.projected:
+            reason = _why_no_lstm(problem)
+            if reason is not None:
+                return reason
         if problem.options.grad_clip_time != 0:
             return "torch's kernels have no grad_clip_time"
         return reserved(problem)
@@ -100,6 +103,51 @@ class TorchNative(CompositeBackend):
         some = (lengths > 0).unsqueeze(-1)
         y = torch.where(some, y, torch.zeros_like(y))
         return y, [torch.where(some, s, s0) for s, s0 in zip(final, scan.states, strict=False)]
+
+
+def _why_no_lstm(problem: Problem) -> str | None:
+    """Why torch's LSTM on the CPU does not run in these precisions on this processor, or None.
+
+    torch gives it to oneDNN by the dtype, and what oneDNN has depends on the instruction set.
+    """
+    runs: list[tuple[torch.dtype, torch.dtype | None]] = [(problem.dtype, None)]
+    if problem.autocast is not None:
+        runs.append((torch.float32, problem.autocast))
+    for dtype, low in runs:
+        failure = _lstm_failure(dtype, low, problem.options.training)
+        if failure is not None:
+            where = f"under autocast to {low}" if low else f"in {dtype}"
+            return f"torch's LSTM fails {where} on this processor: {failure}"
+    return None
+
+
+@constant_while_tracing
+@functools.cache
+def _lstm_failure(dtype: torch.dtype, low: torch.dtype | None, training: bool) -> str | None:
+    """The error of a tiny LSTM of torch's, None where it runs. In a thread of its own, which has no
+    modes, transforms or tracers."""
+    if low is None and dtype in (torch.float32, torch.float64):
+        return None
+    told: list[str] = []
+
+    def run() -> None:
+        try:
+            layer = torch.nn.LSTM(1, 1, device="cpu", dtype=dtype)
+            x = torch.ones(1, 1, 1, device="cpu", dtype=dtype)
+            with (
+                torch.set_grad_enabled(training),
+                torch.autocast("cpu", low, enabled=low is not None),
+            ):
+                y = layer(x)[0]
+            if training:
+                y.sum().backward()
+        except RuntimeError as error:
+            told.append(str(error).partition("\n")[0])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return told[0] if told else None
 
 
 def dense_input(scan: Scan) -> Tensor:

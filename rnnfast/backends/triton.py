@@ -78,10 +78,6 @@ class Triton(Backend):
         return ScanResult(out.y, final, trace), saved
 
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
-        device = scan.input.device.type
-        if torch.is_autocast_enabled(device):  # backward() called within the user's autocast block
-            with torch.autocast(device, enabled=False):
-                return self.backward(scan, saved, cotangents, needs)
         rest = list(saved.extra)
         gates = rest.pop(0) if scan.spec.gates > 1 else None
         extra = rest.pop(0) if scan.spec.has_extra else None

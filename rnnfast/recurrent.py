@@ -1,0 +1,384 @@
+"""What RNN, LSTM and GRU share: inputs of every layout, states, checks with torch.nn's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from . import checks, repeat
+from .cells import CELLS
+from .problem import kind_of
+from .stack import Stack, StackResult, packed_in_torch, run_stack
+from .time_clip import GradClipTime, as_option
+
+
+class AllStates(NamedTuple):
+    """Every state of every step: a list with one tensor a layer.
+
+    ``h`` [T, B, D*P] (the last one is the output), ``c`` [T, B, D*H] or None for cells without;
+    [B, T, …] with ``batch_first``, without B for unbatched input. Past a sequence's end both are 0.
+    """
+
+    h: list[Tensor]
+    c: list[Tensor] | None
+
+
+class _Layout(NamedTuple):
+    """How the input came in, to give the output back the same way."""
+
+    batched: bool
+    packed: PackedSequence | None
+
+
+class Recurrent(nn.RNNBase):
+    """What RNN, LSTM and GRU share.
+
+    A subclass of ``nn.RNNBase`` and not of ``nn.LSTM`` and so on, at which torch.compile would
+    break the graph; ``rnnfast.compat`` has the latter.
+    """
+
+    _label = "RNN"  # torch.nn's name of the layer in the error about the input's dimensions
+    _suffix = ""
+    _served_by_torch: tuple[Any, ...] | None = None  # the facts of the last such call
+    # docs/clipping.md; here for layers that were made or pickled without it
+    grad_clip_time = 0.0  # type: GradClipTime  # no annotation: torch.jit would read it
+    checkpoint_every = 0
+
+    def _cell(self) -> str:
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        return_all_states: bool = False,
+    ) -> tuple[Any, ...]:
+        """Runs all layers.
+
+        Args:
+            input: float [T, B, I] ([B, T, I] with ``batch_first``), [T, I] unbatched, or a
+                PackedSequence; or int64 tokens [T, B] ([B, T]), the same numbers as their one-hot
+                of width ``input_size``.
+            hx: initial states, default zeros: h_0 [D*L, B, P], for LSTM (h_0, c_0 [D*L, B, H]);
+                without B for unbatched input.
+            lengths: int64 [B] on the input's device (unbatched: []). From its end on a sequence's
+                outputs are 0 and its state is frozen. Needs no order and, in rnnfast's own kernels,
+                no wait for the device.
+            resets: bool [T, B], laid out as the input is. Where true, the states are replaced by 0
+                before that step is consumed, and no gradient crosses.
+            return_all_states: also return :class:`AllStates`.
+
+        Returns:
+            output [T, B, D*P] as the input is laid out, and h_n [D*L, B, P] (LSTM: (h_n, c_n)).
+
+        Raises:
+            ValueError, RuntimeError: torch.nn's, with its words; ValueError also for lengths
+                outside [0, T] (on the CPU).
+            TypeError: lengths or resets of another dtype. IndexError: a token outside [0, I).
+            BackendError: the backend asked for by name can't take the problem.
+        """
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx, lengths, resets, return_all_states)
+        weights = self._weights()
+        facts = None
+        plain = lengths is None and resets is None and not return_all_states
+        if plain and not torch.compiler.is_compiling():
+            facts = repeat.facts(self, input, hx, weights[0][0])
+            if facts is not None and facts == self._served_by_torch:
+                return repeat.call(self, input, hx, [w for row in weights for w in row])
+        input, batched = self._batch(input, resets)
+        states = self._batch_hidden(hx, batched)
+        if not batched:
+            lengths = None if lengths is None else lengths.unsqueeze(0)
+            resets = None if resets is None else resets.unsqueeze(1)
+        elif resets is not None and self.batch_first and resets.dim() == 2:
+            resets = resets.t()
+        self._check(input, states, weights)
+        if lengths is not None or resets is not None:
+            self._check_ends(input, lengths, resets)
+        result = run_stack(
+            self._stack(weights),
+            input,
+            states,
+            lengths=lengths,
+            resets=resets,
+            all_states=return_all_states,
+        )
+        if result.whole and facts is not None:
+            self.__dict__["_served_by_torch"] = facts  # not an attribute that nn.Module knows of
+        return self._results(result, _Layout(batched, None), return_all_states)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        state.pop("_served_by_torch", None)  # true of this process only
+        return state
+
+    # --- the input -----------------------------------------------------------------------------
+
+    def _is_tokens(self, input: Tensor) -> bool:
+        return kind_of(input) == "tokens"
+
+    def _batch(self, input: Tensor, resets: Tensor | None) -> tuple[Tensor, bool]:
+        """The input with a batch axis, and whether it had one."""
+        dims = input.dim() + (1 if self._is_tokens(input) else 0)
+        if dims not in (2, 3):
+            what = f"{input.dim()}D{self._suffix}"
+            wanted = "1D or 2D tokens" if self._is_tokens(input) else "2D or 3D"
+            raise ValueError(f"{self._label}: Expected input to be {wanted}, got {what} instead")
+        if dims == 2:
+            return input.unsqueeze(0 if self.batch_first else 1), False
+        return input, True
+
+    def _weights(self) -> list[list[Tensor]]:
+        """The weights of each layer and direction, by torch.nn's rule: ``_flat_weights``, made anew
+        where a named parameter was replaced, so that whoever wrote one or the other is obeyed."""
+        flat: Iterator[Any]
+        if not self._any_replaced():
+            flat = iter(self._flat_weights)
+        elif torch.compiler.is_compiling():  # which is to leave no trace on the layer
+            flat = iter([getattr(self, name) for name in self._flat_weights_names])
+        else:
+            self._init_flat_weights()
+            flat = iter(self._flat_weights)
+        return [[next(flat) for _ in names] for names in self._all_weights]
+
+    def _any_replaced(self) -> bool:
+        parameters = self._parameters  # faster than getattr, which also finds what took its place
+        flat, refs = self._flat_weights, self._flat_weight_refs
+        for index, name in enumerate(self._flat_weights_names):
+            ref = refs[index]
+            known = None if ref is None else ref()
+            found = parameters.get(name)
+            if found is None:
+                found = getattr(self, name, None)
+                if found is None and (flat[index] is None or flat[index] is known):
+                    raise AttributeError(
+                        f"{type(self).__name__!r} object has no attribute {name!r}"
+                    )
+            if found is not None and found is not known:
+                return True
+        return False
+
+    def _stack(self, weights: list[list[Tensor]]) -> Stack:
+        return Stack(
+            self._cell(),
+            weights,
+            self.hidden_size,
+            self.num_layers,
+            self.bidirectional,
+            self.bias,
+            self.dropout,
+            self.training,
+            self.batch_first,
+            as_option(self.grad_clip_time),
+            checks.check_checkpoint_every(self.checkpoint_every),
+        )
+
+    def _set_bptt(self, grad_clip_time: GradClipTime, checkpoint_every: int) -> None:
+        as_option(grad_clip_time)  # raises for what is none
+        self.grad_clip_time = grad_clip_time
+        self.checkpoint_every = checks.check_checkpoint_every(checkpoint_every)
+
+    def extra_repr(self) -> str:
+        clip, every = self.grad_clip_time, self.checkpoint_every
+        shown = super().extra_repr() + (f", grad_clip_time={clip}" if clip != 0 else "")
+        return shown + (f", checkpoint_every={every}" if every != 0 else "")
+
+    # --- the states ----------------------------------------------------------------------------
+
+    def _split_hidden(self, hx: Any) -> list[Tensor]:
+        return [hx]
+
+    def _join_hidden(self, states: Sequence[Tensor]) -> Any:
+        return states[0]
+
+    def _zero_states(self, input: Tensor) -> Any:
+        """Zeros as this layer takes them, for batched input."""
+        batch = input.shape[0 if self.batch_first else 1]
+        rows = self.num_layers * (2 if self.bidirectional else 1)
+        widths = self._state_widths()[: len(CELLS[self._cell()].states)]
+        zeros = [
+            torch.zeros(rows, batch, width, dtype=input.dtype, device=input.device)
+            for width in widths
+        ]
+        return self._join_hidden(zeros)
+
+    def _batch_hidden(self, hx: Any, batched: bool) -> list[Tensor] | None:
+        if hx is None:
+            return None
+        states = self._split_hidden(hx)
+        wanted = 3 if batched else 2
+        if any(s.dim() != wanted for s in states):
+            raise RuntimeError(self._wrong_dims(states, batched))
+        return states if batched else [s.unsqueeze(1) for s in states]
+
+    def _wrong_dims(self, states: list[Tensor], batched: bool) -> str:
+        case = (
+            "batched 3-D input, hx should also be 3-D"
+            if batched
+            else ("unbatched 2-D input, hx should also be 2-D")
+        )
+        return f"For {case} but got {states[0].dim()}-D tensor"
+
+    # --- checks --------------------------------------------------------------------------------
+
+    def _check(
+        self,
+        input: Tensor,
+        states: list[Tensor] | None,
+        weights: list[list[Tensor]],
+        batch: int | None = None,
+    ) -> None:
+        """torch.nn's checks, in its order, with its words; ``batch`` for packed data."""
+        first = weights[0][0]
+        tokens = self._is_tokens(input)
+        if not tokens:
+            self._check_dense(input, first, packed=batch is not None)
+        if batch is None:
+            batch = input.shape[0] if self.batch_first else input.shape[1]
+            if input.shape[1 if self.batch_first else 0] == 0:
+                raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        self._check_one_device(input, states, weights)
+        if states is not None:
+            self._check_states(first.dtype if tokens else input.dtype, states, batch)
+
+    def _check_dense(self, input: Tensor, weight: Tensor, packed: bool) -> None:
+        if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
+            raise ValueError(
+                f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
+                f"Convert input: input.to({weight.dtype}), or convert model: "
+                f"model.to({input.dtype})"
+            )
+        dims = 2 if packed else 3
+        if input.dim() != dims:
+            raise RuntimeError(f"input must have {dims} dimensions, got {input.dim()}")
+        if input.shape[-1] != self.input_size:
+            raise RuntimeError(
+                "input.size(-1) must be equal to input_size. "
+                f"Expected {self.input_size}, got {input.shape[-1]}"
+            )
+
+    def _check_states(self, dtype: torch.dtype, states: list[Tensor], batch: int) -> None:
+        rows = self.num_layers * (2 if self.bidirectional else 1)
+        for index, (state, width) in enumerate(zip(states, self._state_widths(), strict=False)):
+            expected = (rows, batch, width)
+            if tuple(state.shape) != expected:
+                raise RuntimeError(self._wrong_size(index, expected, list(state.shape)))
+        if torch._C._is_any_autocast_enabled():
+            return
+        for state in states:
+            if state.dtype != dtype:
+                raise RuntimeError(
+                    f"Input and hidden tensors are not the same dtype, found input tensor with "
+                    f"{dtype} and hidden tensor with {state.dtype}"
+                )
+
+    def _check_one_device(
+        self, input: Tensor, states: list[Tensor] | None, weights: list[list[Tensor]]
+    ) -> None:
+        device = input.device
+        for weight in (w for layer in weights for w in layer):
+            if weight.device != device:
+                raise RuntimeError(
+                    "Input and parameter tensors are not at the same device, found input tensor "
+                    f"at {device} and parameter tensor at {weight.device}"
+                )
+        for state in states or ():
+            if state.device != device:
+                raise RuntimeError(
+                    "Input and hidden tensors are not at the same device, found input tensor at "
+                    f"{device} and hidden tensor at {state.device}"
+                )
+
+    def _state_widths(self) -> tuple[int, ...]:
+        return (self.proj_size or self.hidden_size, self.hidden_size)
+
+    def _wrong_size(self, index: int, expected: tuple[int, ...], got: list[int]) -> str:
+        return f"Expected hidden size {expected}, got {got}"
+
+    def _check_ends(self, input: Tensor, lengths: Tensor | None, resets: Tensor | None) -> None:
+        T, B = (1, 0) if self.batch_first else (0, 1)
+        checks.check_lengths_and_resets(lengths, resets, input.shape[T], input.shape[B])
+        for name, tensor in (("lengths", lengths), ("resets", resets)):
+            if tensor is not None and tensor.device != input.device:
+                raise RuntimeError(
+                    f"{name} should be on the input's device {input.device}, got {tensor.device}"
+                )
+        if lengths is not None and not torch.compiler.is_compiling():
+            checks.check_lengths(lengths, input.shape[T])
+
+    # --- the results ---------------------------------------------------------------------------
+
+    def _results(
+        self, result: StackResult, layout: _Layout, return_all_states: bool
+    ) -> tuple[Any, ...]:
+        y, final, h, c, _ = result
+        if not layout.batched:
+            y = y.squeeze(0 if self.batch_first else 1)
+            final = [s.squeeze(1) for s in final]
+        if not return_all_states:
+            return y, self._join_hidden(final)
+
+        def laid_out(states: Tensor) -> Tensor:
+            if not layout.batched:
+                return states.squeeze(1)
+            return states.transpose(0, 1) if self.batch_first else states
+
+        cells = [laid_out(s) for s in c] if len(CELLS[self._cell()].states) > 1 else None
+        return y, self._join_hidden(final), AllStates([laid_out(s) for s in h], cells)
+
+    # --- PackedSequence ------------------------------------------------------------------------
+
+    def _forward_packed(
+        self,
+        packed: PackedSequence,
+        hx: Any,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        return_all_states: bool,
+    ) -> tuple[Any, ...]:
+        """Padded once, run by ``lengths``, packed again; torch's kernels take it as it is."""
+        if lengths is not None or resets is not None or return_all_states:
+            raise ValueError(
+                "a PackedSequence brings its own lengths: lengths, resets and return_all_states "
+                "are for padded input"
+            )
+        checks.check_packed(packed)
+        batch = int(packed.batch_sizes[0])
+        states = self._batch_hidden(hx, batched=True)
+        weights = self._weights()
+        self._check(packed.data, states, weights, batch)
+        if states is not None and packed.sorted_indices is not None:
+            states = [s.index_select(1, packed.sorted_indices) for s in states]
+        stack = self._stack(weights)._replace(batch_first=False)
+        data, final = self._run_packed(stack, packed, states)
+        if packed.unsorted_indices is not None:
+            final = [s.index_select(1, packed.unsorted_indices) for s in final]
+        rest = (packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
+        return PackedSequence(data, *rest), self._join_hidden(final)  # _replace is not traceable
+
+    def _run_packed(
+        self, stack: Stack, packed: PackedSequence, states: list[Tensor] | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        as_it_is = packed_in_torch(stack, packed, states)
+        if as_it_is is not None:
+            return as_it_is.y, as_it_is.final
+        in_order = PackedSequence(packed.data, packed.batch_sizes, None, None)
+        padded, host_lengths = pad_packed_sequence(in_order)
+
+        def dropout(x: Tensor, probability: float) -> Tensor:  # torch draws its masks packed
+            rows = pack_padded_sequence(x, host_lengths)
+            masked = PackedSequence(F.dropout(rows.data, probability), rows.batch_sizes)
+            return pad_packed_sequence(masked)[0]
+
+        lengths = host_lengths.to(padded.device)
+        result = run_stack(stack, padded, states, lengths=lengths, dropout=dropout)
+        return pack_padded_sequence(result.y, host_lengths).data, result.final
