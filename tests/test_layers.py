@@ -233,15 +233,6 @@ def test_dropout_masks_of_packed_input_are_torchs_too(backend: str) -> None:
         same(layer(packed)[0].data, expected.data)
 
 
-@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
-def test_autocast_gives_torchs_dtype(name: str) -> None:
-    x = torch.randn(T, B, 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        y, _ = getattr(rnnfast, name)(4, 5)(x)
-        expected, _ = getattr(nn, name)(4, 5)(x)
-    assert y.dtype == expected.dtype
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("backend", ["auto", "reference"])

@@ -146,7 +146,7 @@ def test_vectorised_jacobians(backend: str, create_graph: bool, x: Tensor) -> No
 def test_batched_gradients_where_some_are_not_batched(x: Tensor) -> None:
     layer = LAYERS["lstm"]().double()
     x.requires_grad_()
-    y, (h, c) = layer(x)
+    _, (h, c) = layer(x)
     rows = torch.randn(6, *h.shape, dtype=x.dtype)
     # nothing flows from y
     found = torch.autograd.grad([h, c], x, [rows, rows], is_grads_batched=True, retain_graph=True)

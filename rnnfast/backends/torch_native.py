@@ -44,6 +44,8 @@ class TorchNative(CompositeBackend):
             reason = _why_no_lstm(problem)
             if reason is not None:
                 return reason
+        if problem.dtype.is_complex and problem.has_lengths and problem.options.training:
+            return "torch's packing has no gradients for complex numbers"
         if problem.options.grad_clip_time != 0:
             return "torch's kernels have no grad_clip_time"
         return reserved(problem)

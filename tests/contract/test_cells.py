@@ -267,6 +267,22 @@ def test_reset_before_refuses_the_same_calls(make_cell: Maker, case: str) -> Non
 
 
 @pytest.mark.beyond_torch("torch.nn.GRUCell resets after the product only")
+def test_a_cell_of_torchs_that_is_given_this_class(make_cell: Maker) -> None:
+    cell = nn.GRUCell(4, 5)
+    x = torch.randn(3, 4)
+    expected = cell(x)
+    cell.__class__ = make_cell.cls("GRUCell")
+    torch.testing.assert_close(cell(x), expected)
+    assert repr(cell) == "GRUCell(4, 5)"
+
+
+@pytest.mark.parametrize("cls", ["RNNCell", "LSTMCell", "GRUCell"])
+def test_skip_init_of_cells(make_cell: Maker, cls: str) -> None:
+    cell = nn.utils.skip_init(make_cell.cls(cls), 4, 5)
+    other = make_cell(cls, 4, 5)
+    assert [p.shape for p in cell.parameters()] == [p.shape for p in other.parameters()]
+
+
 def test_reset_after_is_an_argument_like_the_others(make_cell: Maker) -> None:
     cell = make_cell("GRUCell", WIDTH, H, reset_after=False)
     assert "reset_after=False" in repr(cell)

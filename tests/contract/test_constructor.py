@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import typing
 import warnings
 from typing import Any
 
@@ -62,6 +64,29 @@ def test_every_argument_has_torchs_keyword(make: Maker, cls: str) -> None:
     layer = make(cls, **keywords)
     assert attributes(layer) == attributes(getattr(nn, cls)(**keywords))
     assert {weight.dtype for weight in layer.parameters()} == {torch.float64}
+
+
+@pytest.mark.beyond_torch("torch.nn's __init__ takes *args and **kwargs")
+@pytest.mark.parametrize("cls", LAYER_CLASSES)
+def test_the_arguments_can_be_read_from_the_signature(make: Maker, cls: str) -> None:
+    """By command lines made from signatures, and torch.nn.utils.skip_init."""
+    found = inspect.signature(make.cls(cls)).parameters
+    arguments = "input_size hidden_size num_layers nonlinearity bias batch_first dropout"
+    arguments += " bidirectional proj_size device dtype"
+    lacking = {"RNN": {"proj_size"}, "LSTM": {"nonlinearity"}, "GRU": {"nonlinearity", "proj_size"}}
+    positional = [n for n, p in found.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert positional == [n for n in arguments.split() if n not in lacking[cls]]
+    assert {"grad_clip_time", "checkpoint_every"} <= set(found)
+    assert not any(p.kind is p.VAR_POSITIONAL for p in found.values())
+    hints = typing.get_type_hints(make.cls(cls).__init__)
+    assert all(name in hints for name in found)
+    assert (hints["input_size"], hints["bias"], hints["dropout"]) == (int, bool, float)
+
+
+@pytest.mark.parametrize("cls", LAYER_CLASSES)
+def test_an_unknown_argument_is_named(make: Maker, cls: str) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'hidden'"):
+        make(cls, 4, 5, hidden=3)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.contract.helpers import (
     KINDS,
@@ -52,6 +52,61 @@ def test_any_strides(
     batch = T if batch_first else B
     assert_same_as_torch(ours, theirs, x, hidden(theirs, batch, dtype=F64))
     assert torch.equal(x, kept), "the input was written to"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_complex_numbers(make_layer: Maker, kind: str) -> None:
+    """complex64 and complex128, which torch's loop computes on the CPU."""
+    if kind == "rnn_relu":
+        pytest.skip("torch has no relu of complex numbers")
+    for dtype in (torch.complex64, torch.complex128):
+        ours, theirs = twins(make_layer, kind, WIDTH, H, 2, bidirectional=True, dtype=dtype)
+        x = torch.randn(T, B, WIDTH, dtype=dtype, requires_grad=True)
+        found, expected = (layer(x)[0] for layer in (ours, theirs))
+        torch.testing.assert_close(found, expected)
+        sources = [(x, *layer.parameters()) for layer in (ours, theirs)]
+        grads = [
+            torch.autograd.grad(y.abs().sum(), inputs, retain_graph=True)
+            for y, inputs in zip((found, expected), sources, strict=True)
+        ]
+        if dtype == torch.complex128:  # poles are near: in complex64 the digits are few
+            torch.testing.assert_close(*grads)
+        with torch.no_grad():
+            packed = nn.utils.rnn.pack_padded_sequence(x, torch.arange(B, 0, -1))
+            torch.testing.assert_close(ours(packed)[0].data, theirs(packed)[0].data)
+
+
+@pytest.mark.beyond_torch("torch's packing has no gradients for complex numbers")
+def test_complex_numbers_by_lengths(make_layer: Maker) -> None:
+    layer = make_layer("GRU", WIDTH, H, dtype=torch.complex128)
+    x = torch.randn(T, B, WIDTH, dtype=torch.complex128, requires_grad=True)
+    lengths = torch.arange(B, 0, -1)
+    y, _ = layer(x, lengths=lengths)
+    expected = torch.stack(
+        [torch.cat([layer(x[:n, b])[0], x.new_zeros(T - n, H)]) for b, n in enumerate(lengths)], 1
+    )
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(y.abs().square().sum(), x),
+        torch.autograd.grad(expected.abs().square().sum(), x),
+    )
+
+
+@pytest.mark.beyond_torch("tokens are an input of rnnfast's")
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_tokens(make_layer: Maker, kind: str) -> None:
+    ours, _ = twins(make_layer, kind, WIDTH, H, 2, bidirectional=True)
+    lengths = torch.tensor([2, 5, 1])
+    tokens = torch.randint(WIDTH, (5, 3))
+    hot = nn.functional.one_hot(tokens, WIDTH).float()
+    pack = nn.utils.rnn.pack_padded_sequence
+    found, hn = ours(pack(tokens, lengths, enforce_sorted=False))
+    expected, expected_hn = ours(pack(hot, lengths, enforce_sorted=False))
+    torch.testing.assert_close((found.data, hn), (expected.data, expected_hn))
+    bad = pack(tokens + WIDTH, lengths, enforce_sorted=False)
+    with pytest.raises(IndexError, match="token out of range"):
+        ours(bad)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -227,6 +227,90 @@ def test_what_is_not_plain_is_left_with_a_reason(replace: Any, name: str) -> Non
     assert "rnnfast.compat.GRU" in str(report)
 
 
+def patched() -> dict[str, nn.Module]:
+    layers = {name: nn.LSTM(WIDTH, H) for name in ("lambda", "method", "flatten")}
+    plain = layers["lambda"].forward
+    layers["lambda"].forward = lambda *args: plain(*args)
+    layers["method"].forward = layers["method"].forward  # a bound method of the instance
+    layers["flatten"].flatten_parameters = lambda: None
+    return layers
+
+
+@pytest.mark.parametrize("name", ["lambda", "method", "flatten"])
+def test_an_instance_whose_methods_were_replaced_is_left(replace: Any, name: str) -> None:
+    layer = patched()[name]
+    model = nn.Sequential(layer)
+    ((_, reason),) = replace(model).left
+    assert model[0] is layer
+    assert "was replaced on the instance" in reason
+    assert ("flatten_parameters" if name == "flatten" else "forward") in reason
+
+
+def test_what_was_compiled_of_the_old_layer_is_not_taken_over(replace: Any) -> None:
+    import rnnfast
+
+    model = nn.Sequential(nn.GRU(WIDTH, H))
+    calls = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        calls.append(graph)
+        return graph
+
+    model[0].compile(backend=backend)
+    assert model[0]._compiled_call_impl is not None
+    replace(model)
+    assert model[0]._compiled_call_impl is None
+    x = torch.randn(3, 2, WIDTH)
+    with rnnfast.use_backend("reference"):
+        model(x)
+    assert calls == []
+
+
+def test_hooks_that_torch_binds_to_the_layer_are_bound_anew(replace: Any) -> None:
+    import gc
+
+    model, seen = nn.Sequential(nn.LSTM(WIDTH, H)), []
+    handles = [
+        model[0].register_load_state_dict_pre_hook(lambda module, *_: seen.append(module)),
+        model[0].register_load_state_dict_post_hook(lambda module, _: seen.append(module)),
+        model[0].register_state_dict_pre_hook(lambda module, *_: seen.append(module)),
+    ]
+    state = model.state_dict()
+    seen.clear()
+    replace(model)
+    gc.collect()  # of the old layer
+    model.load_state_dict(state)
+    model.state_dict()
+    assert seen == [model[0]] * 3
+    for handle in handles:
+        handle.remove()
+    model.load_state_dict(state)
+    assert len(seen) == 3
+
+
+def test_parameters_can_be_swapped_while_the_old_layer_lives(replace: Any) -> None:
+    old = nn.LSTM(WIDTH, H)
+    model = nn.Sequential(old)
+    replace(model)
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        model.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+    assert model[0](torch.randn(3, 2, WIDTH).double())[0].dtype == torch.float64
+    assert old(torch.randn(3, 2, WIDTH).double())[0].dtype == torch.float64
+
+
+def test_buffers_of_the_new_layer_are_its_own_affair(replace: Any) -> None:
+    old = nn.GRU(WIDTH, H)
+    new = replace(nn.Sequential(old)).model[0]
+    new.register_buffer("scratch", torch.zeros(1), persistent=False)
+    assert "scratch" not in new.state_dict()
+    old.register_buffer("scratch", torch.zeros(1))
+    assert "scratch" in old.state_dict()
+
+
 def test_a_root_that_is_left_is_the_model(replace: Any) -> None:
     root = Subclass(WIDTH, H)
     report = replace(root)

@@ -249,6 +249,39 @@ def test_a_meta_layer_tells_its_shapes(make: Maker, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_of_torchs_that_is_given_this_class(make: Maker, kind: str) -> None:
+    """By ``__class__ =``, or by an unpickler that maps names: no ``__init__`` runs."""
+    spec = KINDS[kind]
+    theirs = getattr(nn, spec.cls)(WIDTH, H, 2, **spec.kwargs)
+    x = torch.randn(3, 2, WIDTH)
+    expected = theirs(x)
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if module == "torch.nn.modules.rnn" and name == spec.cls:
+                return make.cls(name)
+            return super().find_class(module, name)
+
+    unpickled = Unpickler(io.BytesIO(pickle.dumps(theirs))).load()
+    theirs.__class__ = make.cls(spec.cls)
+    for layer in (unpickled, theirs):
+        assert type(layer) is make.cls(spec.cls)
+        torch.testing.assert_close(layer(x), expected)
+        assert repr(layer)
+        torch.testing.assert_close(copy.deepcopy(layer)(x), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_skip_init(make: Maker, kind: str) -> None:
+    spec = KINDS[kind]
+    layer = nn.utils.skip_init(make.cls(spec.cls), WIDTH, H, **spec.kwargs)
+    other = make(spec.cls, WIDTH, H, **spec.kwargs)
+    layer.load_state_dict(other.state_dict())
+    x = torch.randn(3, 2, WIDTH)
+    torch.testing.assert_close(layer(x), other(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_replica_for_data_parallel_has_its_own_lists(make: Maker, kind: str) -> None:
     layer, theirs = twins(make, kind, WIDTH, H)
     replica = layer._replicate_for_data_parallel()
