@@ -6,9 +6,11 @@ way in is asked for every kind of surrounding, and compared with the plain call.
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -299,6 +301,30 @@ def test_another_default_device(name: str, dtype: torch.dtype) -> None:
             y.float().sum().backward()
         layer(packed)[0].data.float().sum().backward()
     assert all(p.grad.device.type == "cpu" for p in layer.parameters())
+
+
+FACTORIES = "arange empty eye full linspace ones rand randint randn randperm tensor zeros".split()
+FOLLOW_THE_DEFAULT = {  # what is the caller's to place
+    "clip/__init__.py": "tensor(0.), as torch.nn.utils.clip_grad_norm_ returns it for no gradients",
+    "text/scratch.py": "parameters of a module",
+    "text/sine.py": "the series that the caller asked for",
+}
+
+
+def test_what_is_made_says_where() -> None:
+    """Every factory call of the package names its device, so that a default device changes none."""
+    package = Path(rnnfast.__file__).parent
+    without = []
+    for file in sorted(package.rglob("*.py")):
+        name = file.relative_to(package).as_posix()
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Call) or name in FOLLOW_THE_DEFAULT:
+                continue
+            called = ast.unparse(node.func).removeprefix("torch.")
+            if ast.unparse(node.func).startswith("torch.") and called in FACTORIES:
+                if "device" not in {keyword.arg for keyword in node.keywords}:
+                    without.append(f"{name}:{node.lineno}")
+    assert without == []
 
 
 class Named(Tensor):

@@ -139,7 +139,8 @@ def _backend(run: TrainingRun) -> str:
     """Which of rnnfast's backends this run will use, and why, in rnnfast's own words."""
     import rnnfast
 
-    tokens = torch.zeros(run.recipe.num_steps, run.recipe.batch_size, dtype=torch.int64)
+    sizes = (run.recipe.num_steps, run.recipe.batch_size)
+    tokens = torch.zeros(sizes, dtype=torch.int64, device=next(run.model.parameters()).device)
     layer: Any = run.model.layer
     return str(rnnfast.explain(layer, tokens))
 

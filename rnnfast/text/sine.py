@@ -51,7 +51,8 @@ def train_sine(model: SineModel, series: Tensor, window: int, epochs: int, seed:
     windows = series.unfold(0, window + 1, 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(epochs):
-        for rows in windows[torch.randperm(len(windows), generator=order)].split(32):
+        shuffled = torch.randperm(len(windows), generator=order, device="cpu")
+        for rows in windows[shuffled].split(32):
             predicted, _ = model(rows[:, :-1].t())
             loss = F.mse_loss(predicted, rows[:, 1:].t())
             optimizer.zero_grad()

@@ -77,7 +77,8 @@ class Vocabulary:
 
     def encode(self, tokens: Iterable[str]) -> Tensor:
         """Indices of ``tokens``: int64 [N]."""
-        return torch.tensor([self.index(token) for token in tokens], dtype=torch.int64)
+        indices = [self.index(token) for token in tokens]
+        return torch.tensor(indices, dtype=torch.int64, device="cpu")
 
     def decode(self, indices: Iterable[int]) -> str:
         """The tokens at ``indices``, joined without a separator."""

@@ -53,7 +53,7 @@ class Windows(IterableDataset[Batch]):
     def _random_offset(self) -> int:
         if self.generator is None:
             return 0
-        return int(torch.randint(self.num_steps + 1, (), generator=self.generator))
+        return int(torch.randint(self.num_steps + 1, (), generator=self.generator, device="cpu"))
 
 
 class SequentialWindows(Windows):
@@ -91,11 +91,11 @@ class RandomWindows(Windows):
     def __iter__(self) -> Iterator[Batch]:
         offset = self._random_offset()
         count = (len(self.tokens) - offset - 1) // self.num_steps
-        order = torch.arange(count)
+        order = torch.arange(count, device="cpu")
         if self.generator is not None:
-            order = torch.randperm(count, generator=self.generator)
+            order = torch.randperm(count, generator=self.generator, device="cpu")
         starts = order * self.num_steps + offset
-        steps = torch.arange(self.num_steps)[:, None]
+        steps = torch.arange(self.num_steps, device="cpu")[:, None]
         for first in range(0, count - self.batch_size + 1, self.batch_size):
             at = steps + starts[first : first + self.batch_size]  # [T, B]
             yield self.tokens[at], self.tokens[at + 1]
@@ -177,7 +177,8 @@ class FillIn(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         for x, _ in self.windows:
-            hidden = torch.rand(x.shape, generator=self.generator) < self.probability
+            noise = torch.rand(x.shape, generator=self.generator, device="cpu")
+            hidden = noise < self.probability
             hidden[0, 0] = True  # so that no minibatch is without a target
             yield x.masked_fill(hidden, 0), x.masked_fill(~hidden, IGNORED)
 

@@ -96,7 +96,8 @@ def make_table(tensors: list[Tensor], p: float, limit: float) -> Table:
         rows.append([address, size, chunks, code, 1])
         chunks += -(-size // clip.CHUNK.value)
     header = struct.unpack("qq", struct.pack("dd", p, limit))
-    data = torch.tensor([*header, *(field for row in rows for field in row)], dtype=torch.int64)
+    fields = [*header, *(field for row in rows for field in row)]
+    data = torch.tensor(fields, dtype=torch.int64, device="cpu")
     device = tensors[0].device
     if device.type == "cuda":
         data = data.pin_memory()
