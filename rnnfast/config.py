@@ -24,7 +24,7 @@ class _OfThread(threading.local):
 
 
 _of_thread = _OfThread()
-_COMPILER_READS_CONTEXT = TorchVersion(torch.__version__) >= (2, 12)
+_COMPILER_READS_CONTEXT = TorchVersion(torch.__version__) >= "2.12"
 
 
 def requested_backend() -> str:

@@ -60,7 +60,8 @@ def on_threads(n: int, compute: Callable[[], Any]) -> Any:
 def test_results_do_not_depend_on_the_number_of_threads(
     cell: str, batch: int, hidden: int, strategy: str, options: dict
 ) -> None:
-    case = Case(cell, T=6, B=batch, I=5, H=hidden, **options)
+    # gates: the product of the input is torch's, whose bits depend on threads on some processors
+    case = Case(cell, T=6, B=batch, I=5, H=hidden, kind="gates", **options)
     width = (hidden + 1) // 2 if cell == "lstm_proj" else hidden
 
     def plan() -> str:
@@ -70,7 +71,10 @@ def test_results_do_not_depend_on_the_number_of_threads(
     if not cell.startswith("rnn"):  # whose weights may be too few for a second thread
         assert on_threads(2, plan).startswith(f"{strategy}: 2 threads")
     found = [on_threads(n, lambda: run(case, "cpu", torch.float32)) for n in (1, 2)]
+    products = {n: [f.pop(n) for f in found] for n in list(found[0]) if n.startswith("grad of w")}
     assert_same(found[1], found[0])
+    for one, two in products.values():  # these are torch's, too
+        torch.testing.assert_close(one, two)
 
 
 # --- instruction sets --------------------------------------------------------------------------

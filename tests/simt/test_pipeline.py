@@ -13,7 +13,7 @@ from torch import Tensor
 import rnnfast
 
 from ..cuda_cases import forced
-from ..pipeline_cases import LAYERS, assert_same, results
+from ..pipeline_cases import LAYERS, assert_alike, results
 from .backend import Shuffled, Simt
 
 STEPS = 8
@@ -35,13 +35,13 @@ def compare(
     simt.ops.clear_log()
     found = results(layer, x, "simt", **more)
     assert len(simt.ops.launches()) == 2 * layer.num_layers * parts
-    assert_same(found, expected)
+    assert_alike(found, expected)
 
 
 @pytest.mark.parametrize("strategy", ["resident", "cluster:blocks=2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("cell", LAYERS)
-def test_the_same_bit_for_bit(
+def test_the_same_as_one_after_the_other(
     simt: Simt,
     monkeypatch: pytest.MonkeyPatch,
     cell: str,
@@ -134,6 +134,7 @@ def test_inference_saves_nothing_and_is_the_same(
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("poisoned")  # else they may find what the call before left there
 def test_lanes_that_do_not_wait_are_seen(simt: Simt, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the marks some order gives another result: what the tests above stand on."""
     layer, x = rnnfast.LSTM(3, 5, num_layers=3), torch.randn(32, 2, 3)
