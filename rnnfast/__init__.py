@@ -17,6 +17,7 @@ from .config import use_backend
 from .explain import Explanation, explain
 from .functional import scan
 from .modules import GRU, LSTM, RNN, AllStates
+from .tuning import Tuning, tune
 
 from . import compat  # isort: skip  builds on the modules
 from .compat import Replacement, replace  # isort: skip
@@ -36,6 +37,7 @@ __all__ = [
     "LSTMCell",
     "RNNCell",
     "Replacement",
+    "Tuning",
     "__version__",
     "clip_grad_norm_",
     "clip_grad_value_",
@@ -45,5 +47,6 @@ __all__ = [
     "get_total_norm",
     "replace",
     "scan",
+    "tune",
     "use_backend",
 ]

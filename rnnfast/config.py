@@ -17,20 +17,15 @@ _requested: ContextVar[str] = ContextVar("rnnfast_backend", default="")
 _default = os.environ.get("RNNFAST_BACKEND", "") or AUTO
 
 
-class _OfThread(threading.local):
-    """``_requested`` for a compiler that can't read it: of the thread, not of its async tasks."""
-
-    name = ""
-
-
-_of_thread = _OfThread()
+# the same for a compiler that can't read it: of the thread, not of its async tasks
+_of_thread = threading.local()
 _COMPILER_READS_CONTEXT = TorchVersion(torch.__version__) >= "2.12"
 
 
 def requested_backend() -> str:
     """The name asked for here: by ``use_backend``, else ``RNNFAST_BACKEND``, else ``"auto"``."""
     if not _COMPILER_READS_CONTEXT and torch.compiler.is_compiling():
-        return _of_thread.name or _default
+        return getattr(_of_thread, "name", "") or _default
     return _requested.get() or _default
 
 
@@ -49,7 +44,7 @@ def use_backend(name: str) -> Iterator[None]:
     from .backends import registry
 
     registry.check_name(name)
-    token, before = _requested.set(name), _of_thread.name
+    token, before = _requested.set(name), getattr(_of_thread, "name", "")
     _of_thread.name = name
     try:
         yield

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from . import stack as stacks
 from .backends import registry
+from .backends.preference import order
 from .config import AUTO, requested_backend
 from .problem import Problem
 from .recurrent import Recurrent
@@ -23,6 +24,7 @@ class Choice:
         answers: (backend, its reason for refusing or None) of everyone who was asked, in order.
         chosen: the backend's name, None where nobody can take the problem.
         strategy: how it computes it.
+        reason: why they were asked in this order.
     """
 
     layer: int
@@ -31,6 +33,7 @@ class Choice:
     answers: tuple[tuple[str, str | None], ...]
     chosen: str | None
     strategy: str
+    reason: str = ""
 
     def __str__(self) -> str:
         p = self.problem
@@ -43,6 +46,8 @@ class Choice:
             + (f", grad_clip_time={clip}" if (clip := p.options.grad_clip_time) else "")
             + (f", checkpoint_every={every}" if (every := p.options.checkpoint_every) else "")
         ]
+        if self.reason:
+            lines.append(f"  in this order: {self.reason}")
         for name, reason in self.answers:
             lines.append(f"  {name}: " + (f"no: {reason}" if reason else "takes it"))
         lines.append(f"  -> {self.chosen}: {self.strategy}" if self.chosen else "  -> nobody")
@@ -83,6 +88,24 @@ def explain(
         TypeError: ``layer`` is not a layer of rnnfast. What the layer raises for a bad input shape
         is not raised here.
     """
+    stack, first = described(layer, input, lengths, resets, return_all_states)
+    name = requested_backend()
+    tuned = stacks.tuned(first, stack.num_layers, stack.directions) if name == AUTO else None
+    choices = [
+        _choice(index, stack.directions, problem, name, tuned)
+        for index, problem in enumerate(problems(first, stack.num_layers, stack.directions))
+    ]
+    return Explanation(name, tuple(choices), _layers(stack, choices))
+
+
+def described(
+    layer: Recurrent,
+    input: Tensor | PackedSequence,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    return_all_states: bool,
+) -> tuple[Stack, Problem]:
+    """The layers and the problem of the first that such a call is. TypeError for another layer."""
     if not isinstance(layer, Recurrent):
         raise TypeError(f"layer should be a layer of rnnfast, got: {type(layer).__name__}")
     has_lengths = lengths is not None or isinstance(input, PackedSequence)
@@ -99,12 +122,7 @@ def explain(
     first = first_problem(
         stack, input, has_lengths, resets is not None, return_all_states, training, cast
     )
-    asked = problems(first, stack.num_layers, stack.directions)
-    name = requested_backend()
-    choices = [
-        _choice(index, stack.directions, problem, name) for index, problem in enumerate(asked)
-    ]
-    return Explanation(name, tuple(choices), _layers(stack, choices))
+    return stack, first
 
 
 def _layers(stack: Stack, choices: list[Choice]) -> str:
@@ -124,12 +142,17 @@ def _layers(stack: Stack, choices: list[Choice]) -> str:
     )
 
 
-def _choice(index: int, directions: int, problem: Problem, requested: str) -> Choice:
+def _choice(
+    index: int, directions: int, problem: Problem, requested: str, tuned: str | None
+) -> Choice:
     layer, direction = divmod(index, directions)
-    candidates = registry.candidates(problem)
     if requested != AUTO:
         registry.check_name(requested)
-        candidates = [registry.BACKENDS[requested]]
+        candidates, why = [registry.BACKENDS[requested]], ""
+    elif tuned is not None:
+        candidates, why = [registry.BACKENDS[tuned]], "fastest for this call, by rnnfast.tune"
+    else:
+        candidates, why = registry.candidates(problem), order(problem).reason
     answers: list[tuple[str, str | None]] = []
     chosen = None
     for backend in candidates:
@@ -144,4 +167,5 @@ def _choice(index: int, directions: int, problem: Problem, requested: str) -> Ch
         tuple(answers),
         chosen.name if chosen else None,
         registry.named(chosen.name, problem).strategy(problem) if chosen else "",
+        why,
     )

@@ -145,6 +145,7 @@ def problem_of(scan: Scan) -> Problem:
         scan.resets is not None,
         scan.options,
         *circumstances(input.device.type)[:3],
+        None,
     )
 
 

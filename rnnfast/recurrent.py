@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch import _VF, Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from . import checks, repeat
 from .cells import CELLS
@@ -371,14 +371,14 @@ class Recurrent(nn.RNNBase):
         as_it_is = packed_in_torch(stack, packed, states)
         if as_it_is is not None:
             return as_it_is.y, as_it_is.final
-        in_order = PackedSequence(packed.data, packed.batch_sizes, None, None)
-        padded, host_lengths = pad_packed_sequence(in_order)
+        sizes, steps = packed.batch_sizes, len(packed.batch_sizes)
+        padded, host_lengths = _VF._pad_packed_sequence(packed.data, sizes, False, 0.0, steps)
 
         def dropout(x: Tensor, probability: float) -> Tensor:  # torch draws its masks packed
-            rows = pack_padded_sequence(x, host_lengths)
-            masked = PackedSequence(F.dropout(rows.data, probability), rows.batch_sizes)
-            return pad_packed_sequence(masked)[0]
+            rows, _ = _VF._pack_padded_sequence(x, host_lengths, False)
+            masked = F.dropout(rows, probability)
+            return _VF._pad_packed_sequence(masked, sizes, False, 0.0, steps)[0]
 
         lengths = host_lengths.to(padded.device)
         result = run_stack(stack, padded, states, lengths=lengths, dropout=dropout)
-        return pack_padded_sequence(result.y, host_lengths).data, result.final
+        return _VF._pack_padded_sequence(result.y, host_lengths, False)[0], result.final

@@ -13,12 +13,12 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import handle_torch_function, has_torch_function
 
 from .autocast import Cast, cast_all, cast_of, without_autocast
-from .backends import registry
+from .backends import measured, registry
 from .backends.base import Backend
 from .backends.torch_native import call_kernel, one_hot
 from .cells import CELLS
 from .checks import check_tokens, check_values
-from .config import requested_backend
+from .config import AUTO, requested_backend
 from .direct import run_directions, run_stacked
 from .functional import in_dispatch_mode, may_train, observed, run_chosen
 from .problem import Options, Problem, Scan, ScanResult, circumstances, kind_of
@@ -65,7 +65,7 @@ class StackResult(NamedTuple):
     final: list[Tensor]
     h: list[Tensor]
     c: list[Tensor]
-    whole: bool = False
+    whole: bool
 
 
 class Choice(NamedTuple):
@@ -145,8 +145,12 @@ class Plan(NamedTuple):
     whole: bool
 
 
-def _choose(first: Problem, num_layers: int, directions: int, requested: str) -> Plan:
+def _choose(
+    first: Problem, num_layers: int, directions: int, requested: str, _measured: object
+) -> Plan:
     asked = problems(first, num_layers, directions)
+    if requested == AUTO and not first.tracing:
+        requested = tuned(first, num_layers, directions) or requested
     choices = [Choice(problem, registry.select(problem, requested)) for problem in asked]
     torchs = registry.BACKENDS["torch"]  # as it is, not checkpointed
     return Plan(choices, all(c.backend is torchs for c in choices) and not first.tracing)
@@ -158,7 +162,36 @@ _choose_once = functools.lru_cache(maxsize=1024)(_choose)  # sizes repeat from c
 def choose(stack: Stack, first: Problem) -> Plan:
     """The plan for a stack, by what is asked for here."""
     chooser = _choose if first.tracing or first.recorded else _choose_once
-    return chooser(first, stack.num_layers, stack.directions, requested_backend())
+    asked = (first, stack.num_layers, stack.directions, requested_backend())
+    return chooser(*asked, measured.changes())
+
+
+def tuned(first: Problem, num_layers: int, directions: int) -> str | None:
+    """The backend that ``rnnfast.tune`` found fastest for just this call, if it still takes it."""
+    name = measured.local().calls.get(call_key(first, num_layers, directions))
+    if name not in registry.BACKENDS:
+        return None
+    asked = problems(first, num_layers, directions)
+    taken = all(registry.refusal(registry.BACKENDS[name], problem) is None for problem in asked)
+    return name if taken else None
+
+
+def call_key(first: Problem, num_layers: int, directions: int) -> str:
+    """A line that tells calls apart which ``tune`` measures apart."""
+    p, o = first, first.options
+    parts = [p.cell, p.kind, str(p.dtype).removeprefix("torch."), p.device]
+    parts += [f"T{p.T} B{p.B} I{p.I} H{p.H} P{p.P} x{num_layers} x{directions}"]
+    flags = {
+        "no bias": not p.bias,
+        "lengths": p.has_lengths,
+        "resets": p.has_resets,
+        "all states": o.all_states,
+        "training": o.training,
+        f"checkpoint {o.checkpoint_every}": o.checkpoint_every,
+        "clip": o.grad_clip_time,
+        f"autocast {p.autocast}": p.autocast,
+    }
+    return ", ".join([*parts, *(name for name, on in flags.items() if on)])
 
 
 def _run_layer(scans: list[Scan], choices: Sequence[Choice]) -> list[ScanResult]:
@@ -309,7 +342,7 @@ def torch_stack(
         batch_first=stack.batch_first,
         batch_sizes=batch_sizes,
     )
-    return StackResult(y, final, [], [], whole=True)
+    return StackResult(y, final, [], [], True)
 
 
 def _run_layers(
@@ -347,9 +380,8 @@ def _run_layers(
             all_h.append(x)
             if traces:
                 all_c.append(torch.cat(traces, -1))
-    return StackResult(
-        x, [torch.stack(series) for series in zip(*finals, strict=False)], all_h, all_c
-    )
+    final = [torch.stack(series) for series in zip(*finals, strict=False)]
+    return StackResult(x, final, all_h, all_c, False)
 
 
 def why_not_pipelined(stack: Stack, choices: Sequence[Choice]) -> str | None:
@@ -396,7 +428,8 @@ def _run_pipelined(
     check_values(scans[0])
     results = run_stacked(scans, backend, backend.pipeline_steps())
     finals = zip(*(result.final for result in results), strict=True)
-    return StackResult(results[-1].y, [torch.stack(series) for series in finals], [], [])
+    final = [torch.stack(series) for series in finals]
+    return StackResult(results[-1].y, final, [], [], False)
 
 
 def packed_in_torch(

@@ -89,7 +89,7 @@ def test_a_dense_call_has_torchs_dtypes(kind: str) -> None:
         theirs = getattr(nn, cls)(I, H, **kwargs).to(weights)
         ours = getattr(rnnfast, cls)(I, H, **kwargs).to(weights)
         x = torch.ones(T, B, I, dtype=input)
-        without = torch_native._lstm_failure(torch.float32, low, True) is not None
+        without = torch_native.lstm_failure(torch.float32, low, True) is not None
         with torch.autocast("cpu", low):
             if kind == "LSTM" and weights != f64 and without:
                 # oneDNN has no such LSTM on this processor: torch fails, or takes its loop
@@ -150,7 +150,7 @@ def failure(dtype: torch.dtype, low: torch.dtype | None, training: bool) -> bool
 def test_torch_is_asked_for_no_lstm_that_fails(
     dtype: torch.dtype, low: torch.dtype | None, training: bool
 ) -> None:
-    found = torch_native._lstm_failure(dtype, low, training)
+    found = torch_native.lstm_failure(dtype, low, training)
     if dtype == f32 or low is None:
         assert (found is not None) == failure(dtype, low, training)
     layer = rnnfast.LSTM(I, H, dtype=dtype)
@@ -160,7 +160,7 @@ def test_torch_is_asked_for_no_lstm_that_fails(
 
 def test_a_failure_is_a_refusal_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor whose oneDNN has no bfloat16, whichever this one is."""
-    monkeypatch.setattr(torch_native, "_lstm_failure", lambda *_: "no primitive")
+    monkeypatch.setattr(torch_native, "lstm_failure", lambda *_: "no primitive")
     asked = problem_of(scan_of(Case("lstm"), leaves(Case("lstm"), bf16)))
     reason = registry.refusal(registry.BACKENDS["torch"], asked)
     assert reason == "torch's LSTM fails in torch.bfloat16 on this processor: no primitive"

@@ -1,8 +1,7 @@
 """In which order ``auto`` asks, by what was measured.
 
-On the CPU the native kernels beat torch's loop of one call after another for every cell, dtype
-and size that was tried. The one rival is oneDNN's LSTM, which torch takes for dense float32 and
-bfloat16 input: there the order follows a table.
+On the CPU the order is a question of who is faster in the table of ``measured``: this machine's own
+where ``python -m rnnfast tune`` made one, else the one that was measured for its instruction set.
 
 On a GPU nothing was measured. ``torch`` stays first for what cuDNN takes without waiting for the
 device; for the rest ``cuda``, then ``triton``, come before the scratch loop.
@@ -10,61 +9,80 @@ device; for the rest ``cuda``, then ``triton``, come before the scratch loop.
 
 from __future__ import annotations
 
-import itertools
-import math
+from typing import NamedTuple
 
 import torch
 
 from ..problem import Problem
+from . import measured
+from .torch_native import lstm_failure
 
-# Time of torch over that of ``cpu``, forward + backward, float32, T = 20, I = H, two threads of a
-# Xeon with AVX-512 (torch 2.14.1). None: not measured.
-ONEDNN_LSTM_BATCHES = (1, 4, 16, 64, 256, 1024)
-ONEDNN_LSTM: dict[int, tuple[float | None, ...]] = {
-    32: (1.04, 1.10, 1.06, 1.07, 1.08, 1.09),
-    64: (1.12, 1.13, 1.06, 0.99, 0.91, 1.14),
-    128: (1.16, 1.11, 1.03, 0.99, 0.91, 1.05),
-    256: (1.42, 1.25, 1.09, 0.97, 1.10, 1.03),
-    512: (1.59, 1.47, 1.18, 1.17, 1.13, None),
-    1024: (1.29, 1.54, 1.38, 0.94, 1.03, None),
-}
+TORCH_FIRST = ("torch", "cpu", "cuda", "triton", "reference")
+CPU_FIRST = ("cpu", "torch", "cuda", "triton", "reference")
+CUDA_FIRST = ("cuda", "torch", "cpu", "triton", "reference")
+
 # Below, a vector of the native kernels is mostly padding; not measured. Nor may their rounding be
 # torch's there: a gradient that is one number and nearly cancels has no larger one beside it.
 FEWEST_UNITS = 4
 MARGIN = 1.05  # what must be won to leave torch's kernel: a tie stays where it is
 
 
-def order(problem: Problem) -> tuple[str, ...]:
-    """Names of all backends, the one that is expected to be fastest first."""
-    if problem.recorded:  # a trace of torch's own kernels needs no rnnfast where it is loaded
-        return ("torch", "cpu", "cuda", "triton", "reference")
-    if problem.device == "cuda" and problem.has_lengths:  # torch would read them on the host
-        return ("cuda", "torch", "cpu", "triton", "reference")
+class Order(NamedTuple):
+    """Names of all backends, the one that is expected to be fastest first, and why so."""
+
+    names: tuple[str, ...]
+    reason: str
+
+
+def order(problem: Problem) -> Order:
+    """The order in which ``auto`` asks about ``problem``."""
+    if problem.recorded:
+        return Order(TORCH_FIRST, "a trace of torch's own kernels loads without rnnfast")
+    if problem.device == "cuda":
+        if problem.has_lengths:
+            return Order(CUDA_FIRST, "torch would read the lengths on the host")
+        return Order(TORCH_FIRST, "nothing was measured on a GPU")
+    if problem.device != "cpu":
+        return Order(TORCH_FIRST, "rnnfast has no kernels for this device")
+    return _on_cpu(problem)
+
+
+def _on_cpu(problem: Problem) -> Order:
     if problem.H < FEWEST_UNITS:
-        return ("torch", "cpu", "cuda", "triton", "reference")
-    if problem.device == "cpu" and not _onednn_wins(problem):
-        return ("cpu", "torch", "cuda", "triton", "reference")
-    return ("torch", "cpu", "cuda", "triton", "reference")
+        return Order(TORCH_FIRST, "too few units for a vector")
+    if problem.tracing:
+        return Order(CPU_FIRST, "torch's backward would run forward anew under a compiler")
+    if problem.has_lengths:
+        return Order(CPU_FIRST, "torch would sort and pack the sequences")
+    if problem.kind == "tokens":
+        return Order(CPU_FIRST, "torch would multiply a one-hot matrix")
+    if problem.cell == "lstm" and problem.dtype == torch.bfloat16 and _onednn_has_bfloat16(problem):
+        return Order(TORCH_FIRST, "oneDNN has an LSTM in bfloat16")
+    ratio, table = expected_ratio(problem)
+    names = CPU_FIRST if ratio >= MARGIN else TORCH_FIRST
+    return Order(names, f"torch's time is expected to be {ratio:.2f} of cpu's ({table.machine})")
 
 
-def _onednn_wins(problem: Problem) -> bool:
-    if problem.cell != "lstm" or problem.has_lengths or problem.tracing:
-        return False  # torch has its loop there; under a tracer its backward runs forward anew
-    if problem.dtype == torch.bfloat16:
-        return True
-    return problem.dtype == torch.float32 and onednn_lstm_ratio(problem.H, problem.B) < MARGIN
+def expected_ratio(problem: Problem) -> tuple[float, measured.Table]:
+    """torch's time over that of the backend ``cpu``, and the table that says so."""
+    cell, training = _measured_cell(problem), problem.options.training
+    tables = measured.shipped(measured.isa())
+    own = measured.local().table
+    for table in [own, *tables] if own is not None else tables:
+        ratio = table.ratio(cell, training, problem.T, problem.B, problem.H)
+        if ratio is not None:
+            return ratio, table
+    raise AssertionError("the shipped tables have every cell and mode")
 
 
-def onednn_lstm_ratio(H: int, B: int) -> float:
-    """The table at the nearest H, between its batch sizes on a logarithmic scale."""
-    nearest = min(ONEDNN_LSTM, key=lambda h: abs(math.log(h / max(H, 1))))
-    points = [
-        (math.log(b), ratio)
-        for b, ratio in zip(ONEDNN_LSTM_BATCHES, ONEDNN_LSTM[nearest], strict=False)
-        if ratio is not None
-    ]
-    x = math.log(max(B, 1))
-    for (x0, y0), (x1, y1) in itertools.pairwise(points):
-        if x <= x1:
-            return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
-    return points[-1][1]
+def _measured_cell(problem: Problem) -> str:
+    """The cell whose points tell: the LSTM's are oneDNN's in float32; all that torch does by ATen's
+    loop is like its GRU."""
+    if problem.cell == "lstm" and problem.dtype == torch.float32:
+        return "lstm"
+    return "rnn_tanh" if problem.cell.startswith("rnn") else "gru"
+
+
+def _onednn_has_bfloat16(problem: Problem) -> bool:
+    """oneDNN takes it where it takes an autocast one, which has no other way."""
+    return lstm_failure(torch.float32, torch.bfloat16, problem.options.training) is None

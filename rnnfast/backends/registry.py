@@ -31,7 +31,7 @@ def check_name(name: str) -> None:
 
 def candidates(problem: Problem) -> list[Backend]:
     """Every backend, in the order in which ``auto`` asks them."""
-    return [BACKENDS[name] for name in order(problem)]
+    return [BACKENDS[name] for name in order(problem).names]
 
 
 def refusal(backend: Backend, problem: Problem) -> str | None:

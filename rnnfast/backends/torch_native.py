@@ -116,7 +116,7 @@ def _why_no_lstm(problem: Problem) -> str | None:
     if problem.autocast is not None:
         runs.append((torch.float32, problem.autocast))
     for dtype, low in runs:
-        failure = _lstm_failure(dtype, low, problem.options.training)
+        failure = lstm_failure(dtype, low, problem.options.training)
         if failure is not None:
             where = f"under autocast to {low}" if low else f"in {dtype}"
             return f"torch's LSTM fails {where} on this processor: {failure}"
@@ -125,7 +125,7 @@ def _why_no_lstm(problem: Problem) -> str | None:
 
 @constant_while_tracing
 @functools.cache
-def _lstm_failure(dtype: torch.dtype, low: torch.dtype | None, training: bool) -> str | None:
+def lstm_failure(dtype: torch.dtype, low: torch.dtype | None, training: bool) -> str | None:
     """The error of a tiny LSTM of torch's, None where it runs. In a thread of its own, which has no
     modes, transforms or tracers."""
     if low is None and dtype in (torch.float32, torch.float64):

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import json
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from .. import store
 from ..problem import Problem
 from .plan import Device, Plan, math_of
 
@@ -25,10 +24,8 @@ _lock = threading.Lock()
 
 
 def cache_file() -> Path:
-    """In RNNFAST_CACHE, else in the user's cache folder."""
-    own, users = os.environ.get("RNNFAST_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    folder = Path(own) if own else Path(users or "~/.cache").expanduser() / "rnnfast"
-    return folder.expanduser() / "triton-plans.json"
+    """In the cache folder."""
+    return store.folder() / "triton-plans.json"
 
 
 def bucket(B: int) -> int:
@@ -63,16 +60,15 @@ def best(key: str, plans: Sequence[Plan], time_of: Callable[[Plan], float] | Non
         if time_of is None or os.environ.get(SWITCH, "1") == "0":
             return plans[0]
         fastest = min(plans, key=time_of)
-        _remember(cache_file(), key, fastest)
+        store.update(cache_file(), lambda lines: {**lines, key: fastest})
     return fastest
 
 
 @functools.lru_cache(maxsize=8)
 def _read_at(path: Path, modified: int, size: int) -> dict[str, Plan]:
     try:
-        lines = json.loads(path.read_text(encoding="utf-8"))
-        return {key: Plan(*values) for key, values in lines.items()}
-    except (ValueError, TypeError, AttributeError):  # cut off, or somebody else's: measured anew
+        return {key: Plan(*values) for key, values in store.read(path).items()}
+    except (TypeError, AttributeError):  # somebody else's: measured anew
         return {}
 
 
@@ -82,17 +78,6 @@ def _read(path: Path) -> dict[str, Plan]:
     except FileNotFoundError:
         return {}
     return _read_at(path, facts.st_mtime_ns, facts.st_size)
-
-
-def _remember(path: Path, key: str, plan: Plan) -> None:
-    """Replaces the file in one step, so that another process reads the old one or the new one."""
-    lines = {**_read(path), key: plan}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8"
-    ) as file:
-        json.dump(lines, file, indent=1, sort_keys=True)
-    os.replace(file.name, path)
 
 
 @functools.cache
