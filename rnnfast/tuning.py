@@ -127,14 +127,8 @@ def _candidates(stack: stacks.Stack, first: Any) -> list[str]:
 def _remember_call(key: str, times: dict[str, float]) -> Tuning:
     fastest = min(times, key=times.__getitem__)
     entry = {"backend": fastest, "us": {n: round(t * 1e6, 2) for n, t in times.items()}}
-    file = measured.remember(
-        lambda facts: {**facts, "calls": {**_dict(facts.get("calls")), key: entry}}
-    )
+    file = measured.remember(lambda facts: {**facts, "calls": {**facts["calls"], key: entry}})
     return Tuning(key, times, fastest, file)
-
-
-def _dict(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 # --- timing --------------------------------------------------------------------------------------
@@ -199,7 +193,7 @@ class Grid:
 
 
 MOST_FLOPS = 2e10  # some 0.2 s a call on two cores
-FULL = Grid((1, 20, 100), (1, 8, 32, 128), (32, 64, 128, 256, 512, 1024), SECONDS)
+FULL = Grid((1, 5, 20, 100), (1, 8, 32, 128), (32, 64, 128, 256, 512, 1024), SECONDS)
 QUICK = Grid((1, 40), (1, 32), (64, 256), 0.5)
 _LAYERS: dict[str, Callable[..., Recurrent]] = {
     "lstm": modules.LSTM,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,18 @@ def _seeded() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _not_tuned() -> Iterator[None]:
+    """What the user's machine was tuned to has no say in the tests, nor in their processes."""
+    before = os.environ.get("RNNFAST_TUNE")
+    os.environ["RNNFAST_TUNE"] = "0"
+    yield
+    if before is None:
+        del os.environ["RNNFAST_TUNE"]
+    else:
+        os.environ["RNNFAST_TUNE"] = before
 
 
 @pytest.fixture

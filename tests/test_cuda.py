@@ -45,12 +45,12 @@ def test_why_not(changes: dict, reason: str) -> None:
 
 
 def test_torch_is_asked_first_where_it_need_not_wait_for_the_device() -> None:
-    assert order(problem())[:1] == ("torch",)
-    assert order(problem(has_lengths=True))[:2] == ("cuda", "torch")
+    assert order(problem()).names[:1] == ("torch",)
+    assert order(problem(has_lengths=True)).names[:2] == ("cuda", "torch")
     for changes in ({"cell": "gru_reset_before"}, {"has_resets": True}, {"kind": "gates"}):
         asked = problem(**changes)
         assert registry.BACKENDS["torch"].why_not(asked) is not None
-        others = [name for name in order(asked) if name not in ("torch", "cpu")]
+        others = [name for name in order(asked).names if name not in ("torch", "cpu")]
         assert others[0] == "cuda"
 
 

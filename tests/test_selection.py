@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import rnnfast
-from rnnfast.backends import registry
-from rnnfast.backends.preference import onednn_lstm_ratio, order
+from rnnfast.backends import measured, preference, registry
+from rnnfast.backends.preference import order
 from rnnfast.config import requested_backend
 from rnnfast.problem import problem_of
 
@@ -24,20 +24,47 @@ def problem(**options):
     return problem_of(scan_of(case, leaves(case, torch.float32)))
 
 
-def test_auto_asks_in_the_order_that_was_measured() -> None:
-    assert order(problem(cell="gru"))[0] == "cpu"
-    assert order(problem(cell="gru")._replace(device="cuda"))[0] == "torch"
-    lstm = problem()
-    assert onednn_lstm_ratio(1024, 64) < 1
-    assert order(lstm._replace(H=1024, B=64))[0] == "torch"
-    assert order(lstm._replace(H=512, B=1))[0] == "cpu"
-    assert order(lstm._replace(H=1024, B=64, has_lengths=True))[0] == "cpu"
-    assert order(lstm._replace(H=1024, B=64, tracing=True))[0] == "cpu"
-    assert order(lstm._replace(H=512, B=1, dtype=torch.bfloat16))[0] == "torch"
-    assert order(problem(cell="gru")._replace(autocast=torch.bfloat16))[0] == "cpu"
-    assert order(problem(cell="gru")._replace(recorded=True))[0] == "torch"
-    for every in (lstm, lstm._replace(H=1024, B=64)):
-        assert sorted(order(every)) == sorted(registry.BACKENDS)
+def first(problem) -> str:
+    return order(problem).names[0]
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512", "baseline", "none"])
+def test_auto_asks_in_the_order_that_was_measured(
+    isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measured, "isa", lambda: isa)
+    gru = problem(cell="gru", T=64, B=8, H=64)
+    assert first(gru) == "cpu"
+    assert first(gru._replace(device="cuda")) == "torch"
+    assert first(gru._replace(device="cuda", has_lengths=True)) == "cuda"
+    assert first(gru._replace(autocast=torch.bfloat16)) == "cpu"
+    assert first(gru._replace(recorded=True)) == "torch"
+    assert first(gru._replace(H=3)) == "torch"
+    serving = gru._replace(T=1, B=1, options=gru.options._replace(training=False))
+    assert first(serving) == "torch"
+    for cell in ("rnn_relu", "gru", "lstm"):
+        assert first(serving._replace(cell=cell)) == "torch"
+    big = problem()._replace(T=20, H=1024, B=64)
+    if isa == "avx512":
+        assert first(big) == "torch"
+        assert first(problem()._replace(T=20, H=512, B=1)) == "cpu"
+    slow_in_torch = {"has_lengths": True, "tracing": True, "kind": "tokens"}
+    for field, value in slow_in_torch.items():
+        assert first(big._replace(**{field: value})) == "cpu"
+    for every in (gru, big, serving):
+        assert sorted(order(every).names) == sorted(registry.BACKENDS)
+        assert order(every).reason
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_a_bfloat16_lstm_goes_to_onednn_where_that_has_it(
+    has_it: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = None if has_it else "no primitive"
+    monkeypatch.setattr(preference, "lstm_failure", lambda *_: failure)
+    asked = problem(T=64, B=8, H=64)._replace(dtype=torch.bfloat16)
+    assert first(asked) == ("torch" if has_it else "cpu")
+    assert first(asked._replace(cell="gru")) == "cpu"
 
 
 def test_auto_moves_on_from_a_backend_that_was_not_built(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,14 +129,32 @@ def local() -> Local:
 @functools.lru_cache(maxsize=16)
 def _local(threads: int, _changes: int) -> Local:
     path = file_of(threads)
-    facts = _unsaved.get(path) or store.read(path)
-    try:
-        points = [Point(*row) for row in facts.get("points", [])]
-        table = Table(f"this machine, by `python -m rnnfast tune`, {threads} threads", points)
-        calls = {key: str(call["backend"]) for key, call in facts.get("calls", {}).items()}
-        return Local(points, table if points else None, calls)
-    except (TypeError, KeyError, AttributeError, ValueError):  # somebody else's: not measured
-        return Local([], None, {})
+    facts = _sane(_unsaved.get(path) or store.read(path))
+    points = [Point(*row) for row in facts["points"]]
+    table = Table(f"this machine, by `python -m rnnfast tune`, {threads} threads", points)
+    calls = {key: call["backend"] for key, call in facts["calls"].items()}
+    return Local(points, table if points else None, calls)
+
+
+def _sane(facts: store.Facts) -> store.Facts:
+    """What of a file's facts is of this module's making; the rest counts as not measured."""
+    points, calls = facts.get("points"), facts.get("calls")
+    return {
+        "points": [row for row in points if _is_point(row)] if isinstance(points, list) else [],
+        "calls": {k: c for k, c in calls.items() if isinstance(c, dict) and "backend" in c}
+        if isinstance(calls, dict)
+        else {},
+    }
+
+
+def _is_point(row: object) -> bool:
+    kinds = (str, bool, int, int, int, float, float)
+    return (
+        isinstance(row, (list, tuple))
+        and len(row) == len(kinds)
+        and all(isinstance(value, kind) for value, kind in zip(row, kinds, strict=True))
+        and all(value > 0 for value in row[2:])
+    )
 
 
 def remember(change: Callable[[store.Facts], store.Facts]) -> Path:
@@ -145,9 +163,9 @@ def remember(change: Callable[[store.Facts], store.Facts]) -> Path:
     global _changes
     path = file_of(torch.get_num_threads())
     try:
-        store.update(path, lambda facts: {**change(facts), "machine": machine()})
+        store.update(path, lambda facts: {**change(_sane(facts)), "machine": machine()})
     except OSError as error:
-        _unsaved[path] = change(_unsaved.get(path) or store.read(path))
+        _unsaved[path] = change(_sane(_unsaved.get(path) or store.read(path)))
         message = f"{path} can't be written ({error}): what was measured is kept for this process"
         warnings.warn(message, RuntimeWarning, stacklevel=3)
     _changes += 1

@@ -11,6 +11,7 @@ import functools
 import importlib.metadata
 import os
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from .plan import Device, Plan, math_of
 SWITCH = "RNNFAST_TRITON_TUNE"
 LARGEST_BUCKET = 2048
 _lock = threading.Lock()
+_unsaved: dict[str, Plan] = {}  # where the folder can't be written
 
 
 def cache_file() -> Path:
@@ -54,13 +56,18 @@ def best(key: str, plans: Sequence[Plan], time_of: Callable[[Plan], float] | Non
     if len(plans) == 1:
         return plans[0]
     with _lock:
-        remembered = _read(cache_file()).get(key)
+        remembered = _unsaved.get(key) or _read(cache_file()).get(key)
         if remembered is not None and remembered in plans:
             return remembered
         if time_of is None or os.environ.get(SWITCH, "1") == "0":
             return plans[0]
         fastest = min(plans, key=time_of)
-        store.update(cache_file(), lambda lines: {**lines, key: fastest})
+        try:
+            store.update(cache_file(), lambda lines: {**lines, key: fastest})
+        except OSError as error:
+            _unsaved[key] = fastest
+            message = f"{cache_file()} can't be written ({error}): measured for this process only"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
     return fastest
 
 
