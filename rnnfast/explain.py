@@ -110,11 +110,11 @@ def described(
         raise TypeError(f"layer should be a layer of rnnfast, got: {type(layer).__name__}")
     has_lengths = lengths is not None or isinstance(input, PackedSequence)
     weights = layer._weights()
-    stack = layer._stack(weights)
+    packed = isinstance(input, PackedSequence)
+    stack = layer._stack(weights, layer.batch_first and not packed)
     if isinstance(input, PackedSequence):
         batch = int(input.batch_sizes[0])
         input = input.data.new_empty(0).expand(len(input.batch_sizes), batch, 0)
-        stack = stack._replace(batch_first=False)
     else:
         input, _ = layer._batch(input, resets)
     training = stacks.differentiable(stack, input, None)

@@ -11,6 +11,7 @@ from torch import Tensor
 from .cells import CELLS, CellSpec, StepWeights
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Record = TypeVar("Record", bound=tuple[Any, ...])
 KINDS = ("dense", "gates", "tokens")
 
 
@@ -110,6 +111,13 @@ class ScanResult(NamedTuple):
     y: Tensor
     final: list[Tensor]
     trace: list[Tensor]
+
+
+def changed(record: Record, **changes: Any) -> Record:
+    """As ``record._replace(**changes)``, which Dynamo of torch 2.11 gives back empty where a graph
+    breaks."""
+    fields: tuple[str, ...] = record._fields  # type: ignore[attr-defined]
+    return type(record)(*[changes.get(name, getattr(record, name)) for name in fields])
 
 
 def kind_of(input: Tensor) -> str:

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import _VF, Tensor, nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import checks, repeat
 from .cells import CELLS
+from .packing import Packing
 from .problem import kind_of
 from .stack import Stack, StackResult, packed_in_torch, run_stack
 from .time_clip import GradClipTime, as_option
@@ -105,7 +106,7 @@ class Recurrent(nn.RNNBase):
         if lengths is not None or resets is not None:
             self._check_ends(input, lengths, resets)
         result = run_stack(
-            self._stack(weights),
+            self._stack(weights, self.batch_first),
             input,
             states,
             lengths=lengths,
@@ -167,7 +168,7 @@ class Recurrent(nn.RNNBase):
                 return True
         return False
 
-    def _stack(self, weights: list[list[Tensor]]) -> Stack:
+    def _stack(self, weights: list[list[Tensor]], batch_first: bool) -> Stack:
         return Stack(
             self._cell(),
             weights,
@@ -177,7 +178,7 @@ class Recurrent(nn.RNNBase):
             self.bias,
             self.dropout,
             self.training,
-            self.batch_first,
+            batch_first,
             as_option(self.grad_clip_time),
             checks.check_checkpoint_every(self.checkpoint_every),
         )
@@ -358,7 +359,7 @@ class Recurrent(nn.RNNBase):
         self._check(packed.data, states, weights, batch)
         if states is not None and packed.sorted_indices is not None:
             states = [s.index_select(1, packed.sorted_indices) for s in states]
-        stack = self._stack(weights)._replace(batch_first=False)
+        stack = self._stack(weights, batch_first=False)
         data, final = self._run_packed(stack, packed, states)
         if packed.unsorted_indices is not None:
             final = [s.index_select(1, packed.unsorted_indices) for s in final]
@@ -371,14 +372,12 @@ class Recurrent(nn.RNNBase):
         as_it_is = packed_in_torch(stack, packed, states)
         if as_it_is is not None:
             return as_it_is.y, as_it_is.final
-        sizes, steps = packed.batch_sizes, len(packed.batch_sizes)
-        padded, host_lengths = _VF._pad_packed_sequence(packed.data, sizes, False, 0.0, steps)
+        packing = Packing(packed)
+        padded = packing.pad(packed.data)
 
         def dropout(x: Tensor, probability: float) -> Tensor:  # torch draws its masks packed
-            rows, _ = _VF._pack_padded_sequence(x, host_lengths, False)
-            masked = F.dropout(rows, probability)
-            return _VF._pad_packed_sequence(masked, sizes, False, 0.0, steps)[0]
+            return packing.pad(F.dropout(packing.pack(x), probability))
 
-        lengths = host_lengths.to(padded.device)
+        lengths = packing.lengths().to(padded.device)
         result = run_stack(stack, padded, states, lengths=lengths, dropout=dropout)
-        return _VF._pack_padded_sequence(result.y, host_lengths, False)[0], result.final
+        return packing.pack(result.y), result.final

@@ -21,7 +21,7 @@ from .checks import check_tokens, check_values
 from .config import AUTO, requested_backend
 from .direct import run_directions, run_stacked
 from .functional import in_dispatch_mode, may_train, observed, run_chosen
-from .problem import Options, Problem, Scan, ScanResult, circumstances, kind_of
+from .problem import Options, Problem, Scan, ScanResult, changed, circumstances, kind_of
 
 Dropout = Callable[[Tensor, float], Tensor]
 
@@ -131,9 +131,10 @@ def problems(first: Problem, num_layers: int, directions: int) -> list[Problem]:
     found = []
     for layer in range(num_layers):
         if layer > 0:
-            first = first._replace(kind="dense", I=directions * first.P)
+            first = changed(first, kind="dense", I=directions * first.P)
         for direction in range(directions):
-            found.append(first._replace(options=first.options._replace(reverse=direction == 1)))
+            options = changed(first.options, reverse=direction == 1)
+            found.append(changed(first, options=options))
     return found
 
 
@@ -161,9 +162,10 @@ _choose_once = functools.lru_cache(maxsize=1024)(_choose)  # sizes repeat from c
 
 def choose(stack: Stack, first: Problem) -> Plan:
     """The plan for a stack, by what is asked for here."""
-    chooser = _choose if first.tracing or first.recorded else _choose_once
     asked = (first, stack.num_layers, stack.directions, requested_backend())
-    return chooser(*asked, measured.changes())
+    if first.tracing or first.recorded:
+        return _choose(*asked, None)
+    return _choose_once(*asked, measured.changes())
 
 
 def tuned(first: Problem, num_layers: int, directions: int) -> str | None:
@@ -267,7 +269,7 @@ def _run_stack(
             stack, input, hx = _cast_stack(stack, input, hx, cast.computed)
         result = _run_layers(stack, input, hx, lengths, resets, plan.choices, dropout)
     result = _cast_back(result, cast)
-    return result._replace(y=result.y.transpose(0, 1)) if stack.batch_first else result
+    return changed(result, y=result.y.transpose(0, 1)) if stack.batch_first else result
 
 
 def _cast_back(result: StackResult, cast: Cast | None) -> StackResult:
@@ -287,7 +289,7 @@ def _cast_back(result: StackResult, cast: Cast | None) -> StackResult:
 def _cast_stack(
     stack: Stack, input: Tensor, hx: Sequence[Tensor], dtype: torch.dtype
 ) -> tuple[Stack, Tensor, list[Tensor]]:
-    stack = stack._replace(weights=[cast_all(weights, dtype) for weights in stack.weights])
+    stack = changed(stack, weights=[cast_all(weights, dtype) for weights in stack.weights])
     if kind_of(input) != "tokens":
         (input,) = cast_all([input], dtype)
     return stack, input, cast_all(hx, dtype)
@@ -395,7 +397,7 @@ def why_not_pipelined(stack: Stack, choices: Sequence[Choice]) -> str | None:
     if steps == 0:
         return "not asked for"
     dropout = stack.training and stack.dropout != 0
-    problems = [c.problem._replace(autocast=None) for c in choices]
+    problems = [changed(c.problem, autocast=None) for c in choices]
     return backend.why_not_pipelined(problems, steps, dropout)
 
 
