@@ -16,8 +16,8 @@ from .report import LABELS
 from .run import Run
 from .train import Recipe, TrainingRun
 
-BLOCK_EPOCHS = 10
-"""Epochs that a run trains before it is another's turn."""
+BLOCK_EPOCHS = 1
+"""Epochs that a run trains before it is another's turn: what is compared runs side by side."""
 
 SAVE_EVERY_EPOCHS = 50
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from . import compare, data, report
+from . import compare, data, report, speed
 from .cli_common import (
     EXIT_CHECK_FAILED,
     EXIT_OK,
@@ -98,10 +98,12 @@ def _run(arguments: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     if _resume(runs, arguments):
         print(f"Resuming from {out}, epochs done: {compare.epochs_done(runs)}", flush=True)
+    watch = speed.Watch()
     if not train_with_bar(runs, out):
         return interrupted(runs, out)
+    others = watch.others()
     write_results(runs, out)
-    return _conclude(runs, untrained, out)
+    return _conclude(runs, untrained, others, out)
 
 
 def _resume(runs: Sequence[TrainingRun], arguments: argparse.Namespace) -> bool:
@@ -149,8 +151,12 @@ def _sample(run: TrainingRun) -> str:
     return greedy(run.model, run.corpus.vocab, PREFIX, GENERATED_CHARACTERS)
 
 
-def _conclude(runs: Sequence[TrainingRun], untrained: Sequence[str], out: Path) -> int:
+def _conclude(
+    runs: Sequence[TrainingRun], untrained: Sequence[str], others: float | None, out: Path
+) -> int:
     print(f"\n{runs[-1].corpus.title}\n{report.table(runs)}\n")
+    for note in speed.notes(runs, others):
+        print(f"{note}\n")
     for run, before in zip(runs, untrained, strict=True):
         print(f"{report.LABELS[run.implementation]}\n  untrained  {before}")
         print(f"  trained    {_sample(run)}")

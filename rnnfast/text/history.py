@@ -73,10 +73,6 @@ class History:
         """The same of the validation perplexity."""
         return _mean(self.validation[-last:])
 
-    def tokens_per_second(self) -> float:
-        """Over all epochs; the whole step counts."""
-        return sum(self.tokens) / sum(self.seconds)
-
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)

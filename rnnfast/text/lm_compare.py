@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import compare, report
+from . import compare, report, speed
 from .cli_common import (
     EXIT_CHECK_FAILED,
     EXIT_OK,
@@ -139,25 +139,18 @@ def _agreement(runs: Sequence[TrainingRun]) -> list[report.Check]:
 
 
 def means(series: Sequence[Sequence[Run[Any]]], last: int) -> str:
-    """Perplexities of the last epochs averaged over seeds, tokens/s over all of them."""
+    """Perplexities of the last epochs averaged over seeds; medians of speed over all of them."""
     validated = bool(series[0][0].history.validation)
     header = ["implementation", f"ppl, last {last}"]
     header += [f"validation, last {last}"] if validated else []
-    rows = [[*header, "tokens/s", "ratio"]]
-    speeds = []
+    rows = [[*header, *speed.HEADER]]
+    references = [runs[-1] for runs in series]
     for runs in zip(*series, strict=True):
         histories = [run.history for run in runs]
-        tokens, seconds = (
-            sum(sum(h.tokens) for h in histories),
-            sum(sum(h.seconds) for h in histories),
-        )
-        speeds.append(tokens / seconds)
         row = [report.LABELS[runs[0].implementation]]
         row.append(f"{_mean([h.mean_perplexity(last) for h in histories]):.3f}")
         row += [f"{_mean([h.mean_validation(last) for h in histories]):.3f}"] if validated else []
-        rows.append([*row, f"{speeds[-1]:,.0f}", ""])
-    for row, speed in zip(rows[1:], speeds, strict=True):
-        row[-1] = f"{speed / speeds[-1]:.2f}"
+        rows.append([*row, *speed.columns(runs, references)])
     return report.aligned(rows)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import speed
 from .files import replacing, write_text
 from .history import FIRST_STEPS
 from .run import Run
@@ -78,19 +79,18 @@ def checks(runs: Sequence[TrainingRun]) -> list[Check]:
 
 
 def table(runs: Sequence[Run[Any]], last: int = LAST_EPOCHS) -> str:
-    """Perplexity and speed of each run; the ratio is to the last one."""
-    reference = runs[-1].history.tokens_per_second()
+    """Perplexity and speed of each run: medians over the epochs, and their quartiles. The ratio is
+    to the epoch of the last run that ran beside it."""
     validated = any(run.history.validation for run in runs)
     header = ["implementation", "epochs", f"ppl, last {last}", "ppl, last"]
     header += [f"validation, last {last}"] if validated else []
-    rows = [[*header, "tokens/s", "ratio"]]
+    rows = [[*header, *speed.HEADER]]
     for run in runs:
         history = run.history
-        speed = history.tokens_per_second()
         row = [LABELS[run.implementation], str(run.epoch), f"{history.mean_perplexity(last):.3f}"]
         row.append(f"{history.perplexity[-1]:.3f}")
         row += [f"{history.mean_validation(last):.3f}"] if validated else []
-        rows.append([*row, f"{speed:,.0f}", f"{speed / reference:.2f}"])
+        rows.append([*row, *speed.columns([run], [runs[-1]])])
     return aligned(rows)
 
 

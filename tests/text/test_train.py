@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from rnnfast.text import checkpoint, compare
 from rnnfast.text.interrupt import StopRequest
+from rnnfast.text.speed import tokens_per_second
 from rnnfast.text.train import Diverged, EpochResult, History, TrainingRun, train_epoch
 
 from .conftest import TINY_RECIPE
@@ -89,7 +90,7 @@ def test_history_means_and_speed():
         history.add(EpochResult([loss] * 30, [4] * 30, 0.5))
     assert history.mean_perplexity(2) == pytest.approx((math.e + 1) / 2)
     assert history.mean_perplexity(10) == pytest.approx((math.e**2 + math.e + 1) / 3)
-    assert history.tokens_per_second() == pytest.approx(240.0)
+    assert tokens_per_second(history) == pytest.approx([240.0] * 3)
     assert len(history.first_losses) == 50
 
 
@@ -159,7 +160,7 @@ def test_where_one_run_diverges_the_others_are_saved(make_run, tmp_path):
     with pytest.raises(Diverged, match="torch, epoch 1"):
         compare.train_in_turns(runs, tmp_path, lambda run: None)
     assert [path.name for path in tmp_path.iterdir()] == ["rnnfast.pt"]
-    assert checkpoint.load(tmp_path / "rnnfast.pt")["epoch"] == 6
+    assert checkpoint.load(tmp_path / "rnnfast.pt")["epoch"] == compare.BLOCK_EPOCHS
 
 
 def test_checkpoints_are_written_every_so_many_epochs(make_run, tmp_path, monkeypatch):
