@@ -1,6 +1,6 @@
 # Everything runs in .venv, which `make setup` creates. RNNFAST_CUDA, TORCH_CUDA_ARCH_LIST, RNNFAST_DEBUG, CUDA_HOME
 # and CXX steer the build: docs/environment.md.
-.PHONY: setup demo test lint bench gpu-check clean FORCE
+.PHONY: setup demo test test-all lint bench gpu-check clean FORCE
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
 
@@ -13,7 +13,8 @@ PYTHONS := python3 python3.14 python3.13 python3.12 python3.11 python3.10 python
 VERSION_CHECK := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 15))
 
 # The pip nvcc is a large download: only where it can be of use, or is asked for.
-WANT_NVCC := $(shell if [ "$$RNNFAST_CUDA" = 1 ] || { [ "$$RNNFAST_CUDA" != 0 ] && nvidia-smi -L >/dev/null 2>&1; }; then echo yes; fi)
+WANT_NVCC := $(shell if [ "$$RNNFAST_CUDA" = 0 ]; then :; elif [ "$$RNNFAST_CUDA" = 1 ] || [ "$$FORCE_CUDA" = 1 ] || \
+  [ "$$TORCH_CUDA_ARCH_LIST" ] || nvidia-smi -L >/dev/null 2>&1; then echo yes; fi)
 # Stamps, in the order in which they are made: what a build needs, the extension, the package with the other tools.
 TOOLS := $(VENV)/.stamp-tools$(if $(WANT_NVCC),-cuda)
 EXT := $(VENV)/.stamp-ext
@@ -29,6 +30,11 @@ export RNNFAST_DATA := $(abspath ../shared/data)
 endif
 endif
 
+# $(STEP) "what" command …: says what it does, and how long it took.
+STEP = step() { local what=$$1 from=$$SECONDS; shift; echo "== $$what"; \
+  "$$@" || { local status=$$?; echo "== $$what: failed" >&2; exit $$status; }; \
+  echo "== $$what: done in $$((SECONDS - from)) s"; }; step
+
 setup: $(INSTALLED) $(EXT)
 
 $(PY):
@@ -37,30 +43,44 @@ $(PY):
 	done; echo "make setup: no Python 3.10 to 3.14 on PATH (tried: $(PYTHONS))" >&2; exit 1
 
 $(TOOLS): pyproject.toml | $(PY)
-	$(PY) -m pip install -q "setuptools>=77" wheel ninja "torch>=2.9" $(if $(WANT_NVCC),$(NVCC_WHEELS))
+	@$(STEP) "installing torch and the tools of the build (gigabytes, where nothing is cached)" \
+	  $(PY) -m pip install -q "setuptools>=77" wheel ninja "torch>=2.9" $(if $(WANT_NVCC),$(NVCC_WHEELS))
 	@touch $@
 
 # Read from the `cuda` extra, so that the pins stand in one place.
 NVCC_WHEELS = $$($(PY) -c 'import re, pathlib; t = pathlib.Path("pyproject.toml").read_text(); print(*re.findall(r"\"(nvidia-[^\"]+)\"", t))')
 
 $(SETTINGS): FORCE | $(PY)
-	@echo "$$RNNFAST_CUDA|$$TORCH_CUDA_ARCH_LIST|$$RNNFAST_DEBUG|$$CUDA_HOME|$$CXX" > $@.new
+	@echo "$$RNNFAST_CUDA|$$FORCE_CUDA|$$TORCH_CUDA_ARCH_LIST|$$RNNFAST_DEBUG|$$CUDA_HOME|$$CXX" > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 # Here and not by the `pip install` below, because pip hides what a build prints.
 $(EXT): $(TOOLS) $(SETTINGS) $(BUILD_FILES) $(CSRC)
-	$(PY) setup.py -q build_ext --inplace
+	@$(STEP) "compiling the extension" $(PY) setup.py -q build_ext --inplace
 	@touch $@
 
 $(INSTALLED): pyproject.toml setup.py rnnfast/_version.py | $(EXT)
-	$(PY) -m pip install -q --no-build-isolation -e ".[dev]"
+	@$(STEP) "installing rnnfast and what its tests and tools need" \
+	  $(PY) -m pip install -q --no-build-isolation -e ".[dev]"
 	@touch $@
 
+# The quick tier: does it work here? CONTRIBUTING.md
 test: setup
-	cmake -S . -B build/cmake -G Ninja -DCMAKE_BUILD_TYPE=Release --log-level=WARNING
-	cmake --build build/cmake
+	@$(STEP) "compiling the C++ tests" $(CMAKE_BUILD) --target rnnfast_tests
+	ctest --test-dir build/cmake --output-on-failure -L core
+	$(PYTEST) --tier quick $(PYTEST_ARGS)
+
+# All of it: what CI runs.
+test-all: lint
+	@$(STEP) "compiling the C++ tests, the kernels on the executor among them" $(CMAKE_BUILD)
 	ctest --test-dir build/cmake --output-on-failure
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+# Two at least: many tests wait for processes of their own.
+JOBS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 2 ? 2 : n > 8 ? 8 : n)))
+PYTEST = $(PY) -m pytest -n $(JOBS) --dist worksteal
+CMAKE_BUILD = bash -c 'cmake -S . -B build/cmake -G Ninja -DCMAKE_BUILD_TYPE=Release --log-level=WARNING && \
+  exec cmake --build build/cmake "$$@"' cmake
 
 lint: setup
 	ruff check .

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+pytest_plugins = ["tests.tiers"]
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:

@@ -43,6 +43,15 @@ def find_ninja(env: Mapping[str, str] | None = None) -> str | None:
     return str(beside) if beside.is_file() else shutil.which("ninja", path=env.get("PATH", ""))
 
 
+def gpu_visible(env: Mapping[str, str] | None = None, dev: Path = Path("/dev")) -> bool:
+    """Whether the driver shows an NVIDIA GPU: as a device file, else to nvidia-smi (WSL)."""
+    env = os.environ if env is None else env
+    if any(dev.glob("nvidia[0-9]*")):
+        return True
+    tool = shutil.which("nvidia-smi", path=env.get("PATH", ""))
+    return tool is not None and _first_line([tool, "-L"], env) is not None
+
+
 def python_header_dir() -> Path | None:
     """The folder of Python.h, or None (Debian's python3 without python3-dev)."""
     folder = Path(sysconfig.get_path("include"))

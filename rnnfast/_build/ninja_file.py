@@ -97,8 +97,17 @@ def cuda_flags(plan: Plan) -> list[str]:
         "-std=c++17",
         *mode,
         *gencode(plan.archs),
+        *_compressed(plan),
         "-Xcompiler=" + ",".join(["-fPIC", "-fvisibility=hidden", *WARNINGS]),
     ]
+
+
+def _compressed(plan: Plan) -> list[str]:
+    """Device code as small as nvcc makes it: a sixth of its default, at the price of unpacking a
+    kernel's module once when it is first loaded."""
+    assert plan.nvcc is not None
+    version = tuple(int(part) for part in plan.nvcc.version.split(".")[:2])
+    return ["-compress-mode=size"] if version >= (12, 8) else ["-Xfatbin=-compress-all"]
 
 
 def link_flags(plan: Plan, paths: TorchPaths) -> list[str]:

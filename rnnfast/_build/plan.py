@@ -42,6 +42,8 @@ def make_plan(env: Mapping[str, str] | None = None) -> Plan | str:
     """
     env = os.environ if env is None else env
     want_cuda = _switch(env, "RNNFAST_CUDA", "auto", ("auto", "0", "1"))
+    if want_cuda == "auto" and _switch(env, "FORCE_CUDA", "0", ("0", "1")) == "1":
+        want_cuda = "1"
     debug = _switch(env, "RNNFAST_DEBUG", "0", ("0", "1")) == "1"
     torch = torchinfo.find_torch()
     compiler, no_compiler = host.find_compiler(env)
@@ -49,7 +51,7 @@ def make_plan(env: Mapping[str, str] | None = None) -> Plan | str:
     if torch is None or compiler is None or include is None:
         reason = _why_skipped(torch, no_compiler)
         if want_cuda == "1":
-            raise BuildError(f"RNNFAST_CUDA=1 asks for CUDA, but there is {reason}")
+            raise BuildError(f"{_asking(env)} asks for CUDA, but there is {reason}")
         return reason
     ninja = host.find_ninja(env)
     if ninja is None:
@@ -95,6 +97,9 @@ def _choose_cuda(
 ) -> tuple[nvcc.Nvcc | None, str]:
     if want == "0":
         return None, "CUDA off: RNNFAST_CUDA=0"
+    if want == "auto" and not env.get("TORCH_CUDA_ARCH_LIST") and not host.gpu_visible(env):
+        asks = "TORCH_CUDA_ARCH_LIST or FORCE_CUDA=1 compiles for one elsewhere"
+        return None, f"CUDA off: no NVIDIA GPU is visible ({asks})"
     if torch.cuda is None:
         reason = f"torch {torch.version} is a build without CUDA"
     else:
@@ -104,8 +109,12 @@ def _choose_cuda(
             return search.nvcc, f"CUDA on: {search.nvcc}{passed_over}"
         reason = f"no nvcc for torch {torch.version}: {search.why_not()}"
     if want == "1":
-        raise BuildError(f"RNNFAST_CUDA=1 asks for CUDA, but {reason}")
+        raise BuildError(f"{_asking(env)} asks for CUDA, but {reason}")
     return None, f"CUDA off: {reason}"
+
+
+def _asking(env: Mapping[str, str]) -> str:
+    return "RNNFAST_CUDA=1" if env.get("RNNFAST_CUDA") == "1" else "FORCE_CUDA=1"
 
 
 def _why_skipped(torch: torchinfo.TorchInfo | None, no_compiler: str) -> str:

@@ -79,7 +79,8 @@ def run(command: list[str], cwd: Path, **env: str) -> subprocess.CompletedProces
 
 def clean_env(env: Mapping[str, str]) -> dict[str, str]:
     """The environment without the switches of the build that this test run was started with."""
-    switches = ("RNNFAST_CUDA", "RNNFAST_DEBUG", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CXX")
+    switches = ["RNNFAST_CUDA", "FORCE_CUDA", "RNNFAST_DEBUG"]
+    switches += ["TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CXX"]
     return {k: v for k, v in os.environ.items() if k not in switches} | dict(env)
 
 

@@ -16,8 +16,9 @@ TORCH_ROOT = torchinfo.find_torch().root
 
 
 @pytest.fixture
-def env(tmp_path: Path) -> dict[str, str]:
-    """A PATH with a compiler and ninja on it, and no nvcc."""
+def env(tmp_path: Path, monkeypatch) -> dict[str, str]:
+    """A PATH with a compiler and ninja on it, and no nvcc; a GPU is visible."""
+    monkeypatch.setattr(host, "gpu_visible", lambda env: True)
     return clean_env({"PATH": str(tools(tmp_path / "bin"))})
 
 
@@ -79,6 +80,57 @@ def test_1_with_a_torch_without_cuda_fails(env, torch_with, tmp_path):
     with pytest.raises(BuildError, match=r"torch 2\.9\.1\+cpu is a build without CUDA"):
         make_plan(env | {"RNNFAST_CUDA": "1"})
     assert make_plan(env).nvcc is None
+
+
+@pytest.mark.parametrize("asked", [{"TORCH_CUDA_ARCH_LIST": "9.0"}, {"FORCE_CUDA": "1"}])
+def test_without_a_gpu_cuda_is_built_where_it_is_asked_for(
+    env, torch_with, tmp_path, monkeypatch, asked
+):
+    torch_with("13.0")
+    fake_nvcc(tmp_path / "bin/nvcc", "13.0.88")
+    monkeypatch.setattr(host, "gpu_visible", lambda env: False)
+    note = make_plan(env).cuda_note
+    assert note.startswith("CUDA off: no NVIDIA GPU is visible (TORCH_CUDA_ARCH_LIST or FORCE_CUDA")
+    assert make_plan(env | asked).nvcc is not None
+    assert make_plan(env | asked | {"RNNFAST_CUDA": "0"}).nvcc is None
+
+
+def test_force_cuda_fails_without_an_nvcc_and_is_a_switch(env, torch_with):
+    torch_with("13.0")
+    with pytest.raises(BuildError, match=r"FORCE_CUDA=1 asks for CUDA, but no nvcc"):
+        make_plan(env | {"FORCE_CUDA": "1"})
+    with pytest.raises(BuildError, match=r"FORCE_CUDA='yes'"):
+        make_plan(env | {"FORCE_CUDA": "yes"})
+
+
+def test_a_gpu_is_seen_as_a_device_or_by_nvidia_smi(tmp_path):
+    env = {"PATH": str(tmp_path)}
+    assert not host.gpu_visible(env, dev=tmp_path)
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexit 9\n")  # installed, without a driver
+    tool.chmod(0o755)
+    assert not host.gpu_visible(env, dev=tmp_path)
+    tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H200'\n")
+    assert host.gpu_visible(env, dev=tmp_path)
+    tool.unlink()
+    (tmp_path / "nvidiactl").touch()
+    assert not host.gpu_visible(env, dev=tmp_path)
+    (tmp_path / "nvidia0").touch()
+    assert host.gpu_visible(env, dev=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("version", "flag"),
+    [
+        ("13.0.88", "-compress-mode=size"),
+        ("12.8.93", "-compress-mode=size"),
+        ("12.6.85", "-Xfatbin=-compress-all"),
+    ],
+)
+def test_device_code_is_compressed(env, torch_with, tmp_path, version, flag):
+    torch_with(version[:2] + ".0")
+    fake_nvcc(tmp_path / "bin/nvcc", version)
+    assert flag in ninja_file.cuda_flags(make_plan(env))
 
 
 def test_0_builds_without_cuda_beside_an_nvcc(env, torch_with, tmp_path):

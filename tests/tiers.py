@@ -1,0 +1,178 @@
+"""Two tiers of tests. ``make test`` runs the quick one, which tells a user that it works here;
+``make test-all`` runs all.
+
+The quick tier leaves out what checks tools and machine code rather than the layers (LEFT_OUT, with
+reasons), and of a test with many cases it takes a sample: so many that each value of each parameter
+stands beside each value of each other one at least once, for every backend. The sample depends on
+nothing but the cases themselves. A case that is a dataclass counts by its fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import hashlib
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+FEW = 6  # a test with at most so many cases is run whole
+EACH = ("backend",)  # parameters for each value of which the sample is whole
+
+# Patterns of node ids without their parameters, and why the quick tier does without.
+LEFT_OUT = {
+    "tests/simt/test_mutation.py::*": "plants faults in kernels to test their tests",
+    "tests/simt/test_ptx.py::*": "runs what nvcc emits: for who changes the CUDA kernels",
+    "tests/simt/test_executor.py::*": "tests the executor of the CUDA kernels with sanitizers",
+    "tests/simt/test_sanitized_kernels.py::*": "builds the CUDA kernels with sanitizers",
+    "tests/simt/test_pipeline.py::*": "pipelined layers, which only CUDA has",
+    "tests/simt/test_backend_simt.py::*": "the glue of the backend cuda, on the executor",
+    "tests/build/test_machine_code.py::*": "reads machine code: for who changes the CUDA kernels",
+    "tests/build/test_rebuild.py::*": "builds small projects: for who changes the build",
+    "tests/build/test_packaging.py::*": "makes wheels: for who changes the build",
+    "tests/build/test_ext.py::*": "links and loads broken extensions: for who changes the build",
+    "tests/build/test_nvcc.py::*": "runs nvcc: for who changes the build",
+    "tests/triton/test_ahead.py::*": "compiles Triton kernels ahead of time",
+    "tests/triton/test_interpreted.py::*": "Triton kernels in their interpreter, which is slow",
+    "tests/clip/test_triton.py::*": "a Triton kernel in the interpreter, which is slow",
+    "tests/test_gpu_check.py::*": "a tool that measures a GPU",
+    "tests/test_latency.py::*": "a model of a GPU",
+    "tests/test_benchmarks*.py::*": "tools that measure",
+    "tests/text/test_distributed.py::*": "training in several processes",
+    "tests/clip/test_sharded.py::test_two_processes": "several processes",
+    "tests/test_checkpoint_every.py::test_opcheck": "torch's checks of an op, slow for many steps",
+    "tests/test_tiers.py::*": "tests the tiers themselves",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--tier",
+        choices=("all", "quick"),
+        default="all",
+        help="all (default), or quick: a fixed sample (tests/tiers.py)",
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("tier", "all") != "quick":
+        return
+    chosen, why = choose(items)
+    config.stash[_KEY] = (len(items), len(chosen), why)
+    kept = set(map(id, chosen))
+    dropped = [item for item in items if id(item) not in kept]
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = chosen
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if _KEY in config.stash:
+        for line in summary(*config.stash[_KEY]):
+            terminalreporter.write_line(line)
+
+
+_KEY = pytest.StashKey[tuple[int, int, Counter[str]]]()
+
+
+def summary(every: int, chosen: int, why: Mapping[str, int]) -> list[str]:
+    """What is said at the end: how many tests, and what was left to ``make test-all``."""
+    lines = [f"quick tier: {chosen:,} of {every:,} tests; left to `make test-all`:"]
+    return lines + [f"  {count:6,}  {reason}" for reason, count in why.items()]
+
+
+ALIKE = "cases like those that ran: each pair of values ran (tests/tiers.py)"
+
+
+def choose(items: Sequence[Any]) -> tuple[list[Any], Counter[str]]:
+    """The items of the quick tier, in their order, and the number left out by reason."""
+    groups: dict[str, list[Any]] = defaultdict(list)
+    for item in items:
+        groups[item.nodeid.partition("[")[0]].append(item)
+    kept: set[int] = set()
+    why: Counter[str] = Counter()
+    for name, cases in groups.items():
+        reason = left_out(name)
+        if reason is not None:
+            why[reason] += len(cases)
+            continue
+        sample = sampled(cases)
+        kept.update(map(id, sample))
+        if len(cases) > len(sample):
+            why[ALIKE] += len(cases) - len(sample)
+    return [item for item in items if id(item) in kept], why
+
+
+def left_out(name: str) -> str | None:
+    """Why the quick tier leaves out the test of this name; None if it does not."""
+    for pattern, reason in LEFT_OUT.items():
+        if fnmatch.fnmatchcase(name, pattern):
+            return reason
+    return None
+
+
+def sampled(cases: Sequence[Any]) -> list[Any]:
+    """All of a few cases; of many, for every value of EACH, enough for every pair of values."""
+    if len(cases) <= FEW:
+        return list(cases)
+    parts: dict[tuple[str, ...], list[Any]] = defaultdict(list)
+    for case in cases:
+        found = factors(case)
+        parts[tuple(found.get(name, "") for name in EACH)].append(case)
+    return [case for part in parts.values() for case in _covering(part)]
+
+
+def factors(item: Any) -> dict[str, str]:
+    """An item's parameters, as text; dataclasses, tuples and dicts taken apart."""
+    spec = getattr(item, "callspec", None)
+    found: dict[str, str] = {}
+    for name, value in (spec.params if spec is not None else {}).items():
+        found.update(_flat(name, value))
+    return found
+
+
+def _flat(name: str, value: Any) -> dict[str, str]:
+    parts: dict[str, Any] | None = None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        parts = value._asdict()
+    elif isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        parts = value
+    if parts is not None:
+        return {k: v for n, part in parts.items() for k, v in _flat(f"{name}.{n}", part).items()}
+    text = repr(value)  # where that is no name for the value, the object itself is one
+    return {name: f"object {id(value)}" if " at 0x" in text else text}
+
+
+def _pairs(values: Mapping[str, str]) -> set[tuple[str, ...]]:
+    single = {(name, value) for name, value in values.items()}
+    double = {a + b for a, b in itertools.combinations(sorted(single), 2)}
+    return single | double
+
+
+def _covering(cases: Sequence[Any]) -> list[Any]:
+    """Cases that hold every pair of values that some case holds; none of them is needless."""
+    pairs = {id(case): _pairs(factors(case)) for case in cases}
+    order = sorted(cases, key=lambda case: hashlib.sha1(case.nodeid.encode()).digest())
+    covered: Counter[tuple[str, ...]] = Counter()
+    taken = []
+    for case in order:
+        if any(covered[pair] == 0 for pair in pairs[id(case)]):
+            covered.update(pairs[id(case)])
+            taken.append(case)
+    for case in reversed(taken.copy()):
+        if all(covered[pair] > 1 for pair in pairs[id(case)]):
+            covered.subtract(pairs[id(case)])
+            taken.remove(case)
+    wanted = set(map(id, taken))
+    return [case for case in cases if id(case) in wanted]
+
+
+def uncovered(cases: Iterable[Any], sample: Iterable[Any]) -> set[tuple[str, ...]]:
+    """The pairs of values that ``cases`` have and ``sample`` lacks."""
+    every = set().union(*(_pairs(factors(case)) for case in cases))
+    return every - set().union(*(_pairs(factors(case)) for case in sample))
