@@ -109,12 +109,17 @@ def _gpus() -> list[Row]:
 
 
 def _backends() -> list[Row]:
-    from .backends import registry  # here, so that the rest of the report needs no backend
+    from .backends import measured, registry  # here: the rest of the report needs no backend
 
-    return [
+    rows = [
         (name, "usable" if usable else f"no: {reason}")
         for name, usable, reason in registry.status()
     ]
+    own = measured.local()
+    known = f"{len(own.points)} sizes and {len(own.calls)} calls measured on this machine"
+    if not own.points and not own.calls:
+        known = "by the tables that ship; `python -m rnnfast tune` measures this machine"
+    return [*rows, ("auto's order", known)]
 
 
 def _environment() -> list[Row]:

@@ -17,7 +17,8 @@ from torch import nn
 import rnnfast
 
 ROOT = Path(__file__).resolve().parents[1]
-RUN = ("README.md", "docs/migration.md", "docs/lengths-and-resets.md", "docs/clipping.md")
+RUN = ["README.md"]
+RUN += [f"docs/{n}.md" for n in ("migration", "lengths-and-resets", "clipping", "tuning")]
 FOLDERS = ("docs", "csrc", "rnnfast", "tests", "benchmarks")
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
@@ -52,8 +53,12 @@ def blocks(text: str) -> list[Block]:
 
 
 @pytest.mark.parametrize("page", RUN)
-def test_examples_run_and_print_what_the_page_says(page: str) -> None:
+def test_examples_run_and_print_what_the_page_says(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The blocks of a page run in order, in one namespace."""
+    monkeypatch.setenv("RNNFAST_CACHE", str(tmp_path))  # as of a user who tuned nothing yet
+    monkeypatch.delenv("RNNFAST_TUNE", raising=False)
     torch._dynamo.reset()
     found = blocks((ROOT / page).read_text(encoding="utf-8"))
     assert found, f"{page} has no examples"

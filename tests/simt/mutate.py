@@ -11,6 +11,7 @@ and run on the executor. ``--sanitize thread`` (or ``address,undefined``) compil
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ from rnnfast.inspect.table import columns
 from .mutants import KERNELS, ROOT, Mutant, mutants
 
 FOLDER = ROOT / "build" / "mutants"
+OWN = FOLDER / os.environ.get("PYTEST_XDIST_WORKER", "alone")  # of each process of a test run
 FLAGS = ["-std=c++20", "-O1", "-w", "-DRNNFAST_SIMT"]
 _REPORTED = re.compile("Sanitizer: |runtime error: ")  # a sanitizer's own words
 SECONDS = 120  # a mutant may wait for ever
@@ -76,13 +78,15 @@ def executor(sanitize: str = "") -> Path:
     sources.append(ROOT / "csrc/scan/problem.cpp")
     newest = max(p.stat().st_mtime for p in [*sources, *ROOT.glob("tests/simt/*.h")])
     made = folder / "executor.o"
-    if not made.exists() or made.stat().st_mtime < newest:
-        objects = []
-        for source in sources:
-            objects.append(str(folder / f"{source.stem}.o"))
-            command = [*compiler(), *flags(sanitize), *_includes(ROOT)]
-            _run([*command, "-c", str(source), "-o", objects[-1]])
-        _run([*compiler(), "-r", "-nostdlib", *objects, "-o", str(made)])
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists() or made.stat().st_mtime < newest:
+            objects = []
+            for source in sources:
+                objects.append(str(folder / f"{source.stem}.o"))
+                command = [*compiler(), *flags(sanitize), *_includes(ROOT)]
+                _run([*command, "-c", str(source), "-o", objects[-1]])
+            _run([*compiler(), "-r", "-nostdlib", *objects, "-o", str(made)])
     return made
 
 
@@ -90,13 +94,13 @@ def judge(mutant: Mutant | None, program: str = "mutant", sanitize: str = "") ->
     """Builds and runs the kernels with this fault; None: as they are, by this program."""
     if mutant is not None:
         program = mutant.program
-    copy = FOLDER / "tree"
+    copy = OWN / "tree"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(ROOT / "csrc", copy / "csrc")
     if mutant is not None:
         path = copy / KERNELS / mutant.file
         path.write_text(mutant.apply(path.read_text()))
-    built_at = FOLDER / program
+    built_at = OWN / program
     source = ROOT / f"tests/simt/cpp/{program}.cpp"
     command = [*compiler(), *flags(sanitize), *_includes(copy), str(source)]
     command.append(str(executor(sanitize)))
