@@ -28,6 +28,7 @@ def report() -> str:
         ("GPU", _gpus()),
         ("OpenMP", [("runtimes loaded", ", ".join(openmp_runtimes()) or "none")]),
         ("Backends", _backends()),
+        ("Tuning", _tuning()),
         ("Environment", _environment()),
     ]
     return "\n\n".join(_section(title, list(rows)) for title, rows in sections)
@@ -109,17 +110,22 @@ def _gpus() -> list[Row]:
 
 
 def _backends() -> list[Row]:
-    from .backends import measured, registry  # here: the rest of the report needs no backend
+    from .backends import registry  # here, so that the rest of the report needs no backend
 
-    rows = [
+    return [
         (name, "usable" if usable else f"no: {reason}")
         for name, usable, reason in registry.status()
     ]
+
+
+def _tuning() -> list[Row]:
+    from .backends import measured
+
     own = measured.local()
     known = f"{len(own.points)} sizes and {len(own.calls)} calls measured on this machine"
     if not own.points and not own.calls:
         known = "by the tables that ship; `python -m rnnfast tune` measures this machine"
-    return [*rows, ("auto's order", known)]
+    return [("auto goes", known)]
 
 
 def _environment() -> list[Row]:
