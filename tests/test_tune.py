@@ -99,7 +99,7 @@ def test_the_shipped_tables_know_every_cell_and_mode(isa: str) -> None:
 def test_auto_takes_what_was_fastest(fastest: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = rnnfast.GRU(I, H, 2, bidirectional=True), torch.randn(T, B, I)
     timed = favour(monkeypatch, fastest)
-    with_gradients, without = rnnfast.tune(layer, x)
+    with_gradients, without = rnnfast.tune(layer, x, seconds=0.01)
     assert set(timed) == {"torch", "cpu"}
     assert (with_gradients.fastest, without.fastest) == (fastest, fastest)
     assert "training" in with_gradients.call
@@ -122,7 +122,7 @@ def test_another_call_is_another_question(monkeypatch: pytest.MonkeyPatch) -> No
     layer, x = rnnfast.GRU(I, H), torch.randn(64, B, I)
     assert chosen(layer, x) == ["cpu"]
     favour(monkeypatch, "torch")
-    rnnfast.tune(layer, x)
+    rnnfast.tune(layer, x, seconds=0.01)
     assert chosen(layer, x) == ["torch"]
     assert chosen(layer, torch.randn(65, B, I)) == ["cpu"]
     assert chosen(layer, x, lengths=torch.full((B,), 3)) == ["cpu"]
@@ -135,10 +135,10 @@ def test_who_refuses_a_call_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> 
     timed = favour(monkeypatch, "cpu")
     layer, x = rnnfast.LSTM(I, H), torch.randn(T, B, I)
     resets = torch.zeros(T, B, dtype=torch.bool)
-    rnnfast.tune(layer, x, resets=resets, return_all_states=True)
+    rnnfast.tune(layer, x, resets=resets, return_all_states=True, seconds=0.01)
     assert set(timed) == {"cpu"}
-    rnnfast.tune(layer, pack_padded_sequence(x, torch.tensor([5, 3, 1])))
-    rnnfast.tune(layer, torch.randint(I, (T, B)), lengths=torch.tensor([5, 3, 1]))
+    rnnfast.tune(layer, pack_padded_sequence(x, torch.tensor([5, 3, 1])), seconds=0.01)
+    rnnfast.tune(layer, torch.randint(I, (T, B)), lengths=torch.tensor([5, 3, 1]), seconds=0.01)
     assert set(timed) == {"cpu", "torch"}
 
 
@@ -148,7 +148,7 @@ def test_a_remembered_backend_that_refuses_now_is_passed_over(
 ) -> None:
     layer, x = rnnfast.GRU(I, H), torch.randn(64, B, I)
     favour(monkeypatch, "torch")
-    rnnfast.tune(layer, x)
+    rnnfast.tune(layer, x, seconds=0.01)
     torchs = type(registry.BACKENDS["torch"])
     monkeypatch.setattr(torchs, "why_not", lambda self, problem: "not today")
     forget()
@@ -182,7 +182,7 @@ def test_off_by_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = rnnfast.GRU(I, H), torch.randn(64, B, I)
     before = chosen(layer, x)
     favour(monkeypatch, "torch" if before == ["cpu"] else "cpu")
-    rnnfast.tune(layer, x)
+    rnnfast.tune(layer, x, seconds=0.01)
     monkeypatch.setenv("RNNFAST_TUNE", "0")
     forget()
     assert chosen(layer, x) == before
@@ -213,7 +213,7 @@ def test_a_broken_file_counts_as_none_and_is_mended(
     file.write_text(text)
     assert chosen(layer, x) == ["cpu"]
     favour(monkeypatch, "torch")
-    rnnfast.tune(layer, x)
+    rnnfast.tune(layer, x, seconds=0.01)
     assert json.loads(file.read_text())["calls"]
     forget()
     assert chosen(layer, x) == ["torch"]
@@ -229,7 +229,7 @@ def test_a_folder_that_cant_be_written_is_said_and_the_process_keeps_it(
     layer, x = rnnfast.GRU(I, H), torch.randn(64, B, I)
     favour(monkeypatch, "torch")
     with pytest.warns(RuntimeWarning, match="kept for this process"):
-        rnnfast.tune(layer, x)
+        rnnfast.tune(layer, x, seconds=0.01)
     assert chosen(layer, x) == ["torch"]
     forget()
     assert chosen(layer, x) == ["cpu"]

@@ -17,3 +17,23 @@ def test_gpu_check_without_a_gpu_says_so_before_it_builds():
     assert done.returncode != 0
     assert "make gpu-check: no NVIDIA GPU here" in done.stdout
     assert "build_ext" not in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ({}, False),
+        ({"RNNFAST_CUDA": "auto"}, False),
+        ({"RNNFAST_CUDA": "1"}, True),
+        ({"FORCE_CUDA": "1"}, True),
+        ({"FORCE_CUDA": "0"}, False),
+        ({"TORCH_CUDA_ARCH_LIST": "9.0"}, True),
+        ({"RNNFAST_CUDA": "0", "FORCE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "9.0"}, False),
+    ],
+)
+def test_the_pip_nvcc_is_installed_where_the_build_wants_one(asked, wanted):
+    shown = run(["make", "-pn", "clean"], ROOT, **asked).stdout
+    (line,) = (line for line in shown.splitlines() if line.startswith("WANT_NVCC :="))
+    assert line.removeprefix("WANT_NVCC :=").strip() == ("yes" if wanted else "")

@@ -36,6 +36,18 @@ def run_pytest(*arguments: str, strategy: str = "auto") -> int:
 @pytest.mark.parametrize(
     ("strategy", "cases"),
     [
+        ("auto", "float32 and all_states-clip and not (rnn or lstm-)"),
+        ("stepwise", "bfloat16 and all_states-clip and (rnn_relu or lstm-)"),
+    ],
+)
+def test_a_few_cases(strategy: str, cases: str) -> None:
+    passed = run_pytest(MATRIX, "-k", f"triton and {cases}", strategy=strategy)
+    assert passed >= 2
+
+
+@pytest.mark.parametrize(
+    ("strategy", "cases"),
+    [
         ("auto", f"float32 and not T63 and (not (lstm_proj or rnn_tanh) or {SMALL})"),
         ("auto", f"(bfloat16 or float16) and ({SMALL} or H96])"),
         ("stepwise", f"float32 and ({SMALL} or tokens-lengths)"),
