@@ -44,7 +44,7 @@ $(PY):
 
 $(TOOLS): pyproject.toml | $(PY)
 	@$(STEP) "installing torch and the tools of the build (gigabytes, where nothing is cached)" \
-	  $(PY) -m pip install -q "setuptools>=77" wheel ninja "torch>=2.9" $(if $(WANT_NVCC),$(NVCC_WHEELS))
+	  $(PY) -m pip install -q "setuptools>=77" wheel ninja "torch>=2.11" $(if $(WANT_NVCC),$(NVCC_WHEELS))
 	@touch $@
 
 # Read from the `cuda` extra, so that the pins stand in one place.
