@@ -28,8 +28,9 @@ LEFT_OUT = {
     "tests/simt/test_ptx.py::*": "runs what nvcc emits: for who changes the CUDA kernels",
     "tests/simt/test_executor.py::*": "tests the executor of the CUDA kernels with sanitizers",
     "tests/simt/test_sanitized_kernels.py::*": "builds the CUDA kernels with sanitizers",
-    "tests/simt/test_pipeline.py::*": "pipelined layers, which only CUDA has",
-    "tests/simt/test_backend_simt.py::*": "the glue of the backend cuda, on the executor",
+    "tests/simt/test_pipeline.py::*": "compiles the CUDA kernels for the CPU: minutes",
+    "tests/simt/test_backend_simt.py::*": "compiles the CUDA kernels for the CPU: minutes",
+    "tests/simt/test_matrix_simt.py::*": "compiles the CUDA kernels for the CPU: minutes",
     "tests/build/test_machine_code.py::*": "reads machine code: for who changes the CUDA kernels",
     "tests/build/test_rebuild.py::*": "builds small projects: for who changes the build",
     "tests/build/test_packaging.py::*": "makes wheels: for who changes the build",
@@ -67,11 +68,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("tier", "all") != "quick":
         return
     chosen, why = choose(items)
-    config.stash[_KEY] = (len(items), len(chosen), why)
+    config.stash[_KEY] = (len(items), len(chosen), dict(why))
     kept = set(map(id, chosen))
     dropped = [item for item in items if id(item) not in kept]
     config.hook.pytest_deselected(items=dropped)
     items[:] = chosen
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist tells the process that prints."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None and _KEY in session.config.stash:
+        output["tier"] = session.config.stash[_KEY]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    told = getattr(node, "workeroutput", {}).get("tier")
+    if told is not None:
+        node.config.stash[_KEY] = told
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -80,7 +95,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(line)
 
 
-_KEY = pytest.StashKey[tuple[int, int, Counter[str]]]()
+_KEY = pytest.StashKey[tuple[int, int, dict[str, int]]]()
 
 
 def summary(every: int, chosen: int, why: Mapping[str, int]) -> list[str]:
