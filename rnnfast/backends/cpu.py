@@ -57,7 +57,7 @@ class Cpu(Backend):
         if spec.gates > 1:  # an RNN's only gate is its output
             gates_dtype = dtype if dtype == wide(dtype) else torch.int16
             saved.append(((T, B, spec.gates * H), gates_dtype))
-        if spec.has_extra:
+        if spec.extra:
             saved.append(((T, B, H), dtype))
         if _keeps_cells(problem.cell, problem.options.all_states):
             saved.append(((T, B, H), dtype))
@@ -100,7 +100,7 @@ class Cpu(Backend):
         y = saved.y.to(dtype)
         rest = list(saved.extra)
         gates = rest.pop(0) if own.spec.gates > 1 else y
-        extra = rest.pop(0).to(dtype) if own.spec.has_extra else None
+        extra = rest.pop(0).to(dtype) if own.spec.extra else None
         c = None
         if len(own.states) == 2:
             c = (rest.pop(0) if rest else saved.trace[0]).to(dtype)

@@ -56,7 +56,7 @@ class Triton(Backend):
         shapes: list[tuple[int, ...]] = []
         if spec.gates > 1:  # an RNN's only gate is its output
             shapes.append((T, B, spec.gates * H))
-        if spec.has_extra:
+        if spec.extra:
             shapes.append((T, B, H))
         if _keeps_cells(problem):
             shapes.append((T, B, H))
@@ -80,7 +80,7 @@ class Triton(Backend):
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
         rest = list(saved.extra)
         gates = rest.pop(0) if scan.spec.gates > 1 else None
-        extra = rest.pop(0) if scan.spec.has_extra else None
+        extra = rest.pop(0) if scan.spec.extra else None
         cells = None
         if len(scan.states) == 2:
             cells = rest.pop(0) if rest else saved.trace[0]

@@ -1,4 +1,4 @@
-"""The one list of the cells in Triton; csrc/cells/list.h and rnnfast/cells.py have the others.
+"""The one list of the cells in Triton; csrc/cells/list.h and rnnfast/cells have the others.
 
 ``forward(gx, gh, s) -> s_new, saved`` and ``backward(ds_new, saved, s) -> dgx, dgh, ds`` take and
 return tuples of tiles, one a gate, state or saved value, in the order of csrc/cells. gx = W_ih·x +

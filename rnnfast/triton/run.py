@@ -40,7 +40,7 @@ def forward(scan: Scan, problem: Problem) -> Outputs:
     cells = None
     if len(scan.states) == 2 and (training or scan.options.all_states):
         cells = new(T, B, H, dtype=torch.float32)
-    extra = new(T, B, H, dtype=torch.float32) if training and scan.spec.has_extra else None
+    extra = new(T, B, H, dtype=torch.float32) if training and scan.spec.extra else None
     c_last = new(B, H) if len(scan.states) == 2 else None
     y, h_last = new(T, B, P), new(B, P)
     out = Outputs(gates_of(scan), y, cells, extra, h_last, c_last, training)
