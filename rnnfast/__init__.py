@@ -6,14 +6,14 @@
 
 from __future__ import annotations
 
+from . import batching as _batching  # noqa: F401  registers the ops' rules for vmap
 from . import flops as _flops
 from . import ops as _ops  # noqa: F401  registers rnnfast::scan_forward and scan_backward
 from ._version import __version__
-from .backends.registry import BackendError
+from .backends.registry import BackendError, use_backend
 from .cell_modules import GRUCell, LSTMCell, RNNCell
 from .cells import CELLS, CellSpec
 from .clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
-from .config import use_backend
 from .explain import Explanation, explain
 from .functional import scan
 from .modules import GRU, LSTM, RNN, AllStates

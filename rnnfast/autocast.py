@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .cells import CellSpec
-from .problem import circumstances
+from .surroundings import surroundings
 
 
 class Cast(NamedTuple):
@@ -58,6 +58,6 @@ def cast_all(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
 
 def without_autocast(device_type: str) -> AbstractContextManager[object]:
     """A block without autocast: kernels compute in the dtype that they are given."""
-    if circumstances(device_type)[-1] is None:
+    if surroundings(device_type).autocast is None:
         return nullcontext()
     return torch.autocast(device_type, enabled=False)

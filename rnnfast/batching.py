@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_INPUT, _STATES, _WEIGHTS, _LENGTHS, _RESETS, _CHECKPOINT_EVERY = 2, 3, 4, 5, 6, 10
+from .schema import FORWARD, lib, named
 
 
 def _mapped(dims: Any) -> bool:
@@ -31,20 +31,21 @@ def _fold(tensor: Tensor, dim: int | None, batch_dim: int, size: int) -> Tensor:
 
 def _forward_rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
     op = torch.ops.rnnfast.scan_forward
+    given, dims = named(FORWARD, args), named(FORWARD, in_dims)
     # backward loops, and what was saved for it has to be each element's own
-    if _mapped(in_dims[_WEIGHTS]) or args[_CHECKPOINT_EVERY]:
+    if _mapped(dims["weights"]) or given["checkpoint_every"]:
         return _loop(op, info, in_dims, args)
     size = info.batch_size
-    folded = list(args)
-    folded[_INPUT] = _fold(args[_INPUT], in_dims[_INPUT], 1, size)
-    state_dims = in_dims[_STATES] or [None] * len(args[_STATES])
-    folded[_STATES] = [
-        _fold(s, d, 0, size) for s, d in zip(args[_STATES], state_dims, strict=False)
+    folded = dict(given)
+    folded["input"] = _fold(given["input"], dims["input"], 1, size)
+    state_dims = dims["states"] or [None] * len(given["states"])
+    folded["states"] = [
+        _fold(s, d, 0, size) for s, d in zip(given["states"], state_dims, strict=False)
     ]
-    for index, batch_dim in ((_LENGTHS, 0), (_RESETS, 1)):
-        if args[index] is not None:
-            folded[index] = _fold(args[index], in_dims[index], batch_dim, size)
-    y, final, trace, saved = op(*folded)
+    for name, batch_dim in (("lengths", 0), ("resets", 1)):
+        if given[name] is not None:
+            folded[name] = _fold(given[name], dims[name], batch_dim, size)
+    y, final, trace, saved = op(**folded)
 
     def split(tensor: Tensor, dim: int) -> Tensor:
         return tensor.unflatten(dim, (size, tensor.shape[dim] // size))
@@ -121,3 +122,4 @@ def older_backward_rule(*args: Any) -> Any:
 
 torch.library.register_vmap("rnnfast::scan_forward", _forward_rule)
 torch.library.register_vmap("rnnfast::scan_backward", _backward_rule)
+lib.impl("scan_backward", older_backward_rule, "Batched")

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from .autocast import without_autocast
 from .autodiff import differentiate
-from .backends.base import Backend, Cotangents, Gradients, Needs, Saved
+from .backends.base import Backend
 from .batching import of_older_vmap
-from .ops import alias, filled, input_grads, load_scan, needs_of, pack, save_scan, saved_tensors
-from .problem import Scan, ScanResult
+from .ops import alias, filled, input_grads, load_scan, needs_of, save_scan, saved_tensors, take
+from .problem import Cotangents, Gradients, Needs, Saved, Scan, ScanResult
+from .schema import pack
 
 
 def run_direct(scan: Scan, backend: Backend) -> ScanResult:
@@ -39,34 +40,27 @@ def run_directions(scans: Sequence[Scan], backend: Backend) -> list[ScanResult]:
     outputs = list(_Direct.apply(scans, backend, *tensors))
     results = []
     for scan in scans:
-        (y,), final = _take(outputs, 1), _take(outputs, len(scan.states))
-        results.append(ScanResult(y, final, _take(outputs, _n_trace(scan))))
+        (y,), final = take(outputs, 1), take(outputs, len(scan.states))
+        results.append(ScanResult(y, final, take(outputs, _n_trace(scan))))
     return results
 
 
-def run_stacked(scans: Sequence[Scan], backend: Backend, steps: int) -> list[ScanResult]:
-    """Layers on top of one another, bottom to top, pipelined in parts of ``steps`` steps.
+def run_whole(scans: Sequence[Scan], backend: Backend) -> list[ScanResult]:
+    """Layers on top of one another, bottom to top, which the backend runs in one go.
 
     The ``input`` of all but the first is not read. Of the layers below the top one only the final
     states may be used: their ``y`` is not differentiable.
     """
     if not scans[0].options.training:
         with torch.no_grad():
-            return [result for result, _ in backend.forward_stack(scans, steps)]
+            return [result for result, _ in backend.forward_whole(scans)]
     tensors = [scans[0].input, *(t for scan in scans for t in (*scan.states, *scan.weights))]
-    y, *outputs = _Stacked.apply(scans, backend, steps, *tensors)
-    return [ScanResult(y, _take(outputs, len(scan.states)), []) for scan in scans]
+    y, *outputs = _Whole.apply(scans, backend, *tensors)
+    return [ScanResult(y, take(outputs, len(scan.states)), []) for scan in scans]
 
 
 def _n_trace(scan: Scan) -> int:
     return len(scan.states) - 1 if scan.options.all_states else 0
-
-
-def _take(items: list[Any], n: int) -> list[Any]:
-    """The first ``n``, which are removed."""
-    taken = items[:n]
-    del items[:n]
-    return taken
 
 
 class _Part:
@@ -109,7 +103,7 @@ class _Direct(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         kept, incoming = saved_tensors(ctx), list(grads)
         flags = list(ctx.needs_input_grad[2:])
-        jobs = [_job(part, _take(kept, part.n_kept), incoming, flags) for part in ctx.parts]
+        jobs = [_job(part, take(kept, part.n_kept), incoming, flags) for part in ctx.parts]
         if _needs_the_op(grads):
             found = [_by_op(job, ctx.backend.name) for job in jobs]
         else:
@@ -122,21 +116,18 @@ class _Direct(torch.autograd.Function):
         return (None, None, *dtensors)
 
 
-class _Stacked(torch.autograd.Function):
-    """(scans, backend, steps, input, *states, *weights, of each layer) -> (y of the top one, *final
+class _Whole(torch.autograd.Function):
+    """(scans, backend, input, *states, *weights, of each layer) -> (y of the top one, *final
     states, of each layer)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, scans: list[Scan], backend: Backend, steps: int, *_: Tensor
-    ) -> tuple[Tensor, ...]:
-        ctx.backend, ctx.steps, ctx.parts = backend, steps, []
+    def forward(ctx: Any, scans: list[Scan], backend: Backend, *_: Tensor) -> tuple[Tensor, ...]:
+        ctx.backend, ctx.parts = backend, []
         kept: list[Tensor] = []
         finals: list[Tensor] = []
         below = scans[0].input
-        for scan, ((y, final, _trace), saved) in zip(
-            scans, backend.forward_stack(scans, steps), strict=True
-        ):
+        outputs = backend.forward_whole(scans)
+        for scan, ((y, final, _trace), saved) in zip(scans, outputs, strict=True):
             part = _Part()
             own = [*save_scan(part, scan._replace(input=below), backend.name), y, *saved]
             part.n_kept = len(own)
@@ -151,27 +142,27 @@ class _Stacked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Any, *grads: Any) -> tuple[Any, ...]:
         kept, incoming = saved_tensors(ctx), list(grads)
-        flags = list(ctx.needs_input_grad[3:])
+        flags = list(ctx.needs_input_grad[2:])
         jobs: list[_Job] = []
         for level, part in enumerate(ctx.parts):
             top = level + 1 == len(ctx.parts)
-            own = [dy if top else None, *_take(incoming, part.form.n_states)]
+            own = [dy if top else None, *take(incoming, part.form.n_states)]
             if level > 0:
                 flags.insert(0, True)
-            jobs.append(_job(part, _take(kept, part.n_kept), own, flags))
+            jobs.append(_job(part, take(kept, part.n_kept), own, flags))
         if _needs_the_op((dy, *grads)):
-            found = _stacked_by_op(jobs, ctx.backend.name)
+            found = _whole_by_op(jobs, ctx.backend.name)
         else:
             with without_autocast(jobs[0].scan.input.device.type):
-                found = ctx.backend.backward_stack(*map(list, zip(*jobs, strict=True)), ctx.steps)
+                found = ctx.backend.backward_whole(*map(list, zip(*jobs, strict=True)))
         dtensors: list[Any] = []
         for level, (job, gradients) in enumerate(zip(jobs, found, strict=True)):
             dinput, dstates, dweights = input_grads(job.needs, job.scan, *gradients)
             dtensors += [*([dinput] if level == 0 else []), *dstates, *dweights]
-        return (None, None, None, *dtensors)
+        return (None, None, *dtensors)
 
 
-def _stacked_by_op(jobs: Sequence[_Job], backend: str) -> list[Gradients]:
+def _whole_by_op(jobs: Sequence[_Job], backend: str) -> list[Gradients]:
     """The gradients of layers on top of one another, bottom to top, to be differentiated: forward
     is run anew, so that what lies between the layers has its part in that."""
     outputs: list[Tensor] = []
@@ -199,22 +190,22 @@ def _stacked_by_op(jobs: Sequence[_Job], backend: str) -> list[Gradients]:
 
 def _of_layers(jobs: Sequence[_Job], grads: list[Tensor]) -> list[Gradients]:
     """From those of the input and of each layer's states and weights."""
-    (dinput,) = _take(grads, 1)
+    (dinput,) = take(grads, 1)
     found = []
     for job in jobs:
-        dstates = _take(grads, len(job.scan.states))
-        found.append(Gradients(dinput, dstates, _take(grads, len(job.scan.weights))))
+        dstates = take(grads, len(job.scan.states))
+        found.append(Gradients(dinput, dstates, take(grads, len(job.scan.weights))))
     return found
 
 
 def _job(part: _Part, kept: list[Tensor], incoming: list[Any], flags: list[bool]) -> _Job:
     """Takes this scan's part off the gradients that came in and the flags of those wanted."""
     scan, rest = load_scan(part, kept)
-    (y,), trace = _take(rest, 1), _take(rest, _n_trace(scan))
-    (dy,), dfinal = _take(incoming, 1), filled(_take(incoming, len(scan.states)), scan.states)
-    dtrace = filled(_take(incoming, len(trace)), trace)
-    (input,), states = _take(flags, 1), _take(flags, len(scan.states))
-    needs = needs_of(scan, input, states, _take(flags, len(scan.weights)))
+    (y,), trace = take(rest, 1), take(rest, _n_trace(scan))
+    (dy,), dfinal = take(incoming, 1), filled(take(incoming, len(scan.states)), scan.states)
+    dtrace = filled(take(incoming, len(trace)), trace)
+    (input,), states = take(flags, 1), take(flags, len(scan.states))
+    needs = needs_of(scan, input, states, take(flags, len(scan.weights)))
     return _Job(scan, Saved(y, trace, rest), Cotangents(dy, dfinal, dtrace), needs)
 
 
@@ -230,5 +221,14 @@ def _needs_the_op(grads: Sequence[Any]) -> bool:
 
 def _by_op(job: _Job, backend: str) -> Gradients:
     scan, (y, trace, saved), (dy, dfinal, dtrace), needs = job
-    args = (*pack(scan, backend), dy, dfinal, dtrace, y, trace, saved, list(needs))
-    return Gradients(*torch.ops.rnnfast.scan_backward(*args))
+    found = torch.ops.rnnfast.scan_backward(
+        *pack(scan, backend),
+        dy=dy,
+        dfinal=dfinal,
+        dtrace=dtrace,
+        y=y,
+        trace=trace,
+        saved=saved,
+        needs=list(needs),
+    )
+    return Gradients(*found)

@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from . import stack as stacks
 from .backends import registry
 from .backends.preference import order
-from .config import AUTO, requested_backend
-from .problem import Problem
+from .backends.registry import AUTO, requested_backend
+from .problem import Problem, Stack
 from .recurrent import Recurrent
-from .stack import Stack, first_problem, problems
+from .selection import (
+    call_of,
+    cast_for,
+    differentiable,
+    first_problem,
+    problems_of,
+    tuned_backend,
+)
 
 
 @dataclass(frozen=True)
@@ -90,10 +96,10 @@ def explain(
     """
     stack, first = described(layer, input, lengths, resets, return_all_states)
     name = requested_backend()
-    tuned = stacks.tuned(first, stack.num_layers, stack.directions) if name == AUTO else None
+    tuned = tuned_backend(first, stack.num_layers, stack.directions) if name == AUTO else None
     choices = [
         _choice(index, stack.directions, problem, name, tuned)
-        for index, problem in enumerate(problems(first, stack.num_layers, stack.directions))
+        for index, problem in enumerate(problems_of(first, stack.num_layers, stack.directions))
     ]
     return Explanation(name, tuple(choices), _layers(stack, choices))
 
@@ -117,8 +123,8 @@ def described(
         input = input.data.new_empty(0).expand(len(input.batch_sizes), batch, 0)
     else:
         input, _ = layer._batch(input, resets)
-    training = stacks.differentiable(stack, input, None)
-    cast = stacks.cast_for(stack, input, None)
+    training = differentiable(stack, input, None)
+    cast = cast_for(stack, input, None)
     first = first_problem(
         stack, input, has_lengths, resets is not None, return_all_states, training, cast
     )
@@ -126,20 +132,13 @@ def described(
 
 
 def _layers(stack: Stack, choices: list[Choice]) -> str:
-    if any(c.chosen is None for c in choices):
+    names = {choice.chosen for choice in choices}
+    (name,) = names if len(names) == 1 else (None,)
+    if name is None:
         return ""
-    taken = [
-        stacks.Choice(c.problem, registry.named(c.chosen, c.problem))
-        for c in choices
-        if c.chosen is not None
-    ]
-    steps = taken[0].backend.pipeline_steps()
-    if steps == 0:
-        return ""
-    reason = stacks.why_not_pipelined(stack, taken)
-    return (
-        f"layers not pipelined: {reason}" if reason else f"layers pipelined, {steps} steps a part"
-    )
+    problems = [choice.problem for choice in choices]
+    how = registry.named(name, problems[0]).whole_strategy(problems, call_of(stack))
+    return f"layers {how}" if how else ""
 
 
 def _choice(

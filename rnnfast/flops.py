@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 
-from .backends.base import Needs
-from .ops import unpack
-from .problem import Scan
+from .problem import Needs, Scan
+from .schema import BACKWARD, FORWARD, named, scan_of
 
 COUNTER = "torch.utils.flop_counter"
 
@@ -38,13 +37,13 @@ def _products(scan: Scan) -> tuple[int, int]:
 
 
 def _forward(*args: Any, out_val: Any = None, **_: Any) -> int:
-    return sum(_products(unpack(args)[0]))
+    return sum(_products(scan_of(named(FORWARD, args))))
 
 
 def _backward(*args: Any, out_val: Any = None, **_: Any) -> int:
-    scan, _backend = unpack(args)
-    needs = Needs(*args[-1])
-    input, recurrent = _products(scan)
+    given = named(BACKWARD, args)
+    needs = Needs(*given["needs"])
+    input, recurrent = _products(scan_of(given))
     total = recurrent + (input if needs.input else 0)
     return total + (input + recurrent if needs.weights else 0)
 

@@ -11,11 +11,12 @@ from torch.overrides import handle_torch_function, has_torch_function
 from .autocast import cast_all, cast_of, without_autocast
 from .backends import registry
 from .backends.base import Backend
+from .backends.registry import requested_backend
 from .checks import check_checkpoint_every, check_metadata, check_names, check_values
-from .config import requested_backend
 from .direct import run_direct
-from .ops import pack
-from .problem import Options, Problem, Scan, ScanResult, circumstances, kind_of, problem_of
+from .problem import Options, Problem, Scan, ScanResult, kind_of, problem_of
+from .schema import pack
+from .surroundings import may_train, observed, surroundings
 from .time_clip import GradClipTime, as_option
 
 
@@ -93,7 +94,7 @@ def _scan(
     kind = "gates" if projected else kind_of(input)
     asked = Scan(cell, kind, input, list(states), list(weights), lengths, resets, options)
     check_names(asked)
-    low, dtypes = circumstances(device)[-1], [s.dtype for s in asked.states]
+    low, dtypes = surroundings(device).autocast, [s.dtype for s in asked.states]
     cast = cast_of(asked.spec, device, low, asked.weights[0].dtype, dtypes)
     with without_autocast(device):
         if cast is not None:
@@ -112,11 +113,6 @@ def _scan(
     )
 
 
-def may_train(device_type: str) -> bool:
-    """Whether gradients are recorded. A trace by torch.jit is made for calls with and without."""
-    return torch.is_grad_enabled() or circumstances(device_type)[1]
-
-
 def _cast_scan(scan: Scan, dtype: torch.dtype) -> Scan:
     return scan._replace(
         input=scan.input if scan.kind == "tokens" else cast_all([scan.input], dtype)[0],
@@ -128,7 +124,7 @@ def _cast_scan(scan: Scan, dtype: torch.dtype) -> Scan:
 def run_chosen(scan: Scan, problem: Problem, backend: Backend) -> ScanResult:
     """Runs a scan on the backend that was chosen for it."""
     if not problem.tracing:
-        seen = observed(scan)
+        seen = observed(scan.tensors)
         # torch.jit.trace is to find torch's own calls in what is made of them
         as_torch_calls = backend.composite and (problem.recorded or not seen)
         if problem.transformed or as_torch_calls:
@@ -139,24 +135,3 @@ def run_chosen(scan: Scan, problem: Problem, backend: Backend) -> ScanResult:
             return run_direct(scan, backend)
     y, final, trace, _ = torch.ops.rnnfast.scan_forward(*pack(scan, backend.name))
     return ScanResult(y, final, trace)
-
-
-def observed(scan: Scan) -> bool:
-    """Whether someone records or replaces torch's calls (torch.jit.trace, make_fx, fake tensors,
-    counters of FLOPs, selective checkpointing, tensors with a ``__torch_dispatch__`` of their own):
-    they must see an op, as a tracer must."""
-    if torch._C._get_tracing_state() is not None or in_dispatch_mode():
-        return True
-    return any(type(t) not in _PLAIN and _dispatches(t) for t in scan.tensors)
-
-
-def in_dispatch_mode() -> bool:
-    """Whether a mode sees every call to an op."""
-    return torch._C._len_torch_dispatch_stack() > 0
-
-
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
-def _dispatches(tensor: Tensor) -> bool:
-    return torch._C._dispatch_keys(tensor).has(torch._C.DispatchKey.Python)

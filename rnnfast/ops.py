@@ -1,7 +1,8 @@
 """The custom ops ``rnnfast::scan_forward`` and ``rnnfast::scan_backward``.
 
 One op is one direction of one layer, whatever the cell, the device or the backend. Here stand their
-schemas, fake kernels, autograd formulas and batching rules; nothing here knows a cell by name.
+kernels, fake kernels and autograd formulas (``batching`` has the rules for vmap); no cell is known
+by name here.
 
 scan_backward has an autograd formula of its own: the scratch loop, run anew with gradients. Double
 backward is therefore right for every backend, and slow.
@@ -24,52 +25,21 @@ from torch.utils._pytree import tree_leaves
 from .autocast import without_autocast
 from .autodiff import differentiate
 from .backends import registry
-from .backends.base import Cotangents, Needs, Saved
 from .checks import check_metadata, check_values
-from .problem import Options, Scan, differentiating, problem_of
+from .problem import Cotangents, Needs, Options, Saved, Scan, problem_of
+from .schema import BACKWARD, FORWARD, in_order, lib, named, pack, scan_of
 from .scratch import scratch_scan
-
-_INPUTS = (
-    "str cell, str kind, Tensor input, Tensor[] states, Tensor[] weights, Tensor? lengths, "
-    "Tensor? resets, bool reverse, bool all_states, bool training, int checkpoint_every, "
-    "float grad_clip_time, str backend"
-)
-_lib = torch.library.Library("rnnfast", "DEF")
-_lib.define(
-    f"scan_forward({_INPUTS}) -> (Tensor y, Tensor[] final, Tensor[] trace, Tensor[] saved)"
-)
-_lib.define(
-    f"scan_backward({_INPUTS}, Tensor? dy, Tensor[] dfinal, Tensor[] dtrace, Tensor y, "
-    "Tensor[] trace, Tensor[] saved, bool[] needs) "
-    "-> (Tensor dinput, Tensor[] dstates, Tensor[] dweights)"
-)
-
-_N_INPUTS = 13  # arguments that both ops begin with
-_N_OPTIONS = 5
-
-
-def pack(scan: Scan, backend: str) -> tuple[Any, ...]:
-    """The arguments that both ops begin with."""
-    return (*scan[:-1], *scan.options, backend)
-
-
-def unpack(args: tuple[Any, ...]) -> tuple[Scan, str]:
-    """The inverse of ``pack``."""
-    first_option = _N_INPUTS - 1 - _N_OPTIONS
-    cell, kind, input, states, weights, lengths, resets = args[:first_option]
-    options = Options(*args[first_option : _N_INPUTS - 1])
-    scan = Scan(cell, kind, input, states, weights, lengths, resets, options)
-    return scan, args[_N_INPUTS - 1]
-
+from .surroundings import differentiating
 
 # --- what runs ---------------------------------------------------------------------------------
 
 
 def _forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    scan, backend = unpack(args)
+    given = named(FORWARD, args)
+    scan = scan_of(given)
     check_metadata(scan)
     check_values(scan)
-    chosen = registry.select(problem_of(scan), backend)
+    chosen = registry.select(problem_of(scan), given["backend"])
     with without_autocast(scan.input.device.type):
         (y, final, trace), saved = chosen.forward(scan)
     return _own(y), [_own(s) for s in final], [_own(t) for t in trace], saved
@@ -83,27 +53,29 @@ def _own(tensor: Tensor) -> Tensor:
 
 
 def _backward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    scan, backend = unpack(args)
-    dy, dfinal, dtrace, y, trace, saved, needs = args[_N_INPUTS:]
-    chosen = registry.named(backend, problem_of(scan))
-    outputs, cotangents = Saved(y, trace, saved), Cotangents(dy, dfinal, dtrace)
+    given = named(BACKWARD, args)
+    scan = scan_of(given)
+    chosen = registry.named(given["backend"], problem_of(scan))
+    outputs = Saved(given["y"], given["trace"], given["saved"])
+    cotangents = Cotangents(given["dy"], given["dfinal"], given["dtrace"])
     with without_autocast(scan.input.device.type):
-        grads = chosen.backward(scan, outputs, cotangents, Needs(*needs))
-    dinput = y.new_empty(0) if grads.dinput is None else _own(grads.dinput)
+        grads = chosen.backward(scan, outputs, cotangents, Needs(*given["needs"]))
+    dinput = outputs.y.new_empty(0) if grads.dinput is None else _own(grads.dinput)
     dstates = [_own(d) for d in grads.dstates or []]
     return dinput, dstates, [_own(d) for d in grads.dweights or []]
 
 
-_lib.impl("scan_forward", _forward, "CompositeExplicitAutograd")
-_lib.impl("scan_backward", _backward, "CompositeExplicitAutograd")
+lib.impl("scan_forward", _forward, "CompositeExplicitAutograd")
+lib.impl("scan_backward", _backward, "CompositeExplicitAutograd")
 
 
 # --- what a tracer sees ------------------------------------------------------------------------
 
 
-@torch.library.register_fake("rnnfast::scan_forward", lib=_lib)
+@torch.library.register_fake("rnnfast::scan_forward", lib=lib)
 def _fake_forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    scan, backend = unpack(args)
+    given = named(FORWARD, args)
+    scan = scan_of(given)
     check_metadata(scan)
     problem = problem_of(scan)
     T, B, H, P = problem.T, problem.B, problem.H, problem.P
@@ -112,15 +84,15 @@ def _fake_forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[
     trace = [new(T, B, H) for _ in final[1:]] if scan.options.all_states else []
     saved = []
     if scan.options.training:
-        likes = registry.named(backend, problem).saved_like(problem)
+        likes = registry.named(given["backend"], problem).saved_like(problem)
         saved = [new(shape, dtype=dtype) for shape, dtype in likes]
     return new(T, B, P), final, trace, saved
 
 
-@torch.library.register_fake("rnnfast::scan_backward", lib=_lib)
+@torch.library.register_fake("rnnfast::scan_backward", lib=lib)
 def _fake_backward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    scan, _ = unpack(args)
-    needs = Needs(*args[-1])
+    given = named(BACKWARD, args)
+    scan, needs = scan_of(given), Needs(*given["needs"])
     dinput = _contiguous_like(scan.input) if needs.input else scan.weights[0].new_empty(0)
     dstates = [_contiguous_like(s) for s in scan.states] if needs.states else []
     dweights = [_contiguous_like(w) for w in scan.weights] if needs.weights else []
@@ -166,17 +138,19 @@ def load_scan(ctx: Any, tensors: Sequence[Tensor]) -> tuple[Scan, list[Tensor]]:
     """The scan again, and the saved tensors that follow it."""
     form: _Form = ctx.form
     rest = list(tensors)
-
-    def take(n: int) -> list[Tensor]:
-        taken = rest[:n]
-        del rest[:n]
-        return taken
-
-    (input,), states, weights = take(1), take(form.n_states), take(form.n_weights)
-    lengths = take(1)[0] if form.has_lengths else None
-    resets = take(1)[0] if form.has_resets else None
+    (input,), states = take(rest, 1), take(rest, form.n_states)
+    weights = take(rest, form.n_weights)
+    lengths = take(rest, 1)[0] if form.has_lengths else None
+    resets = take(rest, 1)[0] if form.has_resets else None
     scan = Scan(form.cell, form.kind, input, states, weights, lengths, resets, form.options)
     return scan, rest
+
+
+def take(items: list[Any], n: int) -> list[Any]:
+    """The first ``n``, which are removed."""
+    taken = items[:n]
+    del items[:n]
+    return taken
 
 
 def saved_tensors(ctx: Any) -> list[Tensor]:
@@ -195,32 +169,32 @@ def saved_tensors(ctx: Any) -> list[Tensor]:
 
 
 def _set_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    scan, backend = unpack(inputs)
+    given = named(FORWARD, inputs)
     y, _, trace, saved = output
     ctx.counts = (len(trace), len(saved))
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*save_scan(ctx, scan, backend), y, *trace, *saved)
+    tensors = save_scan(ctx, scan_of(given), given["backend"])
+    ctx.save_for_backward(*tensors, y, *trace, *saved)
 
 
 def _forward_grad(ctx: Any, dy: Any, dfinal: Any, dtrace: Any, dsaved: Any) -> tuple[Any, ...]:
     scan, rest = load_scan(ctx, saved_tensors(ctx))
     n_trace, n_saved = ctx.counts
     y, trace, saved = rest[0], rest[1 : 1 + n_trace], rest[1 + n_trace : 1 + n_trace + n_saved]
-    wanted = ctx.needs_input_grad
-    needed = needs_of(scan, wanted[2], wanted[3], wanted[4])
-    dinput, dstates, dweights = torch.ops.rnnfast.scan_backward(
+    wanted = named(FORWARD, ctx.needs_input_grad)
+    needed = needs_of(scan, wanted["input"], wanted["states"], wanted["weights"])
+    found = torch.ops.rnnfast.scan_backward(
         *pack(scan, ctx.form.backend),
-        dy,
-        filled(dfinal, scan.states),  # which the final states are alike
-        filled(dtrace, trace),
-        y,
-        trace,
-        saved,
-        list(needed),
+        dy=dy,
+        dfinal=filled(dfinal, scan.states),  # which the final states are alike
+        dtrace=filled(dtrace, trace),
+        y=y,
+        trace=trace,
+        saved=saved,
+        needs=list(needed),
     )
-    grads: list[Any] = [None] * _N_INPUTS
-    grads[2:5] = input_grads(needed, scan, dinput, dstates, dweights)
-    return tuple(grads)
+    names = ("input", "states", "weights")
+    return in_order(FORWARD, dict(zip(names, input_grads(needed, scan, *found), strict=True)))
 
 
 def needs_of(scan: Scan, input: bool, states: Any, weights: Any) -> Needs:
@@ -248,13 +222,14 @@ def filled(grads: Any, like: list[Tensor]) -> list[Tensor]:
 
 
 def _set_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    scan, backend = unpack(inputs)
-    dy, dfinal, dtrace, _, trace, saved, needs = inputs[_N_INPUTS:]
-    ctx.has_dy, ctx.needs = dy is not None, Needs(*needs)
-    ctx.counts = (len(trace), len(saved))
+    given = named(BACKWARD, inputs)
+    dy = given["dy"]
+    ctx.has_dy, ctx.needs = dy is not None, Needs(*given["needs"])
+    ctx.counts = (len(given["trace"]), len(given["saved"]))
     ctx.set_materialize_grads(False)
-    cotangents = [*([dy] if dy is not None else []), *dfinal, *dtrace]
-    ctx.save_for_backward(*save_scan(ctx, scan, backend), *cotangents)
+    cotangents = [*([dy] if dy is not None else []), *given["dfinal"], *given["dtrace"]]
+    tensors = save_scan(ctx, scan_of(given), given["backend"])
+    ctx.save_for_backward(*tensors, *cotangents)
 
 
 def _backward_grad(ctx: Any, ddinput: Any, ddstates: Any, ddweights: Any) -> tuple[Any, ...]:
@@ -275,19 +250,21 @@ def _backward_grad(ctx: Any, ddinput: Any, ddstates: Any, ddweights: Any) -> tup
         second = differentiate(
             [g for g, _ in pairs], primals + cotangents, [gg for _, gg in pairs], create_graph
         )
-    n_states, n_weights = len(scan.states), len(scan.weights)
-    none: list[Any] = [None] * (_N_INPUTS + 7)
-    none[2] = second[0]
-    none[3] = second[1 : 1 + n_states]
-    none[4] = second[1 + n_states : 1 + n_states + n_weights]
-    rest = second[len(primals) :]
-    if ctx.has_dy:
-        none[_N_INPUTS], *rest = rest
-    none[_N_INPUTS + 1] = rest[:n_states]
-    none[_N_INPUTS + 2] = rest[n_states:]
+    (dinput,), dstates = take(second, 1), take(second, len(scan.states))
+    dweights = take(second, len(scan.weights))
+    dy = take(second, 1)[0] if ctx.has_dy else None
     n_trace, n_saved = ctx.counts
-    none[_N_INPUTS + 4], none[_N_INPUTS + 5] = [None] * n_trace, [None] * n_saved
-    return tuple(none)
+    values = {
+        "input": dinput,
+        "states": dstates,
+        "weights": dweights,
+        "dy": dy,
+        "dfinal": take(second, len(scan.states)),
+        "dtrace": second,
+        "trace": [None] * n_trace,
+        "saved": [None] * n_saved,
+    }
+    return in_order(BACKWARD, values)
 
 
 def alias(tensor: Tensor) -> Tensor:
@@ -307,13 +284,12 @@ def _forward_autograd(keyset: Any, *args: Any) -> tuple[Any, ...]:
     if not _derivatives_of(args):
         found: tuple[Any, ...] = _record_forward(keyset, *args)
         return found
-    scan, backend = unpack(args)
-    saved: list[Tensor] = []
+    given = named(FORWARD, args)
+    scan, saved = scan_of(given), list[Tensor]()
     if scan.options.training:  # nobody reads them, but a recorded graph takes them apart
         problem = problem_of(scan)
-        saved = [
-            scan.input.new_empty(0) for _ in registry.named(backend, problem).saved_like(problem)
-        ]
+        likes = registry.named(given["backend"], problem).saved_like(problem)
+        saved = [scan.input.new_empty(0) for _ in likes]
     return (*scratch_scan(scan), saved)
 
 
@@ -342,9 +318,5 @@ def is_dual(tensor: Tensor) -> bool:
     return torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
 
 
-_lib.impl("scan_forward", _forward_autograd, "Autograd", with_keyset=True)
-_lib.impl("scan_backward", _backward_autograd, "Autograd", with_keyset=True)
-
-from . import batching  # noqa: E402  registers the rules for torch.func.vmap
-
-_lib.impl("scan_backward", batching.older_backward_rule, "Batched")
+lib.impl("scan_forward", _forward_autograd, "Autograd", with_keyset=True)
+lib.impl("scan_backward", _backward_autograd, "Autograd", with_keyset=True)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from .cells import CELLS, CellSpec, StepWeights
+from .surroundings import surroundings
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 Record = TypeVar("Record", bound=tuple[Any, ...])
 KINDS = ("dense", "gates", "tokens")
 
@@ -98,6 +97,16 @@ class Scan(NamedTuple):
         names = self.spec.weight_names(self.kind, self.has_bias)
         return self.weights[names.index(name)] if name in names else None
 
+    def to(self, dtype: torch.dtype) -> Scan:
+        """The scan with its numbers in ``dtype``."""
+        if self.weights[0].dtype == dtype:
+            return self
+        return self._replace(
+            input=self.input if self.kind == "tokens" else self.input.to(dtype),
+            states=[s.to(dtype) for s in self.states],
+            weights=[w.to(dtype) for w in self.weights],
+        )
+
     def step_weights(self) -> StepWeights:
         w_hh = self.weight("w_hh")
         assert w_hh is not None
@@ -112,12 +121,96 @@ class ScanResult(NamedTuple):
     final: list[Tensor]
     trace: list[Tensor]
 
+    def to(self, dtype: torch.dtype) -> ScanResult:
+        """The results in ``dtype``."""
+        final, trace = ([s.to(dtype) for s in states] for states in self[1:])
+        return ScanResult(self.y.to(dtype), final, trace)
+
+
+class Saved(NamedTuple):
+    """What forward left for backward: its outputs, and what the backend saved beside them."""
+
+    y: Tensor
+    trace: list[Tensor]
+    extra: list[Tensor]
+
+
+class Cotangents(NamedTuple):
+    """Gradients of the outputs of a scan: dy [T, B, P] or None (zero), the rest as the outputs."""
+
+    dy: Tensor | None
+    dfinal: list[Tensor]
+    dtrace: list[Tensor]
+
+
+class Needs(NamedTuple):
+    """Which gradients are wanted."""
+
+    input: bool
+    states: bool
+    weights: bool
+
+
+class Gradients(NamedTuple):
+    """Gradients of the inputs of a scan; None where not needed."""
+
+    dinput: Tensor | None
+    dstates: list[Tensor] | None
+    dweights: list[Tensor] | None
+
+
+class Stack(NamedTuple):
+    """Layers of one cell on top of one another, as a module or torch.nn has them.
+
+    Attributes:
+        weights: for each layer and direction (forward, then reverse) its list.
+        dropout: the probability between layers, of effect while ``training`` only.
+        grad_clip_time, checkpoint_every: as ``Options`` has them.
+    """
+
+    cell: str
+    weights: list[list[Tensor]]
+    hidden_size: int
+    num_layers: int
+    bidirectional: bool
+    has_bias: bool
+    dropout: float
+    training: bool
+    batch_first: bool = False
+    grad_clip_time: float = 0.0
+    checkpoint_every: int = 0
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def output_size(self) -> int:
+        return self.weights[0][1].shape[1]
+
+
+class StackResult(NamedTuple):
+    """``y`` [T, B, D*P] (or batch first), ``final``: a state each, [D*L, B, P] and for c
+    [D*L, B, H]; ``h``, ``c``: of each layer all states [T, B, D*P] and [T, B, D*H], where asked
+    for; ``whole``: torch computed all of it in its one call."""
+
+    y: Tensor
+    final: list[Tensor]
+    h: list[Tensor]
+    c: list[Tensor]
+    whole: bool
+
 
 def changed(record: Record, **changes: Any) -> Record:
     """As ``record._replace(**changes)``, which Dynamo of torch 2.11 gives back empty where a graph
     breaks."""
     fields: tuple[str, ...] = record._fields  # type: ignore[attr-defined]
     return type(record)(*[changes.get(name, getattr(record, name)) for name in fields])
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What numbers stored in ``dtype`` are computed in: 16-bit ones in float32."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def kind_of(input: Tensor) -> str:
@@ -152,53 +245,6 @@ def problem_of(scan: Scan) -> Problem:
         scan.lengths is not None,
         scan.resets is not None,
         scan.options,
-        *circumstances(input.device.type)[:3],
+        *surroundings(input.device.type)[:3],
         None,
     )
-
-
-def circumstances(device_type: str) -> tuple[bool, bool, bool, torch.dtype | None]:
-    """(tracing, recorded, transformed, autocast): what surrounds the call and changes who can serve
-    it."""
-    tracing = torch.compiler.is_compiling()
-    return tracing, *_surroundings(device_type, tracing)
-
-
-def constant_while_tracing(function: Function) -> Function:
-    """As torch.compiler.assume_constant_result, which imports all of the compiler."""
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
-
-
-@constant_while_tracing
-def _surroundings(device_type: str, tracing: bool) -> tuple[bool, bool, torch.dtype | None]:
-    """(recorded, transformed, autocast). A tracer calls this and keeps the answer; its own guards
-    tell when the levels of torch.func or autocast are others.
-
-    While tracing, levels of vmap alone leave the call as it is: the op has a rule for them.
-    """
-    if tracing:
-        transformed = differentiating()
-    else:
-        transformed = torch._C._are_functorch_transforms_active() or _dual_level()
-    autocast = None
-    has_autocast = torch.amp.is_autocast_available(device_type)  # "meta" has none
-    if has_autocast and torch.is_autocast_enabled(device_type):
-        autocast = torch.get_autocast_dtype(device_type)
-    return torch._C._get_tracing_state() is not None, transformed, autocast
-
-
-def differentiating() -> bool:
-    """Whether a transform that takes derivatives surrounds the call: a level of torch.func's grad,
-    vjp or jvp, or of forward-mode AD."""
-    if _dual_level():
-        return True
-    levels = torch._C._functorch.get_interpreter_stack() or ()
-    return any(level.key() in _DERIVATIVES for level in levels)
-
-
-_DERIVATIVES = (torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp)
-
-
-def _dual_level() -> bool:
-    return torch.autograd.forward_ad._current_level >= 0

@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import PackedSequence
 from . import checks, repeat
 from .cells import CELLS
 from .packing import Packing
-from .problem import kind_of
-from .stack import Stack, StackResult, packed_in_torch, run_stack
+from .problem import Stack, StackResult, kind_of
+from .stack import run_packed, run_stack
 from .time_clip import GradClipTime, as_option
 
 
@@ -369,7 +369,7 @@ class Recurrent(nn.RNNBase):
     def _run_packed(
         self, stack: Stack, packed: PackedSequence, states: list[Tensor] | None
     ) -> tuple[Tensor, list[Tensor]]:
-        as_it_is = packed_in_torch(stack, packed, states)
+        as_it_is = run_packed(stack, packed, states)
         if as_it_is is not None:
             return as_it_is.y, as_it_is.final
         packing = Packing(packed)

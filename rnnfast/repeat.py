@@ -8,20 +8,17 @@ the user and torch's kernel is then a comparison. Measured on a layer of one uni
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .backends.torch_native import KERNELS
-from .config import requested_backend
-from .functional import in_dispatch_mode
-
-if TYPE_CHECKING:
-    from .recurrent import Recurrent
+from .backends.registry import requested_backend
+from .backends.torch_native import call_kernel
+from .surroundings import in_dispatch_mode
 
 
-def facts(layer: Recurrent, input: Tensor, hx: Any, weight: Tensor) -> tuple[Any, ...] | None:
+def facts(layer: Any, input: Tensor, hx: Any, weight: Tensor) -> tuple[Any, ...] | None:
     """All that the checks and the choice depend on, None for what never takes the short way.
 
     ``weight`` is the layer's first.
@@ -56,20 +53,21 @@ def facts(layer: Recurrent, input: Tensor, hx: Any, weight: Tensor) -> tuple[Any
     )
 
 
-def call(layer: Recurrent, input: Tensor, hx: Any, weights: list[Tensor]) -> tuple[Any, ...]:
+def call(layer: Any, input: Tensor, hx: Any, weights: list[Tensor]) -> tuple[Any, ...]:
     """torch's kernel for the whole of ``layer``, as ``stack.torch_stack`` calls it."""
     if hx is None:
         hx = layer._zero_states(input)
     training = layer.training
-    result = KERNELS[layer.mode](
+    y, *final = call_kernel(
+        layer.mode,
         input,
-        hx,
+        layer._split_hidden(hx),
         weights,
         layer.bias,
-        layer.num_layers,
-        layer.dropout if training else 0.0,
-        training or torch.is_grad_enabled(),
-        layer.bidirectional,
-        layer.batch_first,
+        num_layers=layer.num_layers,
+        dropout=layer.dropout if training else 0.0,
+        training=training or torch.is_grad_enabled(),
+        bidirectional=layer.bidirectional,
+        batch_first=layer.batch_first,
     )
-    return (result[0], result[1]) if len(result) == 2 else (result[0], result[1:])
+    return y, layer._join_hidden(final)

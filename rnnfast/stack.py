@@ -1,10 +1,9 @@
-"""Layers stacked: who computes each, and the run through all of them."""
+"""The run through layers stacked."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,201 +11,24 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import handle_torch_function, has_torch_function
 
-from .autocast import Cast, cast_all, cast_of, without_autocast
-from .backends import measured, registry
-from .backends.base import Backend
-from .backends.torch_native import call_kernel, one_hot
+from .autocast import Cast, cast_all, without_autocast
 from .cells import CELLS
 from .checks import check_tokens, check_values
-from .config import AUTO, requested_backend
-from .direct import run_directions, run_stacked
-from .functional import in_dispatch_mode, may_train, observed, run_chosen
-from .problem import Options, Problem, Scan, ScanResult, changed, circumstances, kind_of
+from .direct import run_directions, run_whole
+from .functional import run_chosen
+from .problem import Problem, Scan, ScanResult, Stack, StackResult, changed, kind_of
+from .selection import (
+    Assigned,
+    cast_for,
+    choose,
+    differentiable,
+    first_problem,
+    why_not_whole,
+    zeros_dtype,
+)
+from .surroundings import in_dispatch_mode, observed
 
 Dropout = Callable[[Tensor, float], Tensor]
-
-
-class Stack(NamedTuple):
-    """Layers of one cell on top of one another, as a module or torch.nn has them.
-
-    Attributes:
-        weights: for each layer and direction (forward, then reverse) its list.
-        dropout: the probability between layers, of effect while ``training`` only.
-        grad_clip_time, checkpoint_every: as ``Options`` has them.
-    """
-
-    cell: str
-    weights: list[list[Tensor]]
-    hidden_size: int
-    num_layers: int
-    bidirectional: bool
-    has_bias: bool
-    dropout: float
-    training: bool
-    batch_first: bool = False
-    grad_clip_time: float = 0.0
-    checkpoint_every: int = 0
-
-    @property
-    def directions(self) -> int:
-        return 2 if self.bidirectional else 1
-
-    @property
-    def output_size(self) -> int:
-        return self.weights[0][1].shape[1]
-
-
-class StackResult(NamedTuple):
-    """``y`` [T, B, D*P] (or batch first), ``final``: a state each, [D*L, B, P] and for c
-    [D*L, B, H]; ``h``, ``c``: of each layer all states [T, B, D*P] and [T, B, D*H], where asked
-    for; ``whole``: torch computed all of it in its one call."""
-
-    y: Tensor
-    final: list[Tensor]
-    h: list[Tensor]
-    c: list[Tensor]
-    whole: bool
-
-
-class Choice(NamedTuple):
-    """One direction of one layer and who computes it."""
-
-    problem: Problem
-    backend: Backend
-
-
-def first_problem(
-    stack: Stack,
-    input: Tensor,
-    has_lengths: bool,
-    has_resets: bool,
-    all_states: bool,
-    training: bool,
-    cast: Cast | None,
-) -> Problem:
-    """The problem of the first layer's forward direction; ``input`` [T, B, …] or batch first."""
-    T, B = (1, 0) if stack.batch_first else (0, 1)
-    first = stack.weights[0][0]
-    tracing, recorded, transformed, low = circumstances(input.device.type)
-    return Problem(
-        stack.cell,
-        kind_of(input),
-        input.device.type,
-        first.dtype if cast is None else cast.computed,
-        input.shape[T],
-        input.shape[B],
-        first.shape[1],
-        stack.hidden_size,
-        stack.output_size,
-        stack.has_bias,
-        has_lengths,
-        has_resets,
-        Options(
-            False,
-            all_states,
-            training,
-            stack.checkpoint_every,
-            stack.grad_clip_time if training else 0.0,
-        ),
-        tracing,
-        recorded,
-        transformed,
-        None if cast is None else low,
-    )
-
-
-def cast_for(stack: Stack, input: Tensor, hx: Sequence[Tensor] | None) -> Cast | None:
-    """What autocast, where it is on, asks of a stack."""
-    low = circumstances(input.device.type)[-1]
-    weight, spec = stack.weights[0][0].dtype, CELLS[stack.cell]
-    if hx is None:
-        states = [_zeros_dtype(stack, input)] * len(spec.states)
-    else:
-        states = [s.dtype for s in hx]
-    return cast_of(spec, input.device.type, low, weight, states)
-
-
-def problems(first: Problem, num_layers: int, directions: int) -> list[Problem]:
-    """The problem of each layer and direction, in the order of ``Stack.weights``."""
-    found = []
-    for layer in range(num_layers):
-        if layer > 0:
-            first = changed(first, kind="dense", I=directions * first.P)
-        for direction in range(directions):
-            options = changed(first.options, reverse=direction == 1)
-            found.append(changed(first, options=options))
-    return found
-
-
-class Plan(NamedTuple):
-    """Who computes each layer and direction; ``whole``: torch does it all in its one call (never
-    behind a tracer, which is to see our ops)."""
-
-    choices: list[Choice]
-    whole: bool
-
-
-def _choose(
-    first: Problem, num_layers: int, directions: int, requested: str, _measured: object
-) -> Plan:
-    asked = problems(first, num_layers, directions)
-    if requested == AUTO and not first.tracing:
-        requested = tuned(first, num_layers, directions) or requested
-    choices = [Choice(problem, registry.select(problem, requested)) for problem in asked]
-    torchs = registry.BACKENDS["torch"]  # as it is, not checkpointed
-    return Plan(choices, all(c.backend is torchs for c in choices) and not first.tracing)
-
-
-_choose_once = functools.lru_cache(maxsize=1024)(_choose)  # sizes repeat from call to call
-
-
-def choose(stack: Stack, first: Problem) -> Plan:
-    """The plan for a stack, by what is asked for here."""
-    asked = (first, stack.num_layers, stack.directions, requested_backend())
-    if first.tracing or first.recorded:
-        return _choose(*asked, None)
-    return _choose_once(*asked, measured.changes())
-
-
-def tuned(first: Problem, num_layers: int, directions: int) -> str | None:
-    """The backend that ``rnnfast.tune`` found fastest for just this call, if it still takes it."""
-    name = measured.local().calls.get(call_key(first, num_layers, directions))
-    if name not in registry.BACKENDS:
-        return None
-    asked = problems(first, num_layers, directions)
-    taken = all(registry.refusal(registry.BACKENDS[name], problem) is None for problem in asked)
-    return name if taken else None
-
-
-def call_key(first: Problem, num_layers: int, directions: int) -> str:
-    """A line that tells calls apart which ``tune`` measures apart."""
-    p, o = first, first.options
-    parts = [p.cell, p.kind, str(p.dtype).removeprefix("torch."), p.device]
-    parts += [f"T{p.T} B{p.B} I{p.I} H{p.H} P{p.P} x{num_layers} x{directions}"]
-    flags = {
-        "no bias": not p.bias,
-        "lengths": p.has_lengths,
-        "resets": p.has_resets,
-        "all states": o.all_states,
-        "training": o.training,
-        f"checkpoint {o.checkpoint_every}": o.checkpoint_every,
-        "clip": o.grad_clip_time,
-        f"autocast {p.autocast}": p.autocast,
-    }
-    return ", ".join([*parts, *(name for name, on in flags.items() if on)])
-
-
-def _run_layer(scans: list[Scan], choices: Sequence[Choice]) -> list[ScanResult]:
-    """The directions of a layer: at once where the backend wants that, else one by one."""
-    problem, backend = choices[0]
-    alone = len(scans) == 1 or any(c.backend is not backend for c in choices)
-    if alone or not backend.paired or problem.tracing or problem.transformed or observed(scans[0]):
-        return [
-            run_chosen(scan, problem, backend)
-            for scan, (problem, backend) in zip(scans, choices, strict=True)
-        ]
-    check_values(scans[0])  # lengths and tokens are the same for both
-    return run_directions(scans, backend)
 
 
 def run_stack(
@@ -254,22 +76,57 @@ def _run_stack(
     first = first_problem(
         stack, input, lengths is not None, resets is not None, all_states, training, cast
     )
-    plan = choose(stack, first)
+    assigned = choose(stack, first)
     if hx is None:
         hx = _zeros(stack, first, input)
-    if plan.whole and lengths is None and not all_states and not in_dispatch_mode():
-        if first.kind == "tokens":
-            check_tokens(input, lengths, first.I)
-            input = one_hot(input, first.I, stack.weights[0][0].dtype)
-        return _cast_back(torch_stack(stack, input, hx, training), cast)
+    if _in_one_call(stack, assigned):
+        return _cast_back(_call_whole(stack, input, hx, assigned[0], None), cast)
     if stack.batch_first:
         input = input.transpose(0, 1)
     with without_autocast(first.device):
         if cast is not None:
             stack, input, hx = _cast_stack(stack, input, hx, cast.computed)
-        result = _run_layers(stack, input, hx, lengths, resets, plan.choices, dropout)
+        result = _run_layers(stack, input, hx, lengths, resets, assigned, dropout)
     result = _cast_back(result, cast)
     return changed(result, y=result.y.transpose(0, 1)) if stack.batch_first else result
+
+
+def run_packed(
+    stack: Stack, packed: PackedSequence, hx: Sequence[Tensor] | None
+) -> StackResult | None:
+    """``packed`` as it is, where the backend chosen takes it so for all layers; else None.
+
+    ``hx`` in the packed order.
+    """
+    batch, steps = int(packed.batch_sizes[0]), len(packed.batch_sizes)
+    like = packed.data.new_empty(0).expand(steps, batch, 0)  # only its metadata is read
+    training = differentiable(stack, packed.data, hx)
+    cast = cast_for(stack, like, hx)
+    first = first_problem(stack, like, True, False, False, training, cast)
+    assigned = choose(stack, first)
+    if not _in_one_call(stack, assigned, packed=True):
+        return None
+    states = _zeros(stack, first, like) if hx is None else hx
+    result = _call_whole(stack, packed.data, states, assigned[0], packed.batch_sizes)
+    return _cast_back(result, cast)
+
+
+def _in_one_call(stack: Stack, assigned: list[Assigned], packed: bool = False) -> bool:
+    """Whether a composite backend runs all layers (never where a mode is to see our op)."""
+    one_call = assigned[0].backend.composite and why_not_whole(stack, assigned, packed) is None
+    return one_call and not in_dispatch_mode()  # in this order: no tracer knows of modes
+
+
+def _call_whole(
+    stack: Stack,
+    input: Tensor,
+    hx: Sequence[Tensor],
+    assigned: Assigned,
+    batch_sizes: Tensor | None,
+) -> StackResult:
+    if assigned.problem.kind == "tokens":
+        check_tokens(input, None, assigned.problem.I)
+    return assigned.backend.run_whole(stack, input, hx, assigned.problem, batch_sizes)
 
 
 def _cast_back(result: StackResult, cast: Cast | None) -> StackResult:
@@ -295,56 +152,13 @@ def _cast_stack(
     return stack, input, cast_all(hx, dtype)
 
 
-def differentiable(stack: Stack, input: Tensor, hx: Sequence[Tensor] | None) -> bool:
-    """Whether the results of a stack will have gradients."""
-    if not may_train(input.device.type):
-        return False
-    for weights in stack.weights:
-        for weight in weights:
-            if weight.requires_grad:
-                return True
-    return any(t.requires_grad for t in (input, *(hx or ())))
-
-
 def _zeros(stack: Stack, problem: Problem, input: Tensor) -> list[Tensor]:
     rows = stack.num_layers * stack.directions
-    dtype = _zeros_dtype(stack, input)
+    dtype = zeros_dtype(stack, input)
     widths = (problem.P, problem.H)[: len(CELLS[stack.cell].states)]
     return [
         torch.zeros(rows, problem.B, width, dtype=dtype, device=input.device) for width in widths
     ]
-
-
-def _zeros_dtype(stack: Stack, input: Tensor) -> torch.dtype:
-    return stack.weights[0][0].dtype if kind_of(input) == "tokens" else input.dtype
-
-
-def torch_stack(
-    stack: Stack,
-    input: Tensor,
-    hx: Sequence[Tensor],
-    differentiable: bool,
-    batch_sizes: Tensor | None = None,
-) -> StackResult:
-    """All layers in the one call that torch.nn makes; also of packed data, with ``batch_sizes``.
-
-    cuDNN has a backward in training mode only, so ``differentiable`` calls are in it, evaluation
-    included, where no dropout is left to tell the difference.
-    """
-    y, *final = call_kernel(
-        CELLS[stack.cell].torch_mode,
-        input,
-        hx,
-        [w for weights in stack.weights for w in weights],
-        stack.has_bias,
-        num_layers=stack.num_layers,
-        dropout=stack.dropout if stack.training else 0.0,
-        training=stack.training or differentiable,
-        bidirectional=stack.bidirectional,
-        batch_first=stack.batch_first,
-        batch_sizes=batch_sizes,
-    )
-    return StackResult(y, final, [], [], True)
 
 
 def _run_layers(
@@ -353,13 +167,13 @@ def _run_layers(
     hx: Sequence[Tensor],
     lengths: Tensor | None,
     resets: Tensor | None,
-    choices: list[Choice],
+    assigned: list[Assigned],
     dropout: Dropout,
 ) -> StackResult:
     per_row = [list(states) for states in zip(*(s.unbind(0) for s in hx), strict=False)]
-    piped = _run_pipelined(stack, x, per_row, lengths, resets, choices)
-    if piped is not None:
-        return piped
+    at_once = _run_at_once(stack, x, per_row, lengths, resets, assigned)
+    if at_once is not None:
+        return at_once
     finals: list[list[Tensor]] = []
     all_h: list[Tensor] = []
     all_c: list[Tensor] = []
@@ -368,17 +182,17 @@ def _run_layers(
             x = dropout(x, stack.dropout)
         rows = slice(layer * stack.directions, (layer + 1) * stack.directions)
         scans = [
-            Scan(stack.cell, problem.kind, x, states, weights, lengths, resets, problem.options)
-            for (problem, _), states, weights in zip(
-                choices[rows], per_row[rows], stack.weights[rows], strict=True
+            Scan(stack.cell, one.kind, x, states, weights, lengths, resets, one.options)
+            for (one, _), states, weights in zip(
+                assigned[rows], per_row[rows], stack.weights[rows], strict=True
             )
         ]
-        results = _run_layer(scans, choices[rows])
+        results = _run_layer(scans, assigned[rows])
         outputs = [result.y for result in results]
         finals += [result.final for result in results]
         traces = [t for result in results for t in result.trace]
         x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
-        if choices[0].problem.options.all_states:
+        if assigned[0].problem.options.all_states:
             all_h.append(x)
             if traces:
                 all_c.append(torch.cat(traces, -1))
@@ -386,72 +200,43 @@ def _run_layers(
     return StackResult(x, final, all_h, all_c, False)
 
 
-def why_not_pipelined(stack: Stack, choices: Sequence[Choice]) -> str | None:
-    """Why the layers run one after the other, or None."""
-    backend = choices[0].backend
-    if stack.bidirectional:
-        return "a reversed layer begins with the last step"
-    if any(c.backend.name != backend.name for c in choices):
-        return "not all layers have the same backend"
-    steps = backend.pipeline_steps()
-    if steps == 0:
-        return "not asked for"
-    dropout = stack.training and stack.dropout != 0
-    problems = [changed(c.problem, autocast=None) for c in choices]
-    return backend.why_not_pipelined(problems, steps, dropout)
-
-
-def _run_pipelined(
+def _run_at_once(
     stack: Stack,
     x: Tensor,
     per_row: list[list[Tensor]],
     lengths: Tensor | None,
     resets: Tensor | None,
-    choices: list[Choice],
+    assigned: list[Assigned],
 ) -> StackResult | None:
-    """The layers pipelined, where that is asked for and can be."""
-    problem, backend = choices[0]
-    if problem.tracing or backend.pipeline_steps() == 0:
+    """The layers by the kernels of a backend that takes all of them at once; else None."""
+    backend = assigned[0].backend
+    if backend.composite or why_not_whole(stack, assigned) is not None:
         return None
-    if why_not_pipelined(stack, choices) is not None:
-        return None
+    below = [x, *(x.new_empty(0) for _ in assigned[1:])]
     scans = [
-        Scan(stack.cell, c.problem.kind, input, states, weights, lengths, resets, problem.options)
-        for c, input, states, weights in zip(
-            choices,
-            [x, *(x.new_empty(0) for _ in choices[1:])],
-            per_row,
-            stack.weights,
-            strict=True,
+        Scan(stack.cell, one.kind, input, states, weights, lengths, resets, one.options)
+        for (one, _), input, states, weights in zip(
+            assigned, below, per_row, stack.weights, strict=True
         )
     ]
-    if any(map(observed, scans)):
+    if any(observed(scan.tensors) for scan in scans):
         return None
     check_values(scans[0])
-    results = run_stacked(scans, backend, backend.pipeline_steps())
+    results = run_whole(scans, backend)
     finals = zip(*(result.final for result in results), strict=True)
     final = [torch.stack(series) for series in finals]
     return StackResult(results[-1].y, final, [], [], False)
 
 
-def packed_in_torch(
-    stack: Stack, packed: PackedSequence, hx: Sequence[Tensor] | None
-) -> StackResult | None:
-    """``packed`` through torch's kernels as it is, where they are chosen for every layer.
-
-    ``hx`` in the packed order. None where another backend is chosen.
-    """
-    batch, steps = int(packed.batch_sizes[0]), len(packed.batch_sizes)
-    like = packed.data.new_empty(0).expand(steps, batch, 0)  # only its metadata is read
-    training = differentiable(stack, packed.data, hx)
-    cast = cast_for(stack, like, hx)
-    first = first_problem(stack, like, True, False, False, training, cast)
-    if not choose(stack, first).whole or in_dispatch_mode():
-        return None
-    states = _zeros(stack, first, like) if hx is None else hx
-    data = packed.data
-    if first.kind == "tokens":
-        check_tokens(data, None, first.I)
-        data = one_hot(data, first.I, stack.weights[0][0].dtype)
-    result = torch_stack(stack, data, states, training, packed.batch_sizes)
-    return _cast_back(result, cast)
+def _run_layer(scans: list[Scan], assigned: Sequence[Assigned]) -> list[ScanResult]:
+    """The directions of a layer: at once where the backend wants that, else one by one."""
+    problem, backend = assigned[0]
+    together = backend.paired and len(scans) > 1 and all(b is backend for _, b in assigned)
+    seen = problem.tracing or problem.transformed
+    if not together or seen or observed(scans[0].tensors):
+        return [
+            run_chosen(scan, problem, backend)
+            for scan, (problem, backend) in zip(scans, assigned, strict=True)
+        ]
+    check_values(scans[0])  # lengths and tokens are the same for both
+    return run_directions(scans, backend)

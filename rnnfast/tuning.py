@@ -19,12 +19,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from . import modules
-from . import stack as stacks
 from .backends import measured, registry
 from .backends.measured import Point
-from .config import use_backend
+from .backends.registry import use_backend
 from .explain import described
+from .problem import Stack
 from .recurrent import Recurrent
+from .selection import call_key, problems_of
 
 SECONDS = 1.0  # for one call, at most, but for one that takes longer itself
 SHORTEST = 2e-4  # seconds: calls that take less are timed several at once
@@ -97,11 +98,11 @@ def tune(
             call = _with_backward(forward, wanted) if training else forward
             names = _candidates(stack, first)
             times = {n: statistics.median(t) for n, t in measure(call, names, seconds).items()}
-        found.append(_remember_call(stacks.call_key(first, *_counts(stack)), times))
+        found.append(_remember_call(call_key(first, *_counts(stack)), times))
     return found
 
 
-def _counts(stack: stacks.Stack) -> tuple[int, int]:
+def _counts(stack: Stack) -> tuple[int, int]:
     return stack.num_layers, stack.directions
 
 
@@ -113,9 +114,9 @@ def _with_backward(forward: Callable[[], Tensor], wanted: list[Tensor]) -> Call:
     return call
 
 
-def _candidates(stack: stacks.Stack, first: Any) -> list[str]:
+def _candidates(stack: Stack, first: Any) -> list[str]:
     """Who takes the call; the scratch loop only where nobody else does."""
-    asked = stacks.problems(first, *_counts(stack))
+    asked = problems_of(first, *_counts(stack))
     taking = [
         name
         for name, backend in registry.BACKENDS.items()

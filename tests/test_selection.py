@@ -13,7 +13,7 @@ import torch
 import rnnfast
 from rnnfast.backends import measured, preference, registry
 from rnnfast.backends.preference import order
-from rnnfast.config import requested_backend
+from rnnfast.backends.registry import requested_backend
 from rnnfast.problem import problem_of
 
 from .cases import Case, leaves, scan_of, taking

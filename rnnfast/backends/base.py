@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..autodiff import differentiate, recording
-from ..problem import Problem, Scan, ScanResult
+from ..cells import CellSpec
+from ..problem import (
+    Cotangents,
+    Gradients,
+    Needs,
+    Problem,
+    Saved,
+    Scan,
+    ScanResult,
+    Stack,
+    StackResult,
+    wide,
+)
 
 TensorLike = tuple[tuple[int, ...], torch.dtype]  # shape and dtype of a tensor to come
 
 
-class Cotangents(NamedTuple):
-    """Gradients of the outputs of a scan: dy [T, B, P] or None (zero), the rest as the outputs."""
+class Call(NamedTuple):
+    """How layers on top of one another are called: ``directions`` of each, with ``dropout`` between
+    them, of ``packed`` data."""
 
-    dy: Tensor | None
-    dfinal: list[Tensor]
-    dtrace: list[Tensor]
-
-
-class Saved(NamedTuple):
-    """What forward left for backward: its outputs, and what the backend saved beside them."""
-
-    y: Tensor
-    trace: list[Tensor]
-    extra: list[Tensor]
-
-
-class Gradients(NamedTuple):
-    """Gradients of the inputs of a scan; None where not needed."""
-
-    dinput: Tensor | None
-    dstates: list[Tensor] | None
-    dweights: list[Tensor] | None
-
-
-class Needs(NamedTuple):
-    """Which gradients are wanted."""
-
-    input: bool
-    states: bool
-    weights: bool
+    directions: int
+    dropout: bool
+    packed: bool
 
 
 class Backend:
@@ -103,32 +92,43 @@ class Backend:
         each = zip(scans, saved, cotangents, needs, strict=True)
         return [self.backward(*one) for one in each]
 
-    def pipeline_steps(self) -> int:
-        """The steps of a part if layers on top of one another are to be pipelined, else 0."""
-        return 0
+    def why_not_whole(self, problems: Sequence[Problem], call: Call) -> str | None:
+        """Why it can't run layers on top of one another in one go, or None.
 
-    def why_not_pipelined(
-        self, problems: Sequence[Problem], steps: int, dropout: bool
-    ) -> str | None:
-        """Why layers of these problems, one direction each, bottom to top, can't be; or None."""
+        ``problems``: of each layer and direction, bottom to top.
+        """
         return "this backend runs them one after the other"
 
-    def forward_stack(
-        self, scans: Sequence[Scan], steps: int
-    ) -> list[tuple[ScanResult, list[Tensor]]]:
+    def whole_strategy(self, problems: Sequence[Problem], call: Call) -> str:
+        """How the layers follow one another, for ``explain``; empty where there is no more to say
+        than that they do."""
+        return ""
+
+    def run_whole(
+        self,
+        stack: Stack,
+        input: Tensor,
+        hx: Sequence[Tensor],
+        problem: Problem,
+        batch_sizes: Tensor | None,
+    ) -> StackResult:
+        """Composite backends: all layers, as they are called: under autocast, of ``input`` as the
+        stack lays it out, or packed with ``batch_sizes``. ``problem``: of the first."""
+        raise NotImplementedError
+
+    def forward_whole(self, scans: Sequence[Scan]) -> list[tuple[ScanResult, list[Tensor]]]:
         """``forward`` of layers on top of one another, bottom to top. The ``input`` of all but the
         first is not read: it is the output of the layer below."""
         raise NotImplementedError
 
-    def backward_stack(
+    def backward_whole(
         self,
         scans: Sequence[Scan],
         saved: Sequence[Saved],
         cotangents: Sequence[Cotangents],
         needs: Sequence[Needs],
-        steps: int,
     ) -> list[Gradients]:
-        """``backward`` of what ``forward_stack`` ran; ``dy`` is the top layer's, the others' is
+        """``backward`` of what ``forward_whole`` ran; ``dy`` is the top layer's, the others' is
         what the layer above sends down."""
         found: list[Gradients] = []  # top to bottom
         dy = cotangents[-1].dy
@@ -177,12 +177,63 @@ class CompositeBackend(Backend):
         )
 
 
+class KernelBackend(Backend):
+    """A backend with kernels of its own for the loop.
+
+    What they save has names: "gates", the cell's further saved value, and the cell state.
+
+    Attributes:
+        wide_cells: the cell states are saved in the wide dtype, not as they are returned.
+    """
+
+    wide_cells: bool = True
+
+    def saved_apart(self, spec: CellSpec) -> str | None:
+        """The cell's further saved value, where it is not among the gates' memory."""
+        return spec.extra
+
+    def saved_names(self, spec: CellSpec, dtype: torch.dtype, all_states: bool) -> list[str]:
+        """What forward saves when training, beside its outputs."""
+        names = ["gates"] if spec.saves_gates else []
+        if (apart := self.saved_apart(spec)) is not None:
+            names.append(apart)
+        is_output = all_states and (dtype == wide(dtype) or not self.wide_cells)
+        return names if is_output else [*names, *spec.states[1:]]
+
+    def saved_as(self, name: str, problem: Problem) -> TensorLike:
+        """Shape and dtype of what is saved under this name."""
+        raise NotImplementedError
+
+    def saved_like(self, problem: Problem) -> list[TensorLike]:
+        names = self.saved_names(problem.spec, problem.dtype, problem.options.all_states)
+        return [self.saved_as(name, problem) for name in names]
+
+    def to_save(self, scan: Scan, made: Mapping[str | None, Tensor | None]) -> list[Tensor]:
+        """Of what the kernels made, by name, what is saved."""
+        found = [made[name] for name in self._names(scan)] if scan.options.training else []
+        return [tensor for tensor in found if tensor is not None]
+
+    def kept(self, scan: Scan, saved: Saved) -> dict[str | None, Tensor]:
+        """What ``to_save`` chose, by name; and the states that were an output."""
+        found: dict[str | None, Tensor] = {}
+        found.update(zip(scan.spec.states[1:], saved.trace, strict=False))
+        found.update(zip(self._names(scan), saved.extra, strict=True))
+        return found
+
+    def _names(self, scan: Scan) -> list[str]:
+        return self.saved_names(scan.spec, scan.weights[0].dtype, scan.options.all_states)
+
+
 def _leaf(tensor: Tensor, wanted: bool) -> Tensor:
     return tensor.detach().requires_grad_(wanted)
 
 
-def reserved(problem: Problem, grad_clip_time: bool = False) -> str | None:
-    """The reason of a backend that lacks an option; ``grad_clip_time``: it has this one."""
-    if problem.options.grad_clip_time != 0 and not grad_clip_time:
-        return "grad_clip_time is not supported"
+def why_no_kernel(problem: Problem, device: str, dtypes: Sequence[torch.dtype]) -> str | None:
+    """The reasons that kernels of our own share."""
+    if problem.device != device:
+        return f"it computes on {device} tensors only, not on {problem.device}"
+    if problem.dtype not in dtypes:
+        return f"it has no kernel for {problem.dtype}"
+    if problem.transformed:
+        return "its kernels have no rules for vmap and forward-mode AD"
     return None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..problem import Problem, Scan, ScanResult
-from .base import Backend, Cotangents, Gradients, Needs, Saved, TensorLike
+from ..problem import Cotangents, Gradients, Needs, Problem, Saved, Scan, ScanResult
+from ..rules import cut_lengths
+from .base import Backend, Call, TensorLike
 
 
 def checkpointed(backend: Backend, problem: Problem) -> Backend:
@@ -44,12 +45,7 @@ class Checkpointed(Backend):
         how = self.inner.strategy(_whole(problem))
         return f"{how}; states kept each {self.every} steps, segments run anew in backward"
 
-    def pipeline_steps(self) -> int:
-        return self.inner.pipeline_steps()
-
-    def why_not_pipelined(
-        self, problems: Sequence[Problem], steps: int, dropout: bool
-    ) -> str | None:
+    def why_not_whole(self, problems: Sequence[Problem], call: Call) -> str | None:
         return "checkpoint_every cuts the steps already"
 
     def run(self, scan: Scan) -> ScanResult:
@@ -86,7 +82,7 @@ class Checkpointed(Backend):
         dstates: list[Tensor] | None = cotangents.dfinal
         dinput: list[Tensor] = []
         dweights = _Sums()
-        segments = list(_segments(scan, self.every))
+        segments = _segments(scan, self.every)
         for segment, states in zip(reversed(segments), reversed(begins), strict=True):
             assert dstates is not None
             at = segment.steps
@@ -118,39 +114,31 @@ class Checkpointed(Backend):
 
 
 class _Segment(NamedTuple):
-    """Steps ``start`` to ``stop`` of a scan."""
+    """Steps of a scan, and the lengths within them."""
 
-    start: int
-    stop: int
-
-    @property
-    def steps(self) -> slice:
-        return slice(self.start, self.stop)
+    steps: slice
+    lengths: Tensor | None
 
     def of(self, scan: Scan, states: list[Tensor], training: bool) -> Scan:
-        """These steps of ``scan`` as a scan of their own.
-
-        A sequence that ended before, or in reverse has not begun, has the length 0 here: its state
-        passes through.
-        """
-        lengths = scan.lengths
-        if lengths is not None:
-            lengths = (lengths - self.start).clamp(0, self.stop - self.start)
+        """These steps of ``scan`` as a scan of their own."""
         return scan._replace(
             input=scan.input[self.steps],
             states=states,
-            lengths=lengths,
+            lengths=self.lengths,
             resets=None if scan.resets is None else scan.resets[self.steps],
             options=scan.options._replace(training=training, checkpoint_every=0),
         )
 
 
-def _segments(scan: Scan, every: int) -> Iterator[_Segment]:
+def _segments(scan: Scan, every: int) -> list[_Segment]:
     """In the order in which the scan goes over them."""
     T = scan.input.shape[0]
-    starts = range(0, T, every)
-    for start in reversed(starts) if scan.options.reverse else starts:
-        yield _Segment(start, min(start + every, T))
+    lengths = cut_lengths(scan.lengths, T, every)
+    found = [
+        _Segment(slice(start, min(start + every, T)), own)
+        for start, own in zip(range(0, T, every), lengths, strict=True)
+    ]
+    return found[::-1] if scan.options.reverse else found
 
 
 class _Sums:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from ..problem import Problem, Scan, ScanResult
 from ..scratch import scratch_scan
-from .base import CompositeBackend, reserved
+from .base import CompositeBackend
 
 
 class Reference(CompositeBackend):
     name = "reference"
 
     def why_not(self, problem: Problem) -> str | None:
-        return reserved(problem, grad_clip_time=True)
+        return None
 
     def strategy(self, problem: Problem) -> str:
         return "a loop over T in plain torch"

@@ -11,9 +11,10 @@ import torch
 from torch import _VF, Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from ..problem import Problem, Scan, ScanResult, constant_while_tracing
-from ..scratch import without_padding
-from .base import CompositeBackend, reserved
+from ..problem import Problem, Scan, ScanResult, Stack, StackResult
+from ..rules import reverse_time, without_padding
+from ..surroundings import constant_while_tracing
+from .base import Call, CompositeBackend
 
 KERNELS: dict[str, Callable[..., Any]] = {
     "RNN_TANH": _VF.rnn_tanh,
@@ -36,7 +37,7 @@ class TorchNative(CompositeBackend):
             return "torch's kernels project the input themselves"
         if problem.has_resets:
             return "torch's kernels have no resets"
-        if problem.options.all_states and len(spec.states) > 1:
+        if problem.options.all_states and spec.has_cell_state:
             return "torch's kernels return the last cell state only"
         if problem.transformed:
             return "torch's kernels have no rules for vmap and forward-mode AD"
@@ -48,7 +49,42 @@ class TorchNative(CompositeBackend):
             return "torch's packing has no gradients for complex numbers"
         if problem.options.grad_clip_time != 0:
             return "torch's kernels have no grad_clip_time"
-        return reserved(problem)
+        return None
+
+    def why_not_whole(self, problems: Sequence[Problem], call: Call) -> str | None:
+        if problems[0].tracing:
+            return "a compiler is to see rnnfast's own op"
+        if problems[0].has_lengths and not call.packed:
+            return "torch packs the sequences of each layer anew"
+        if problems[0].options.all_states:
+            return "torch's one call returns the top layer's output only"
+        return None
+
+    def run_whole(
+        self,
+        stack: Stack,
+        input: Tensor,
+        hx: Sequence[Tensor],
+        problem: Problem,
+        batch_sizes: Tensor | None,
+    ) -> StackResult:
+        if problem.kind == "tokens":
+            input = one_hot(input, problem.I, stack.weights[0][0].dtype)
+        y, *final = call_kernel(
+            problem.spec.torch_mode,
+            input,
+            hx,
+            [w for weights in stack.weights for w in weights],
+            stack.has_bias,
+            num_layers=stack.num_layers,
+            dropout=stack.dropout if stack.training else 0.0,
+            # cuDNN has a backward in training mode only; in evaluation no dropout is left to tell
+            training=stack.training or problem.options.training,
+            bidirectional=stack.bidirectional,
+            batch_first=stack.batch_first,
+            batch_sizes=batch_sizes,
+        )
+        return StackResult(y, final, [], [], True)
 
     def strategy(self, problem: Problem) -> str:
         if problem.device == "cuda":
@@ -164,16 +200,6 @@ def one_hot(tokens: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     """[..., width] of 0 and 1 for int64 ``tokens`` [...]."""
     zeros = torch.zeros(*tokens.shape, width, dtype=dtype, device=tokens.device)
     return zeros.scatter_(-1, tokens.unsqueeze(-1), 1)
-
-
-def reverse_time(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """x [T, B, N] with each sequence reversed within its own length; its own inverse."""
-    if lengths is None:
-        return x.flip(0)
-    T = x.shape[0]
-    steps = torch.arange(T, device=x.device).unsqueeze(-1)
-    source = torch.where(steps < lengths, lengths.clamp(0, T) - 1 - steps, steps)
-    return x.gather(0, source.unsqueeze(-1).expand_as(x))
 
 
 def call_kernel(

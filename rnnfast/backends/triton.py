@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..problem import Problem, Scan, ScanResult, problem_of
+from ..problem import Cotangents, Gradients, Needs, Problem, Saved, Scan, ScanResult, problem_of
 from ..triton.plan import STRATEGY, device_of, why_not_resident
-from .base import Backend, Cotangents, Gradients, Needs, Saved, TensorLike, reserved
+from .base import KernelBackend, TensorLike, why_no_kernel
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class Triton(Backend):
+class Triton(KernelBackend):
     name = "triton"
 
     def __init__(self) -> None:
@@ -38,53 +38,33 @@ class Triton(Backend):
         if problem.device != needed:
             under = "under TRITON_INTERPRET=1 " if needed == "cpu" else ""
             return f"{under}it computes on {needed} tensors only, not on {problem.device}"
-        if problem.dtype not in DTYPES:
-            return f"it has no kernel for {problem.dtype}: its products are float32 at most"
-        if problem.transformed:
-            return "its kernels have no rules for vmap and forward-mode AD"
-        if STRATEGY in os.environ:  # device_of is not for a tracer
+        if problem.dtype == torch.float64:
+            return "it has no kernel for torch.float64: its products are float32 at most"
+        reason = why_no_kernel(problem, needed, DTYPES)
+        if reason is None and STRATEGY in os.environ:  # device_of is not for a tracer
             reason = why_not_resident(problem, device_of())
-            if reason is not None:
-                return reason
-        return reserved(problem, grad_clip_time=True)
+        return reason
 
     def strategy(self, problem: Problem) -> str:
         return _runner().describe(problem)
 
-    def saved_like(self, problem: Problem) -> list[TensorLike]:
-        T, B, H, spec = problem.T, problem.B, problem.H, problem.spec
-        shapes: list[tuple[int, ...]] = []
-        if spec.gates > 1:  # an RNN's only gate is its output
-            shapes.append((T, B, spec.gates * H))
-        if spec.extra:
-            shapes.append((T, B, H))
-        if _keeps_cells(problem):
-            shapes.append((T, B, H))
-        return [(shape, torch.float32) for shape in shapes]
+    def saved_as(self, name: str, problem: Problem) -> TensorLike:
+        width = problem.H * (problem.spec.gates if name == "gates" else 1)
+        return (problem.T, problem.B, width), torch.float32
 
     def forward(self, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
         problem = problem_of(scan)
         out = _runner().forward(scan, problem)
-        storage, keeps = problem.dtype, _keeps_cells(problem)
         final = [out.h_last] if out.c_last is None else [out.h_last, out.c_last]
         trace = []
         if scan.options.all_states and out.cells is not None:
-            trace = [out.cells.to(storage)]
-        saved: list[Tensor] = []
-        if scan.options.training:
-            saved = [out.gates] if scan.spec.gates > 1 else []
-            saved += [out.extra] if out.extra is not None else []
-            saved += [out.cells] if keeps and out.cells is not None else []
-        return ScanResult(out.y, final, trace), saved
+            trace = [out.cells.to(problem.dtype)]
+        made = {"gates": out.gates, scan.spec.extra: out.extra, "c": out.cells}
+        return ScanResult(out.y, final, trace), self.to_save(scan, made)
 
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
-        rest = list(saved.extra)
-        gates = rest.pop(0) if scan.spec.gates > 1 else None
-        extra = rest.pop(0) if scan.spec.extra else None
-        cells = None
-        if len(scan.states) == 2:
-            cells = rest.pop(0) if rest else saved.trace[0]
-        kept = (gates, saved.y, cells, extra)
+        found = self.kept(scan, saved)
+        kept = (found.get("gates"), saved.y, found.get("c"), found.get(scan.spec.extra))
         return _runner().backward(scan, problem_of(scan), kept, cotangents, needs)
 
 
@@ -96,9 +76,3 @@ def interpreting() -> bool:
 def _runner() -> Any:
     """The module that imports Triton; not before a scan is run."""
     return importlib.import_module("rnnfast.triton.run")
-
-
-def _keeps_cells(problem: Problem) -> bool:
-    """Whether the cell states are saved apart: they are no output, or one of another dtype."""
-    is_output = problem.options.all_states and problem.dtype == torch.float32
-    return problem.cell.startswith("lstm") and not is_output

@@ -8,13 +8,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..backends.base import Cotangents, Gradients, Needs
-from ..problem import Problem, Scan
+from ..problem import Cotangents, Gradients, Needs, Problem, Scan
+from ..products.arithmetic import Rounding, largest_of, power_of_two
+from ..products.gates import GateMajor
+from ..products.gradients import Backward
+from ..products.projection import biased_projection, own_product_bias
 from . import graphs, launch, tune
 from .cells import CELLS
 from .launch import Clip, Inputs, Outputs, Recurrence, Shape
 from .plan import Plan, candidates, device_of, math_of
-from .products import GateGradients, gates_of, recurrent_bias
 
 Kept = tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]  # gates, y, cells, extra
 
@@ -43,7 +45,7 @@ def forward(scan: Scan, problem: Problem) -> Outputs:
     extra = new(T, B, H, dtype=torch.float32) if training and scan.spec.extra else None
     c_last = new(B, H) if len(scan.states) == 2 else None
     y, h_last = new(T, B, P), new(B, P)
-    out = Outputs(gates_of(scan), y, cells, extra, h_last, c_last, training)
+    out = Outputs(biased_projection(scan), y, cells, extra, h_last, c_last, training)
     recurrence = _recurrence(scan, problem)
 
     def trial(plan: Plan) -> float:
@@ -99,22 +101,39 @@ def backward(
     else:
         key = graphs.key_of(y.device, plan, (*read, found), clip)
         graphs.GRAPHS.run(key, functools.partial(work, plan), read, (found,))
-    products = GateGradients(scan, y, dgates, dextra, extra)
-    return Gradients(
-        products.input() if needs.input else None,
-        [found.dh0, *([] if dc0 is None else [dc0])] if needs.states else None,
-        products.weights() if needs.weights else None,
-    )
+    dstates = [found.dh0, *([] if dc0 is None else [dc0])]
+    return _products(scan, y, dgates, dextra, extra).gradients(needs, dstates)
+
+
+def _products(
+    scan: Scan, y: Tensor, dgates: Tensor, dextra: Tensor | None, extra: Tensor | None
+) -> Backward:
+    """What the loop left, in the storage dtype: of float16, whose range gradients would leave,
+    scaled."""
+    storage, scale = scan.weights[0].dtype, None
+    if storage == torch.float16 and dgates.numel() > 0:
+        given = [dgates] if dextra is None else [dgates, dextra]
+        scale = power_of_two(torch.stack([largest_of(t) for t in given]).amax(), 0)
+
+    def narrow(values: Tensor | None) -> Tensor | None:
+        return None if values is None else (values if scale is None else values * scale).to(storage)
+
+    spec = scan.spec
+    dgx, more = narrow(dgates), narrow(dextra)
+    assert dgx is not None
+    gates = GateMajor(spec, dgx, None if spec.projected else more)
+    doutput = more if spec.projected else None
+    return Backward(scan, y, gates, Rounding(storage, scale), {spec.extra: extra}, doutput)
 
 
 def _recurrence(scan: Scan, problem: Problem) -> Recurrence:
-    weights = scan.step_weights()
+    weights, b_n = scan.step_weights(), own_product_bias(scan)
     return Recurrence(
         scan.cell,
         Shape(problem.T, problem.B, problem.H, problem.P),
         weights.w_hh.contiguous(),
         None if weights.w_hr is None else weights.w_hr.contiguous(),
-        recurrent_bias(scan),
+        None if b_n is None else b_n.contiguous(),
         scan.states[0].contiguous(),
         scan.states[1].contiguous() if len(scan.states) == 2 else None,
         None if scan.lengths is None else scan.lengths.contiguous(),

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from rnnfast.backends import registry
-from rnnfast.backends.cuda import Cuda
-from rnnfast.backends.lanes import Lanes, Mark
+from rnnfast.backends.cuda import Cuda, Lanes, Mark
 
 from .build import library
 

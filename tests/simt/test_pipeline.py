@@ -1,4 +1,4 @@
-"""Layers on top of one another, pipelined (rnnfast/backends/cuda_stack.py), on the executor.
+"""Layers on top of one another, pipelined (rnnfast/backends/cuda/pipeline.py), on the executor.
 
 The lanes here run their tasks in an order drawn anew for every call, of those that the lanes and
 their marks allow. So what a lane does not wait for, it once will not find.

@@ -8,25 +8,36 @@ The results are those of one layer after the other, bit for bit in all that the 
 compute: the state passes from part to part in float32, and the gradients of weights are products
 over all steps, after the last part. The products of a part's rows with W_ih are torch's.
 
-Shapes: T steps, B batch, H hidden size, S slots (unit_major.py).
+Shapes: T steps, B batch, H hidden size, S slots of a unit.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..problem import Problem, Scan, ScanResult, problem_of
-from .base import Cotangents, Gradients, Needs, Saved
+from ...problem import (
+    Cotangents,
+    Gradients,
+    Needs,
+    Problem,
+    Saved,
+    Scan,
+    ScanResult,
+    problem_of,
+)
+from ...products.arithmetic import Rounding
+from ...products.gates import UnitMajor, slots_of
+from ...products.gradients import Backward
+from ...products.slots import SlotProjection, saved_operands, slots_of_input
+from ...rules import cut_lengths
+from ..base import Call
 from .lanes import Mark
-from .unit_major import SlotGradients, SlotWeights, gates_of, slots_of
-
-if TYPE_CHECKING:
-    from .cuda import Cuda, Plan
+from .plan import Kernels, Plan
 
 STEPS = 8  # parts are multiples of it, so that they begin at an address that kernels can take
 _KERNELS = ("resident", "cluster")  # of which several run side by side
@@ -43,16 +54,18 @@ def part_steps() -> int:
     return int(text)
 
 
-def why_not(backend: Cuda, problems: Sequence[Problem], steps: int, dropout: bool) -> str | None:
-    """Why layers of these problems, each with one direction, can't be pipelined, or None."""
-    first = problems[0]
+def why_not(kernels: Kernels, problems: Sequence[Problem], call: Call) -> str | None:
+    """Why layers of these problems, bottom to top, can't be pipelined, or None."""
+    first, steps = problems[0], part_steps()
     options = first.options
     reasons = (
+        (steps == 0, "RNNFAST_PIPELINE does not ask for it"),
         (len(problems) < 2, "there is one layer"),
+        (call.directions > 1, "a reversed layer begins with the last step"),
         (first.T <= steps, f"T is no more than a part's {steps} steps"),
         (first.spec.projected, "projected layers run step by step"),
-        (options.reverse, "a reversed layer begins with the last step"),
-        (dropout, "dropout draws one mask for all steps of a layer"),
+        (call.dropout, "dropout draws one mask for all steps of a layer"),
+        (call.packed, "packed data is padded first"),
         (options.all_states, "the states of all steps are asked for"),
         (
             options.training and first.dtype == torch.float16,
@@ -65,7 +78,7 @@ def why_not(backend: Cuda, problems: Sequence[Problem], steps: int, dropout: boo
             return reason
     for direction in ("forward", "backward") if options.training else ("forward",):
         for problem in problems:
-            strategy = backend.plan(direction, problem).strategy
+            strategy = kernels.plan(direction, problem).strategy
             if strategy not in _KERNELS:
                 return f"{direction} is {strategy}, of which no two run side by side"
     return None
@@ -90,18 +103,13 @@ class _Part(NamedTuple):
         return None if every is None or self.start == 0 else every[self.start - 1]
 
 
-def _parts(scan: Scan, steps: int) -> list[_Part]:
-    """In the order of time. A sequence that has ended before a part has length 0 in it."""
-    T = scan.input.shape[0]
-    starts = range(0, T, steps)
-    lengths: Sequence[Tensor | None] = [None] * len(starts)
-    if scan.lengths is not None:
-        begin = torch.arange(0, T, steps, device=scan.lengths.device).view(-1, 1)
-        counts = (T - begin).clamp(max=steps)
-        lengths = (scan.lengths - begin).clamp(min=0).minimum(counts).unbind(0)
+def _parts(scan: Scan) -> list[_Part]:
+    """In the order of time."""
+    T, steps = scan.input.shape[0], part_steps()
+    lengths = cut_lengths(scan.lengths, T, steps)
     return [
         _Part(i, start, min(start + steps, T), own)
-        for i, (start, own) in enumerate(zip(starts, lengths, strict=True))
+        for i, (start, own) in enumerate(zip(range(0, T, steps), lengths, strict=True))
     ]
 
 
@@ -122,15 +130,15 @@ class _Carried:
 class _LayerForward:
     """One layer's forward; its memory is there before the first part runs."""
 
-    def __init__(self, backend: Cuda, scan: Scan, gates: Tensor | None) -> None:
-        self.backend, self.scan = backend, scan
-        self.plan: Plan = backend.plan("forward", problem_of(scan))
+    def __init__(self, kernels: Kernels, scan: Scan, gates: Tensor | None) -> None:
+        self.kernels, self.scan = kernels, scan
+        self.plan: Plan = kernels.plan("forward", problem_of(scan))
         T, B = scan.input.shape[:2]
         new = scan.states[0].new_empty
         H = scan.states[0].shape[1]
         # The input's part of all gates is there, or comes with each part.
         self.gates = new(T, B, H, slots_of(scan.spec)) if gates is None else gates
-        self.input_weights = SlotWeights.of(scan) if gates is None else None
+        self.input_weights = SlotProjection.of(scan) if gates is None else None
         self.y = new(T, B, H)
         self.final = [_dense_like(s, s.dtype) for s in scan.states]
         self.c = None
@@ -144,7 +152,7 @@ class _LayerForward:
             self.input_weights.multiply(part.rows(scan.input), part.rows(self.gates))
         h0, c0 = _pair(scan.states)
         h_last, c_last = _pair(self.final)
-        self.backend.ops.cuda_forward_part(
+        self.kernels.ops.cuda_forward_part(
             scan.cell,
             *self.plan[:3],
             part.of(self.gates),
@@ -165,23 +173,21 @@ class _LayerForward:
     def result(self) -> tuple[ScanResult, list[Tensor]]:
         saved = []
         if self.scan.options.training:
-            saved += [self.gates] if self.scan.spec.gates > 1 else []
+            saved += [self.gates] if self.scan.spec.saves_gates else []
             saved += [self.c] if self.c is not None else []
         return ScanResult(self.y, self.final, []), saved
 
 
-def forward(
-    backend: Cuda, scans: Sequence[Scan], steps: int
-) -> list[tuple[ScanResult, list[Tensor]]]:
-    """``Backend.forward_stack``."""
+def forward(kernels: Kernels, scans: Sequence[Scan]) -> list[tuple[ScanResult, list[Tensor]]]:
+    """``Backend.forward_whole``."""
     layers: list[_LayerForward] = []
     for scan in scans:
         if layers:
-            layers.append(_LayerForward(backend, scan._replace(input=layers[-1].y), None))
+            layers.append(_LayerForward(kernels, scan._replace(input=layers[-1].y), None))
         else:
-            layers.append(_LayerForward(backend, scan, gates_of(scan)))
-    parts = _parts(layers[0].scan, steps)
-    _wavefront(backend, layers, parts)
+            layers.append(_LayerForward(kernels, scan, slots_of_input(scan)))
+    parts = _parts(layers[0].scan)
+    _wavefront(kernels, layers, parts)
     return [layer.result() for layer in layers]
 
 
@@ -190,7 +196,7 @@ class _LayerBackward:
 
     def __init__(
         self,
-        backend: Cuda,
+        kernels: Kernels,
         scan: Scan,
         saved: Saved,
         dy: Tensor | None,
@@ -198,18 +204,17 @@ class _LayerBackward:
         sends: bool,
         parts: int,
     ) -> None:
-        self.backend, self.scan, self.y, self.dy, self.dfinal = backend, scan, saved.y, dy, dfinal
-        self.plan = _backward_plan(backend, scan)
+        self.kernels, self.scan, self.y, self.dy, self.dfinal = kernels, scan, saved.y, dy, dfinal
+        self.plan = _backward_plan(kernels, scan)
         rest = list(saved.extra)
-        self.gates = rest.pop(0) if scan.spec.gates > 1 else None
+        self.gates = rest.pop(0) if scan.spec.saves_gates else None
         self.c = rest.pop(0) if rest else None
         new = saved.y.new_empty
         self.dgates = new(*saved.y.shape, slots_of(scan.spec))
         self.dstates = [_dense_like(s, s.dtype) for s in scan.states]
-        self.dinput = (
-            _dense_like(scan.input, scan.input.dtype) if sends else None
-        )  # to the layer below
-        self.input_weights = SlotWeights.of(scan) if sends else None
+        # what goes to the layer below
+        self.dinput = _dense_like(scan.input, scan.input.dtype) if sends else None
+        self.input_weights = SlotProjection.of(scan) if sends else None
         self.carried = _Carried(scan)
         self.parts = parts
 
@@ -219,7 +224,7 @@ class _LayerBackward:
         h_before = part.state_before(self.y)
         dh_last, dc_last = _pair(self.dfinal)
         dh0, dc0 = _pair(self.dstates)
-        self.backend.ops.cuda_backward_part(
+        self.kernels.ops.cuda_backward_part(
             scan.cell,
             *self.plan[:3],
             part.of(self.gates),
@@ -245,52 +250,51 @@ class _LayerBackward:
             self.input_weights.multiply_back(part.rows(self.dgates), part.rows(self.dinput))
 
     def gradients(self, needs: Needs) -> Gradients:
-        slots = SlotGradients(self.scan, self.dgates, self.y, self.gates, None, None, None)
-        dinput = self.dinput
-        if needs.input and dinput is None:
-            dinput = slots.input()
-        return Gradients(
-            dinput if needs.input else None,
-            self.dstates if needs.states else None,
-            slots.weights() if needs.weights else None,
-        )
+        scan, spec = self.scan, self.scan.spec
+        operands = {} if self.gates is None else saved_operands(spec, {"gates": self.gates})
+        dgates = UnitMajor(spec, self.dgates)
+        backward = Backward(scan, self.y, dgates, Rounding(self.y.dtype), operands)
+        sent = needs.input and self.dinput is not None
+        found = backward.gradients(needs._replace(input=needs.input and not sent), self.dstates)
+        return found._replace(dinput=self.dinput) if sent else found
 
 
 def backward(
-    backend: Cuda,
+    kernels: Kernels,
     scans: Sequence[Scan],
     saved: Sequence[Saved],
     cotangents: Sequence[Cotangents],
     needs: Sequence[Needs],
-    steps: int,
 ) -> list[Gradients]:
-    """``Backend.backward_stack``."""
-    parts = _parts(scans[0], steps)
+    """``Backend.backward_whole``."""
+    parts = _parts(scans[0])
     top = cotangents[-1].dy
     layers: list[_LayerBackward] = []  # top to bottom
     for level in reversed(range(len(scans))):
         dy = layers[-1].dinput if layers else (None if top is None else top.contiguous())
-        one = (backend, scans[level], saved[level], dy, cotangents[level].dfinal)
+        one = (kernels, scans[level], saved[level], dy, cotangents[level].dfinal)
         layers.append(_LayerBackward(*one, sends=level > 0, parts=len(parts)))
-    _wavefront(backend, layers, parts[::-1])
+    _wavefront(kernels, layers, parts[::-1])
     return [layer.gradients(n) for layer, n in zip(reversed(layers), needs, strict=True)]
 
 
-def fits_backward(backend: Cuda, scans: Sequence[Scan]) -> bool:
+def fits_backward(kernels: Kernels, scans: Sequence[Scan]) -> bool:
     """Whether what the plan follows is still as it was when ``why_not`` found no reason."""
-    return all(_backward_plan(backend, scan).strategy in _KERNELS for scan in scans)
+    return part_steps() > 0 and all(
+        _backward_plan(kernels, scan).strategy in _KERNELS for scan in scans
+    )
 
 
-def _backward_plan(backend: Cuda, scan: Scan) -> Plan:
-    return backend.plan("backward", problem_of(scan))
+def _backward_plan(kernels: Kernels, scan: Scan) -> Plan:
+    return kernels.plan("backward", problem_of(scan))
 
 
 def _wavefront(
-    backend: Cuda, layers: Sequence[_LayerForward | _LayerBackward], parts: Sequence[_Part]
+    kernels: Kernels, layers: Sequence[_LayerForward | _LayerBackward], parts: Sequence[_Part]
 ) -> None:
     """Every part of every layer: after the same part of the layer before it in ``layers``, and,
     as a lane keeps its order, after its own part before."""
-    with backend.lanes(len(layers), layers[0].y.device) as lanes:
+    with kernels.lanes(len(layers), layers[0].y.device) as lanes:
         done: list[Mark | None] = [None] * len(parts)  # of the layer before
         for level, i in _diagonals(len(layers), len(parts)):
             done[i] = lanes.run(level, _task(layers[level], parts[i]), done[i])

@@ -1,0 +1,194 @@
+"""The backend ``cuda``: the native kernels for NVIDIA GPUs (csrc/cuda).
+
+The recurrent loop is one call into C++. What is one large product over all steps (the input's
+projection, the gradients of weights and input) is torch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...cells import CellSpec
+from ...problem import (
+    Cotangents,
+    Gradients,
+    Needs,
+    Problem,
+    Saved,
+    Scan,
+    ScanResult,
+    problem_of,
+    wide,
+)
+from ...products.arithmetic import Rounding, largest_of, power_of_two
+from ...products.gates import UnitMajor, slots_of
+from ...products.gradients import Backward
+from ...products.slots import saved_operands, slots_of_input
+from ...rules import without_padding
+from ..base import Call, KernelBackend, TensorLike, why_no_kernel
+from . import pipeline
+from .plan import Kernels, why_not_built
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+SCALED_EXPONENT = 5  # fp16: gradients are scaled to at most 2**5; 2**11 is left for their growth
+
+
+class Cuda(Kernels, KernelBackend):
+    name = "cuda"
+    device = "cuda"
+    paired = True  # in one launch
+
+    def __init__(self) -> None:
+        self._missing = why_not_built()  # once, and where no tracer looks on
+
+    def unusable(self) -> str | None:
+        if self._missing is not None:
+            return self._missing
+        return None if torch.cuda.is_available() else "torch sees no CUDA device"
+
+    def why_not(self, problem: Problem) -> str | None:
+        return why_no_kernel(problem, self.device, DTYPES)
+
+    def strategy(self, problem: Problem) -> str:
+        forward = self.plan("forward", problem).text
+        if not problem.options.training:
+            return forward
+        return f"forward {forward}; backward {self.plan('backward', problem).text}"
+
+    def saved_apart(self, spec: CellSpec) -> str | None:
+        return spec.extra if spec.projected else None  # else it has a slot beside the gates
+
+    def saved_as(self, name: str, problem: Problem) -> TensorLike:
+        sizes = (problem.T, problem.B, problem.H)
+        if name == "gates":
+            return (*sizes, slots_of(problem.spec)), problem.dtype
+        return sizes, wide(problem.dtype) if name in problem.spec.states else problem.dtype
+
+    def why_not_whole(self, problems: Sequence[Problem], call: Call) -> str | None:
+        return pipeline.why_not(self, problems, call)
+
+    def whole_strategy(self, problems: Sequence[Problem], call: Call) -> str:
+        if (steps := pipeline.part_steps()) == 0:
+            return ""
+        reason = pipeline.why_not(self, problems, call)
+        return f"not pipelined: {reason}" if reason else f"pipelined, {steps} steps a part"
+
+    def forward_whole(self, scans: Sequence[Scan]) -> list[tuple[ScanResult, list[Tensor]]]:
+        return pipeline.forward(self, [_without_nan(scans[0]), *scans[1:]])
+
+    def backward_whole(
+        self,
+        scans: Sequence[Scan],
+        saved: Sequence[Saved],
+        cotangents: Sequence[Cotangents],
+        needs: Sequence[Needs],
+    ) -> list[Gradients]:
+        if not pipeline.fits_backward(self, scans):
+            return super().backward_whole(scans, saved, cotangents, needs)
+        return pipeline.backward(self, scans, saved, cotangents, needs)
+
+    def forward(self, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
+        return self.forward_all([scan])[0]
+
+    def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
+        return self.backward_all([scan], [saved], [cotangents], [needs])[0]
+
+    def forward_all(self, scans: Sequence[Scan]) -> list[tuple[ScanResult, list[Tensor]]]:
+        first = scans[0]
+        training, all_states = first.options.training, first.options.all_states
+        clean = [_without_nan(scan) for scan in scans]
+        gates = [slots_of_input(scan) for scan in clean]
+        plan = self.plan("forward", problem_of(first), len(scans))
+        y, h_last, c_last, c, m = self.ops.cuda_forward(
+            first.cell,
+            *plan[:3],
+            gates,
+            *_weights(scans),
+            *_states([scan.states for scan in scans]),
+            first.lengths,
+            first.resets,
+            [scan.options.reverse for scan in scans],
+            training,
+            training or all_states,
+        )
+        made = []
+        for i, scan in enumerate(scans):
+            storage = scan.weights[0].dtype
+            final = [h_last[i]] + ([c_last[i]] if c_last else [])
+            trace = [c[i].to(storage)] if all_states and c else []
+            found: dict[str | None, Tensor | None] = {"gates": gates[i], "c": c[i] if c else None}
+            found[scan.spec.extra] = m[i] if m else None
+            made.append((ScanResult(y[i], final, trace), self.to_save(scan, found)))
+        return made
+
+    def backward_all(
+        self,
+        scans: Sequence[Scan],
+        saved: Sequence[Saved],
+        cotangents: Sequence[Cotangents],
+        needs: Sequence[Needs],
+    ) -> list[Gradients]:
+        first = scans[0]
+        kept = [self.kept(scan, s) for scan, s in zip(scans, saved, strict=True)]
+        storage = first.weights[0].dtype
+        scale = _scale(cotangents) if storage == torch.float16 else None
+        plan = self.plan("backward", problem_of(first), len(scans))
+        dgates, dh0, dc0, every_dh = self.ops.cuda_backward(
+            first.cell,
+            *plan[:3],
+            [k["gates"] for k in kept if "gates" in k],
+            [s.y for s in saved],
+            [k["c"] for k in kept if "c" in k],
+            *_weights(scans),
+            *_states([scan.states for scan in scans]),
+            first.lengths,
+            first.resets,
+            [scan.options.reverse for scan in scans],
+            [c.dy for c in cotangents],
+            [c.dtrace[0] if c.dtrace else None for c in cotangents],
+            *_states([c.dfinal for c in cotangents]),
+            scale,
+            first.options.grad_clip_time,
+        )
+        made = []
+        for i, scan in enumerate(scans):
+            backward = Backward(
+                scan,
+                saved[i].y,
+                UnitMajor(scan.spec, dgates[i]),
+                Rounding(storage, scale),
+                saved_operands(scan.spec, kept[i]),
+                every_dh[i] if every_dh else None,
+            )
+            made.append(backward.gradients(needs[i], [dh0[i]] + ([dc0[i]] if dc0 else [])))
+        return made
+
+
+def _without_nan(scan: Scan) -> Scan:
+    """Without what stands in the padding where it could do harm: tokens out of range, and a NaN
+    that would end up in what is saved."""
+    if scan.lengths is None or not (scan.kind == "tokens" or scan.options.training):
+        return scan
+    return without_padding(scan)
+
+
+def _weights(scans: Sequence[Scan]) -> tuple[list[Tensor], list[Tensor]]:
+    """(each w_hh, each w_hr)."""
+    steps = [scan.step_weights() for scan in scans]
+    return [w.w_hh for w in steps], [w.w_hr for w in steps if w.w_hr is not None]
+
+
+def _states(states: Sequence[list[Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    """(each h, each c)."""
+    return [s[0] for s in states], [s[1] for s in states if len(s) == 2]
+
+
+def _scale(cotangents: Sequence[Cotangents]) -> Tensor:
+    """fp32 [1]: the power of two that brings the largest gradient to 2**SCALED_EXPONENT, without
+    waiting for the device."""
+    given = [t for c in cotangents for t in (c.dy, *c.dfinal, *c.dtrace) if t is not None]
+    largest = torch.stack([largest_of(t) for t in given if t.numel() > 0]).amax()
+    return power_of_two(largest, SCALED_EXPONENT).view(1)

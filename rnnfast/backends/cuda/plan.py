@@ -1,0 +1,102 @@
+"""Which CUDA kernel computes a scan on the device at hand."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any, NamedTuple
+
+import torch
+
+from ... import _ext
+from ...problem import Problem
+from .lanes import Lanes, Streams
+
+# compute capability (10 major + minor), SMs, a block's bytes of shared memory and registers, GHz
+DeviceNumbers = tuple[int, int, int, int, float]
+
+
+class Plan(NamedTuple):
+    """Which kernel computes a scan: ``strategy`` (stepwise, resident, cluster, grid), ``math``, and
+    what the strategy is told: [shape], of a team of blocks [shape, blocks, teams, tiles]."""
+
+    strategy: str
+    math: str
+    choice: list[int]
+    text: str
+
+
+class Kernels:
+    """The compiled kernels, what they run on, and their plans."""
+
+    @property
+    def ops(self) -> Any:
+        return torch.ops.rnnfast
+
+    def lanes(self, count: int, device: torch.device) -> Lanes:
+        """What layers that are pipelined run on."""
+        return Streams(count, device)
+
+    def device_numbers(self) -> DeviceNumbers | str:
+        """The current device, as the plan wants it, without the multiprocessors that
+        RNNFAST_FREE_SMS leaves to others. Raises ValueError where that is no such number."""
+        numbers = module().cuda_device(torch.cuda.current_device())
+        return _without(numbers, os.environ.get("RNNFAST_FREE_SMS", "0"))
+
+    def plan(self, direction: str, problem: Problem, directions: int = 1) -> Plan:
+        """``direction``: "forward" or "backward"; ``directions`` of one layer in one launch.
+
+        Raises ValueError where RNNFAST_PLAN is malformed or asks for what can't be.
+        """
+        sizes = (problem.T, problem.B, problem.H, problem.P, directions)
+        return _plan(
+            direction == "backward",
+            problem.cell,
+            str(problem.dtype).removeprefix("torch."),
+            uses_tf32(),
+            sizes,
+            self.device_numbers(),
+            os.environ.get("RNNFAST_PLAN", ""),
+        )
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(
+    backward: bool,
+    cell: str,
+    dtype: str,
+    tf32: bool,
+    sizes: tuple[int, ...],
+    device: DeviceNumbers | str,
+    forced: str,
+) -> Plan:
+    return Plan(*module().cuda_plan(backward, cell, dtype, tf32, *sizes, device, forced))
+
+
+def _without(numbers: DeviceNumbers, free: str) -> DeviceNumbers:
+    if not free.isdigit() or int(free) >= numbers[1]:
+        raise ValueError(
+            f"RNNFAST_FREE_SMS is a number below the device's {numbers[1]} multiprocessors, "
+            f"not {free!r}"
+        )
+    return (numbers[0], numbers[1] - int(free), *numbers[2:])
+
+
+def uses_tf32() -> bool:
+    """Whether recurrent products in float32 may be in tf32: what torch's own RNNs follow."""
+    switch: Any = torch.backends.cudnn.rnn
+    return switch.fp32_precision == "tf32"
+
+
+@functools.cache
+def module() -> Any:
+    """The compiled module; only called where ``unusable`` has no reason."""
+    return _ext.load()
+
+
+def why_not_built() -> str | None:
+    missing = _ext.why_missing()
+    if missing is None and not module().with_cuda:
+        note = (_ext.build_record() or {})["cuda_note"]
+        return f"rnnfast was built without CUDA ({note})"
+    return missing

@@ -1,0 +1,54 @@
+"""Products of 16-bit storage, summed in float32 and rounded once; scaled where float16 needs it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..problem import wide
+
+
+def wide_product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right, of 16-bit tensors in float32; 2-D, of one dtype."""
+    dtype = wide(left.dtype)
+    if left.dtype == dtype:
+        return left @ right
+    if left.is_cuda:
+        return torch.mm(left, right, out_dtype=dtype)
+    return left.to(dtype) @ right.to(dtype)
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """``total``, to which left @ right was added."""
+    if left.dtype == total.dtype:
+        return total.addmm_(left, right)
+    return total.add_(wide_product(left, right))
+
+
+class Rounding(NamedTuple):
+    """How sums become gradients: in the dtype ``storage``, divided by ``scale`` ([1] or scalar, a
+    power of two, of float32), by which what was summed had been multiplied."""
+
+    storage: torch.dtype
+    scale: Tensor | None = None
+
+    def __call__(self, total: Tensor) -> Tensor:
+        return (total if self.scale is None else total / self.scale).to(self.storage)
+
+    def unscaled(self, values: Tensor) -> Tensor:
+        """Values of single steps, in float32 where they had been scaled."""
+        return values if self.scale is None else values / self.scale
+
+
+def power_of_two(largest: Tensor, exponent: int) -> Tensor:
+    """The power of two that brings ``largest`` to 2**(exponent - 1) … 2**exponent; nobody waits
+    for the device."""
+    _, found = torch.frexp(largest)
+    return torch.ldexp(torch.ones_like(largest), exponent - found.clamp(-80, 80))
+
+
+def largest_of(values: Tensor) -> Tensor:
+    """The largest absolute value, float32."""
+    return torch.linalg.vector_norm(values, float("inf"), dtype=torch.float32)

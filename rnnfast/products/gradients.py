@@ -1,0 +1,119 @@
+"""Gradients of input and weights, from what a loop backward left at each step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..problem import Gradients, Needs, Scan, wide
+from ..rules import at_first_step, states_between, without_padding
+from .arithmetic import Rounding, add_product, wide_product
+from .gates import GateGradients, GateRows
+from .projection import weight_of_input
+
+
+class Backward(NamedTuple):
+    """What the loop backward of a scan left.
+
+    Attributes:
+        y: [T, B, P], the output.
+        dgates: of the gates at each step.
+        rounding: ``dgates`` and ``doutput`` carry its scale.
+        operands: by name, the saved values [T, B, H] that a product multiplies instead of h.
+        doutput: of h' at each step [T, B, P], of projected cells.
+    """
+
+    scan: Scan
+    y: Tensor
+    dgates: GateGradients
+    rounding: Rounding
+    operands: Mapping[str | None, Tensor | None]
+    doutput: Tensor | None = None
+
+    def gradients(self, needs: Needs, dstates: list[Tensor]) -> Gradients:
+        """All of the scan's, of which the loop made ``dstates``."""
+        storage = self.rounding.storage
+        return Gradients(
+            self.input() if needs.input else None,
+            [d.to(storage) for d in dstates] if needs.states else None,
+            self.weights() if needs.weights else None,
+        )
+
+    def input(self) -> Tensor:
+        rows = self.dgates.of_input()
+        if self.scan.kind == "gates":
+            return self.rounding(rows.steps())
+        weight = self.dgates.arranged(weight_of_input(self.scan))
+        product = wide_product(rows.values.flatten(0, 1), weight)
+        return self.rounding(product).view_as(self.scan.input)
+
+    def weights(self) -> list[Tensor]:
+        """In the order of ``scan.weights``."""
+        scan, made = self.scan, dict[str, Tensor]()
+        makers = {
+            "w_ih": self._w_ih,
+            "w_hh": self._w_hh,
+            "b_ih": lambda: self._sum(self.dgates.of_input()),
+            "b_hh": lambda: self._b_hh(made.get("b_ih")),
+            "w_hr": self._w_hr,
+        }
+        for name in scan.spec.weight_names(scan.kind, scan.has_bias):
+            made[name] = makers[name]()
+        return list(made.values())
+
+    def _w_ih(self) -> Tensor:
+        rows, clean = self.dgates.of_input(), without_padding(self.scan).input
+        if self.scan.kind == "dense":
+            return self._restored(rows, wide_product(_columns(rows.values), clean.flatten(0, 1)))
+        width = weight_of_input(self.scan).shape[1]
+        values = rows.values.to(wide(rows.values.dtype))
+        table = torch.ops.aten.embedding_dense_backward(values, clean, width, -1, False)
+        return self._restored(rows, table.t())
+
+    def _w_hh(self) -> Tensor:
+        pieces = []
+        for product in self.scan.spec.products:
+            if product.weight == "w_hh":
+                of_h, operand = product.operand == "h", self.operands.get(product.operand)
+                for rows in self.dgates.of_product(product.gates):
+                    made = self._times_h(rows) if of_h else self._times(rows.values, operand)
+                    pieces.append(self._restored(rows, made))
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _w_hr(self) -> Tensor:
+        (operand,) = (p.operand for p in self.scan.spec.products if p.weight == "w_hr")
+        assert self.doutput is not None
+        return self.rounding(self._times(self.doutput, self.operands[operand]))
+
+    def _b_hh(self, b_ih: Tensor | None) -> Tensor:
+        gates, own = range(self.scan.spec.gates), self.scan.spec.own_product_gate
+        if own is None and b_ih is not None:
+            return b_ih.clone()
+        sums = [self._sum(rows) for rows in self.dgates.of_product(gates)]
+        return sums[0] if len(sums) == 1 else torch.cat(sums)
+
+    def _times_h(self, rows: GateRows) -> Tensor:
+        """Σ over t and b of the rows' values at (t, b) times the h that step t began with."""
+        scan, values = self.scan, rows.values
+        later, h = states_between(scan, self.y)
+        total = wide_product(_columns(values[later]), h.flatten(0, 1))
+        return add_product(total, at_first_step(scan, values).t(), scan.states[0])
+
+    def _times(self, values: Tensor, operand: Tensor | None) -> Tensor:
+        assert operand is not None
+        return wide_product(_columns(values), operand.to(values.dtype).flatten(0, 1))
+
+    def _sum(self, rows: GateRows) -> Tensor:
+        values = rows.values.flatten(0, 1)
+        return self._restored(rows, values.sum(0, dtype=wide(values.dtype)))
+
+    def _restored(self, rows: GateRows, total: Tensor) -> Tensor:
+        return rows.restored(self.rounding(total))
+
+
+def _columns(values: Tensor) -> Tensor:
+    """[T, B, N] → [N, T*B]."""
+    return values.flatten(0, 1).t()

@@ -1,0 +1,165 @@
+"""Who computes a stack of layers: the problem of each direction of each layer, and its backend."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .autocast import Cast, cast_of
+from .backends import measured, registry
+from .backends.base import Backend, Call
+from .backends.registry import AUTO, requested_backend
+from .cells import CELLS
+from .problem import Options, Problem, Stack, changed, kind_of
+from .surroundings import may_train, surroundings
+
+
+class Assigned(NamedTuple):
+    """One direction of one layer and who computes it."""
+
+    problem: Problem
+    backend: Backend
+
+
+def first_problem(
+    stack: Stack,
+    input: Tensor,
+    has_lengths: bool,
+    has_resets: bool,
+    all_states: bool,
+    training: bool,
+    cast: Cast | None,
+) -> Problem:
+    """The problem of the first layer's forward direction; ``input`` [T, B, …] or batch first."""
+    T, B = (1, 0) if stack.batch_first else (0, 1)
+    first = stack.weights[0][0]
+    tracing, recorded, transformed, low = surroundings(input.device.type)
+    return Problem(
+        stack.cell,
+        kind_of(input),
+        input.device.type,
+        first.dtype if cast is None else cast.computed,
+        input.shape[T],
+        input.shape[B],
+        first.shape[1],
+        stack.hidden_size,
+        stack.output_size,
+        stack.has_bias,
+        has_lengths,
+        has_resets,
+        Options(
+            False,
+            all_states,
+            training,
+            stack.checkpoint_every,
+            stack.grad_clip_time if training else 0.0,
+        ),
+        tracing,
+        recorded,
+        transformed,
+        None if cast is None else low,
+    )
+
+
+def cast_for(stack: Stack, input: Tensor, hx: Sequence[Tensor] | None) -> Cast | None:
+    """What autocast, where it is on, asks of a stack."""
+    low = surroundings(input.device.type).autocast
+    weight, spec = stack.weights[0][0].dtype, CELLS[stack.cell]
+    if hx is None:
+        states = [zeros_dtype(stack, input)] * len(spec.states)
+    else:
+        states = [s.dtype for s in hx]
+    return cast_of(spec, input.device.type, low, weight, states)
+
+
+def problems_of(first: Problem, num_layers: int, directions: int) -> list[Problem]:
+    """The problem of each layer and direction, in the order of ``Stack.weights``."""
+    found = []
+    for layer in range(num_layers):
+        if layer > 0:
+            first = changed(first, kind="dense", I=directions * first.P)
+        for direction in range(directions):
+            options = changed(first.options, reverse=direction == 1)
+            found.append(changed(first, options=options))
+    return found
+
+
+def zeros_dtype(stack: Stack, input: Tensor) -> torch.dtype:
+    """Of the initial states, where none are given."""
+    return stack.weights[0][0].dtype if kind_of(input) == "tokens" else input.dtype
+
+
+def differentiable(stack: Stack, input: Tensor, hx: Sequence[Tensor] | None) -> bool:
+    """Whether the results of a stack will have gradients."""
+    if not may_train(input.device.type):
+        return False
+    for weights in stack.weights:
+        for weight in weights:
+            if weight.requires_grad:
+                return True
+    return any(t.requires_grad for t in (input, *(hx or ())))
+
+
+def choose(stack: Stack, first: Problem) -> list[Assigned]:
+    """Who computes each layer and direction, by what is asked for here."""
+    asked = (first, stack.num_layers, stack.directions, requested_backend())
+    if first.tracing or first.recorded:
+        return _choose(*asked, None)
+    return _choose_once(*asked, measured.changes())
+
+
+def _choose(
+    first: Problem, num_layers: int, directions: int, requested: str, _measured: object
+) -> list[Assigned]:
+    asked = problems_of(first, num_layers, directions)
+    if requested == AUTO and not first.tracing:
+        requested = tuned_backend(first, num_layers, directions) or requested
+    return [Assigned(problem, registry.select(problem, requested)) for problem in asked]
+
+
+_choose_once = functools.lru_cache(maxsize=1024)(_choose)  # sizes repeat from call to call
+
+
+def why_not_whole(stack: Stack, assigned: Sequence[Assigned], packed: bool = False) -> str | None:
+    """Why the layers are run one by one, None where their backend runs all of them at once."""
+    backend = assigned[0].backend
+    if any(one.backend.name != backend.name for one in assigned):
+        return "not all layers have the same backend"
+    return backend.why_not_whole([one.problem for one in assigned], call_of(stack, packed))
+
+
+def call_of(stack: Stack, packed: bool = False) -> Call:
+    """How the layers are called."""
+    return Call(stack.directions, stack.training and stack.dropout != 0, packed)
+
+
+def tuned_backend(first: Problem, num_layers: int, directions: int) -> str | None:
+    """The backend that ``rnnfast.tune`` found fastest for just this call, if it still takes it."""
+    name = measured.local().calls.get(call_key(first, num_layers, directions))
+    if name not in registry.BACKENDS:
+        return None
+    asked = problems_of(first, num_layers, directions)
+    taken = all(registry.refusal(registry.BACKENDS[name], problem) is None for problem in asked)
+    return name if taken else None
+
+
+def call_key(first: Problem, num_layers: int, directions: int) -> str:
+    """A line that tells calls apart which ``tune`` measures apart."""
+    p, o = first, first.options
+    parts = [p.cell, p.kind, str(p.dtype).removeprefix("torch."), p.device]
+    parts += [f"T{p.T} B{p.B} I{p.I} H{p.H} P{p.P} x{num_layers} x{directions}"]
+    flags = {
+        "no bias": not p.bias,
+        "lengths": p.has_lengths,
+        "resets": p.has_resets,
+        "all states": o.all_states,
+        "training": o.training,
+        f"checkpoint {o.checkpoint_every}": o.checkpoint_every,
+        "clip": o.grad_clip_time,
+        f"autocast {p.autocast}": p.autocast,
+    }
+    return ", ".join([*parts, *(name for name, on in flags.items() if on)])

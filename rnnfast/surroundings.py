@@ -1,0 +1,96 @@
+"""What surrounds a call: compilers, recorders, transforms, autocast, modes.
+
+It changes who can serve the call and how it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Surroundings(NamedTuple):
+    """``tracing``: by a compiler; ``recorded``: by torch.jit.trace; ``transformed``: by torch.func
+    or forward-mode AD; ``autocast``: its dtype, None where it is off."""
+
+    tracing: bool
+    recorded: bool
+    transformed: bool
+    autocast: torch.dtype | None
+
+
+def surroundings(device_type: str) -> Surroundings:
+    """As they are now, for tensors on such a device."""
+    tracing = torch.compiler.is_compiling()
+    return Surroundings(tracing, *_seen(device_type, tracing))
+
+
+def constant_while_tracing(function: Function) -> Function:
+    """As torch.compiler.assume_constant_result, which imports all of the compiler."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant_while_tracing
+def _seen(device_type: str, tracing: bool) -> tuple[bool, bool, torch.dtype | None]:
+    """(recorded, transformed, autocast). A tracer calls this and keeps the answer; its own guards
+    tell when the levels of torch.func or autocast are others.
+
+    While tracing, levels of vmap alone leave the call as it is: the op has a rule for them.
+    """
+    if tracing:
+        transformed = differentiating()
+    else:
+        transformed = torch._C._are_functorch_transforms_active() or _dual_level()
+    autocast = None
+    has_autocast = torch.amp.is_autocast_available(device_type)  # "meta" has none
+    if has_autocast and torch.is_autocast_enabled(device_type):
+        autocast = torch.get_autocast_dtype(device_type)
+    return torch._C._get_tracing_state() is not None, transformed, autocast
+
+
+def differentiating() -> bool:
+    """Whether a transform that takes derivatives surrounds the call: a level of torch.func's grad,
+    vjp or jvp, or of forward-mode AD."""
+    if _dual_level():
+        return True
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() in _DERIVATIVES for level in levels)
+
+
+_DERIVATIVES = (torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp)
+
+
+def _dual_level() -> bool:
+    return torch.autograd.forward_ad._current_level >= 0
+
+
+def may_train(device_type: str) -> bool:
+    """Whether gradients are recorded. A trace by torch.jit is made for calls with and without."""
+    return torch.is_grad_enabled() or surroundings(device_type).recorded
+
+
+def observed(tensors: Iterable[Tensor]) -> bool:
+    """Whether someone records or replaces torch's calls (torch.jit.trace, make_fx, fake tensors,
+    counters of FLOPs, selective checkpointing, tensors with a ``__torch_dispatch__`` of their own):
+    they must see an op, as a tracer must."""
+    if torch._C._get_tracing_state() is not None or in_dispatch_mode():
+        return True
+    return any(type(t) not in _PLAIN and _dispatches(t) for t in tensors)
+
+
+def in_dispatch_mode() -> bool:
+    """Whether a mode sees every call to an op."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _dispatches(tensor: Tensor) -> bool:
+    return torch._C._dispatch_keys(tensor).has(torch._C.DispatchKey.Python)
