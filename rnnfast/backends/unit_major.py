@@ -1,8 +1,8 @@
 """Gates as the CUDA kernels keep them: unit-major, the slots of a unit side by side.
 
-The counterpart of csrc/cuda/layout.h, which has the table of what a slot holds. Weights and biases
-are permuted so that one large product gives the gates of all steps in that order, and the gradients
-of weights and input are read off the gradients of the slots.
+The counterpart of csrc/cuda/device/layout.h, which has the table of what a slot holds. Weights and
+biases are permuted so that one large product gives the gates of all steps in that order, and the
+gradients of weights and input are read off the gradients of the slots.
 
 Shapes: T steps, B batch, I input size, H hidden size, P width of h, G gates, S slots.
 """

@@ -190,7 +190,7 @@ def test_sources_are_those_of_the_list_and_of_the_folders():
     assert "cuda.cpp" not in names
     assert without.cuda == ()
     assert "cuda.cpp" in {p.name for p in with_cuda.bindings}
-    assert "poison.cu" in {p.name for p in with_cuda.cuda}
+    assert ROOT / "csrc/cuda/solo/sequence.cu" in with_cuda.cuda
     assert without.core
     core = tuple(p for p, _ in with_cuda.core)
     assert all(p.is_file() for p in core + with_cuda.bindings + with_cuda.cuda)
