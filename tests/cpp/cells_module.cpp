@@ -1,5 +1,5 @@
-// The cells and the reference scan for Python, on CPU tensors: what the Python tests hold against
-// torch.nn.
+// The cells and the reference scan for Python, on CPU tensors: what tests/test_cells_cpp.py holds
+// against torch.nn; cells_module.py builds it.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "scan/reference.h"
+#include "reference.h"
 
 namespace rnnfast {
 namespace {
@@ -366,7 +366,7 @@ BackwardResult reference_scan_backward(const std::string& name, Tensor dy,
 
 // Every function raises ValueError or TypeError for arguments of a wrong shape, device, layout or
 // dtype.
-void bind_cells(pybind11::module_& m) {
+PYBIND11_MODULE(cells_module, m) {
   namespace py = pybind11;
   using namespace rnnfast;
   using torch::wrap_pybind_function_no_gil;
