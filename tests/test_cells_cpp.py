@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rnnfast import _ext
 from rnnfast.cells import CELLS, StepWeights
 
-ext: Any = _ext.load()
-pytestmark = pytest.mark.skipif(ext is None, reason=str(_ext.why_missing()))
+from . import cells_module
+
+ext: Any = None
 
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
 T, B, I, H = 6, 4, 5, 3
@@ -41,6 +41,12 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 def randn(*shape: int, grad: bool = False) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, requires_grad=grad)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _extension() -> None:
+    global ext
+    ext = cells_module.load()
 
 
 @pytest.fixture(autouse=True)

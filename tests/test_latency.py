@@ -175,7 +175,7 @@ def test_a_count_is_kept_until_a_source_changes(
         return b""
 
     csrc = tmp_path / "csrc"
-    header = csrc / "cuda" / "team.h"
+    header = csrc / "cuda" / "team" / "team.h"
     header.parent.mkdir(parents=True)
     header.write_text("// one\n")
     monkeypatch.setattr(counts.cuda, "CSRC", csrc)

@@ -35,7 +35,7 @@ def find(prebuilt: bool) -> Path:
             f"{path} is not there; where there is an nvcc: "
             "python -m benchmarks.gpu_check --build-rates"
         )
-    sources = [*SOURCE.parent.glob("rates*"), *(ROOT / "csrc" / "cuda").glob("*.h")]
+    sources = [*SOURCE.parent.glob("rates*"), *(ROOT / "csrc" / "cuda").rglob("*.h")]
     if path.is_file() and all(path.stat().st_mtime > s.stat().st_mtime for s in sources):
         return path
     return build(path)

@@ -1,4 +1,4 @@
-// Measures what the cost model assumes of a device (csrc/cuda/model.h) and prints a line of JSON
+// Measures what the cost model assumes of a device (csrc/cuda/plan/model.h) and prints a line of JSON
 // for each rate as soon as it is known: {"name": …, "value": …, "low": …, "high": …}, or "skipped"
 // or "failed" with the reason. `rates` takes half a minute; `rates --tiny` runs everything once,
 // for the executor, and its numbers mean nothing. Exit status 1 where a rate failed.

@@ -1,9 +1,9 @@
-// Small kernels whose time says what the cost model assumes (csrc/cuda/model.h). Written against
-// csrc/cuda/device.h, so that the executor runs them too. Each does `rounds` times the same; what
+// Small kernels whose time says what the cost model assumes (csrc/cuda/plan/model.h). Written against
+// csrc/cuda/device/device.h, so that the executor runs them too. Each does `rounds` times the same; what
 // must not be optimised away is stored where it can't be: under a condition that never holds.
 #pragma once
 
-#include "cuda/device.h"
+#include "cuda/device/device.h"
 
 namespace rnnfast::cuda {
 
@@ -191,7 +191,7 @@ RNNFAST_KERNEL(kRateThreads) step_chain(RNNFAST_ARGS RateArgs args) {
   keep(args, x);
 }
 
-// As a team of blocks meets through global memory (csrc/cuda/grid_team.h).
+// As a team of blocks meets through global memory (csrc/cuda/team/grid.h).
 RNNFAST_KERNEL(kRateThreads) grid_barrier(RNNFAST_ARGS RateArgs args) {
   unsigned all = 0;
   for (int round = 0; round < args.rounds; ++round) {
@@ -205,7 +205,7 @@ RNNFAST_KERNEL(kRateThreads) grid_barrier(RNNFAST_ARGS RateArgs args) {
   }
 }
 
-// As a cluster's blocks push into one another's shared memory (csrc/cuda/cluster_team.h): `bytes`
+// As a cluster's blocks push into one another's shared memory (csrc/cuda/team/cluster.h): `bytes`
 // to each of the others, into one of two places in turn.
 RNNFAST_KERNEL(kRateThreads) cluster_exchange(RNNFAST_ARGS RateArgs args) {
   RNNFAST_SHARED_DYNAMIC(shared);

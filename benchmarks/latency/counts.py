@@ -26,16 +26,16 @@ from .loops import StepLoop, kernels, step_loop
 CACHE = Path(__file__).resolve().parents[2] / "build" / "latency"
 # of a strategy: the header, the kernel's name, its team, and how its arguments are wrapped
 STRATEGIES = {
-    "resident": ("sequence_{0}.h", "sequence_{0}", "SoloTeam", "{1}"),
-    "cluster": ("team_{0}.h", "team_{0}", "ClusterTeam", "WithTeam<{1}>"),
-    "grid": ("team_{0}.h", "team_{0}", "GridTeam", "WithTeam<{1}>"),
+    "resident": ("solo/{0}.h", "sequence_{0}", "SoloTeam", "{1}"),
+    "cluster": ("team/{0}.h", "team_{0}", "ClusterTeam", "WithTeam<{1}>"),
+    "grid": ("team/{0}.h", "team_{0}", "GridTeam", "WithTeam<{1}>"),
 }
-TEAM_HEADERS = {"resident": "team.h", "cluster": "cluster_team.h", "grid": "grid_team.h"}
+TEAM_HEADERS = {"resident": "solo/team.h", "cluster": "team/cluster.h", "grid": "team/grid.h"}
 ARGUMENTS = {"forward": "ForwardArgs", "backward": "BackwardArgs"}
 
 
 class Kernel(NamedTuple):
-    """One compiled kernel; rows and held: the two numbers of its shape (csrc/cuda/*shapes.h)."""
+    """One compiled kernel; rows and held: the two numbers of its shape (csrc/cuda/*/shapes.h)."""
 
     strategy: str
     pass_name: str
@@ -105,7 +105,7 @@ def _digest(text: str, arch: int) -> str:
     """Of all that the machine code depends on."""
     made = hashlib.sha256(f"{text}\n{arch}\n{torch.version.cuda}\n{_READER}".encode())
     for folder in ("cuda", "cells", "scan"):
-        for path in sorted((cuda.CSRC / folder).glob("*.h")):
+        for path in sorted((cuda.CSRC / folder).rglob("*.h")):
             made.update(path.read_bytes())
     return made.hexdigest()[:20]
 

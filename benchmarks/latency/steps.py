@@ -1,6 +1,6 @@
 """The model's answer for one size: the best step of each strategy.
 
-Its terms are those of csrc/cuda/model.h, which the plan uses too.
+Its terms are those of csrc/cuda/plan/model.h, which the plan uses too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LIMITS = ("bytes", "flops", "specials")
 CLUSTER_BLOCKS = (2, 4, 8, 16)
 TILES = (1, 2, 3, 4, 6, 8)  # batch tiles of a team
 MEASURED = "measured"  # the device of a file of measured rates
-ESTIMATED = -1.0  # kEstimated of csrc/cuda/model.h
+ESTIMATED = -1.0  # kEstimated of csrc/cuda/plan/model.h
 COLUMNS = 8  # sequences of a batch tile
 
 
@@ -58,7 +58,7 @@ class Step:
 
     Attributes:
         instructions: of a warp in a step (of one batch tile), counted; NaN where they were not,
-            and the model estimated them (csrc/cuda/model_counts.h).
+            and the model estimated them (csrc/cuda/plan/model_counts.h).
         assumed: the share of `total` that is proportional to constants nobody published.
     """
 

@@ -1,8 +1,6 @@
 // Norm, scale and clamp of gradients on the CPU, for rnnfast/clip.py. Lists that hold anything else
 // than plain dense floating-point CPU tensors are not taken: None or False is returned, and nothing
 // has been touched.
-#include "cpu/clip.h"
-
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -16,6 +14,7 @@
 #include <vector>
 
 #include "bindings/threads.h"
+#include "clip/cpu.h"
 
 namespace rnnfast {
 namespace {

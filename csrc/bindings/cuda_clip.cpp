@@ -20,7 +20,7 @@
 #include <utility>
 #include <vector>
 
-#include "cuda/clip.h"
+#include "clip/cuda.h"
 
 namespace rnnfast::cuda {
 namespace {

@@ -4,7 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "cuda/stream.h"
+#include "cuda/device/stream.h"
 
 #if defined(RNNFAST_SIMT)
 

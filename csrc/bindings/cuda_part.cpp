@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-#include "cuda/layout.h"
+#include "cuda/device/layout.h"
 #include "cuda_device.h"
 #include "cuda_scan.h"
 

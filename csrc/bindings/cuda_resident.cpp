@@ -1,8 +1,8 @@
 // The resident strategies: one launch for all steps and directions, by blocks that each have all
-// hidden units (cuda/sequence.h), or by teams of blocks (cuda/team_sequence.h).
+// hidden units (cuda/solo/sequence.h), or by teams of blocks (cuda/team/sequence.h).
 #include <ATen/ops/zeros.h>
 
-#include "cuda/sequence.h"
+#include "cuda/solo/sequence.h"
 #include "cuda_device.h"
 #include "cuda_scan.h"
 

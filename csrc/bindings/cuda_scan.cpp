@@ -10,7 +10,7 @@
 #include <string>
 #include <tuple>
 
-#include "cuda/layout.h"
+#include "cuda/device/layout.h"
 #include "cuda_device.h"
 
 namespace rnnfast {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "cells/list.h"
-#include "cuda/team_sequence.h"
+#include "cuda/team/sequence.h"
 
 namespace rnnfast {
 
@@ -19,12 +19,12 @@ struct Sizes {
   int64_t T, B, H, P;
 };
 
-// As cuda/arguments.h has it.
+// As cuda/device/arguments.h has it.
 struct CarriedTensors {
   at::Tensor h, c;
 };
 
-// Shapes as in cuda/arguments.h and, of projected cells, cuda/stepwise.h.
+// Shapes as in cuda/device/arguments.h and, of projected cells, cuda/stepwise/arguments.h.
 struct ForwardTensors {
   at::Tensor gates, w_hh, w_hr, h0, c0;
   at::Tensor y, h_last, c_last, c, every_m;  // out
@@ -54,15 +54,15 @@ struct BackwardScan {
   std::vector<BackwardTensors> directions;
 };
 
-// One direction after the other, step by step: products by ATen, the rest by cuda/stepwise.h.
+// One direction after the other, step by step: products by ATen, the rest by cuda/stepwise/arguments.h.
 void run_stepwise(const ForwardScan& scan);
 void run_stepwise(const BackwardScan& scan);
 
-// All directions in one launch of the kernel of this math and shape (cuda/sequence.h).
+// All directions in one launch of the kernel of this math and shape (cuda/solo/sequence.h).
 void run_resident(const ForwardScan& scan, cuda::Math math, int shape);
 void run_resident(const BackwardScan& scan, cuda::Math math, int shape);
 
-// As run_resident, by a team of blocks (cuda/team_sequence.h).
+// As run_resident, by a team of blocks (cuda/team/sequence.h).
 void run_team(const ForwardScan& scan, const cuda::TeamChoice& choice);
 void run_team(const BackwardScan& scan, const cuda::TeamChoice& choice);
 

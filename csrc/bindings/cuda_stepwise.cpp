@@ -1,10 +1,10 @@
-// The stepwise strategy's loop over the steps (cuda/stepwise.h). Nothing here waits for the device,
+// The stepwise strategy's loop over the steps (cuda/stepwise/arguments.h). Nothing here waits for the device,
 // and memory is torch's, so that a CUDA graph can capture it.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
-#include "cuda/stepwise.h"
+#include "cuda/stepwise/arguments.h"
 #include "cuda_device.h"
 #include "cuda_scan.h"
 

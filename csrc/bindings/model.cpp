@@ -1,6 +1,6 @@
 // The cost model of the CUDA kernels for Python; there without CUDA too, for whoever asks about
 // another machine.
-#include "cuda/model.h"
+#include "cuda/plan/model.h"
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -168,7 +168,8 @@ void bind_model(py::module_& m) {
         py::arg("blocks") = 2, py::arg("tiles") = 1, py::arg("held_slabs") = 0,
         py::arg("scattered") = false, py::arg("instructions") = kEstimated,
         py::arg("rates") = Replaced{},
-        "Nanoseconds of a step by their parts (csrc/cuda/model.h), modelled and not measured.\n\n"
+        "Nanoseconds of a step by their parts (csrc/cuda/plan/model.h), modelled and not "
+        "measured.\n\n"
         "strategy: resident (with the index of a resident shape), stepwise, or cluster and grid "
         "(with "
         "blocks, batch tiles and slabs in registers of a team). math: bf16, fp16, tf32, fp32, "

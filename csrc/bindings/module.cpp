@@ -3,7 +3,6 @@
 #include <omp.h>
 #include <pybind11/pybind11.h>
 
-void bind_cells(pybind11::module_& m);  // cells.cpp
 void bind_cpu(pybind11::module_& m);    // cpu.cpp
 void bind_clip(pybind11::module_& m);   // clip.cpp
 void bind_plan(pybind11::module_& m);   // plan.cpp
@@ -19,7 +18,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   // Follows torch.set_num_threads() where both use one OpenMP runtime, which is what its test looks
   // at.
   m.def("openmp_max_threads", &omp_get_max_threads);
-  bind_cells(m);
   bind_cpu(m);
   bind_clip(m);
   bind_plan(m);

@@ -1,6 +1,6 @@
 // The plan of the CUDA kernels for Python; there without CUDA too, for whoever asks for another
 // machine.
-#include "cuda/plan.h"
+#include "cuda/plan/plan.h"
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -87,7 +87,7 @@ void bind_plan(pybind11::module_& m) {
       py::arg("device"), py::arg("forced") = "",
       "(strategy, math, choice, text) of one pass over a layer; choice: [] if stepwise, [shape] if "
       "resident, [shape, blocks, teams, tiles] of a cluster or grid; device: a name of "
-      "csrc/cuda/model.h, or (compute "
+      "csrc/cuda/plan/model.h, or (compute "
       "capability as 10*major+minor, SMs, bytes of shared memory and registers of a block, "
       "GHz).\n\nRaises "
       "ValueError for an unknown name, or where `forced` asks for what can't be.");

@@ -16,7 +16,7 @@ struct Split {
   int rows = 1, units = 1;
 };
 
-// Shapes as in scan/reference.h; all row-major and contiguous. S is float or double.
+// Shapes as in tests/cpp/reference.h; all row-major and contiguous. S is float or double.
 template <class S>
 struct Scan {
   int64_t T = 0, B = 0, H = 0, P = 0;

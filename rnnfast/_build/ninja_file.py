@@ -30,7 +30,7 @@ class Sources:
 
 
 def find_sources(csrc: Path, with_cuda: bool) -> Sources:
-    """The lines of csrc/sources.txt, csrc/bindings/*.cpp and csrc/cuda/*.cu.
+    """The lines of csrc/sources.txt, csrc/bindings/*.cpp and all *.cu.
 
     `bindings/cuda*.cpp` and the .cu files are left out without CUDA.
     """
@@ -43,11 +43,10 @@ def find_sources(csrc: Path, with_cuda: bool) -> Sources:
         for path in sorted(csrc.glob("bindings/*.cpp"))
         if with_cuda or not path.name.startswith("cuda")
     ]
-    cuda = {p for p, _ in listed if p.suffix == ".cu"} | set(csrc.glob("cuda/*.cu"))
     return Sources(
-        core=tuple((p, flags) for p, flags in listed if p.suffix == ".cpp"),
+        core=tuple(listed),
         bindings=tuple(bindings),
-        cuda=tuple(sorted(cuda)) if with_cuda else (),
+        cuda=tuple(sorted(csrc.rglob("*.cu"))) if with_cuda else (),
     )
 
 

@@ -36,7 +36,7 @@ class Kernels(Protocol):
 
 
 class Host:
-    """csrc/cpu/clip.h."""
+    """csrc/clip/cpu.h."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
@@ -60,7 +60,7 @@ class Host:
 
 
 class Cuda(Host):
-    """csrc/cuda/clip.h: one launch, and no wait for the device but for ``if_finite``."""
+    """csrc/clip/cuda.h: one launch, and no wait for the device but for ``if_finite``."""
 
     def norm(
         self,

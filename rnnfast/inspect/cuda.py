@@ -38,7 +38,7 @@ STEPWISE_TYPES = {
     "rnn_relu": "RnnRelu",
     "lstm_proj": "LstmProj",
 }
-# by compute capability: a GPU that csrc/cuda/plan.h knows
+# by compute capability: a GPU that csrc/cuda/plan/plan.h knows
 DEVICES = {75: "T4", 80: "A100", 89: "RTX 4090", 90: "H100", 100: "B200"}
 THREADS = 256
 PASSES = ("forward", "backward")
@@ -55,10 +55,11 @@ class Resident(NamedTuple):
     """A resident kernel and its machine code.
 
     Attributes:
-        pass_name: ``forward`` or ``backward``. shape: its index in the list of csrc/cuda/shapes.h.
-        groups, held_slabs: what the shape says. math: bf16, fp16, tf32 or fp32.
+        pass_name: ``forward`` or ``backward``. shape: its index in the list of
+        csrc/cuda/solo/shapes.h. groups, held_slabs: what the shape says. math: bf16, fp16, tf32 or
+        fp32.
         strategy: ``resident``: one block has all hidden units. ``cluster`` or ``grid``: a team of
-        blocks has, and shape is an index into csrc/cuda/team_shapes.h, groups tiles of 16 rows.
+        blocks has, and shape is an index into csrc/cuda/team/shapes.h, groups tiles of 16 rows.
     """
 
     cell: str
@@ -305,7 +306,7 @@ def compile_cubin(source: str, arch: int) -> bytes:
 
 
 _SOURCE = """
-#include "cuda/sequence_dispatch.h"
+#include "cuda/solo/dispatch.h"
 namespace rnnfast::cuda {{
 void forward(int shape, const ForwardArgs& args, Stream stream) {{
   detail::run_cell<Pass::kForward, {cell}, {math}>(shape, args, stream);
@@ -317,7 +318,7 @@ void backward(int shape, const BackwardArgs& args, Stream stream) {{
 """
 
 _TEAM_SOURCE = """
-#include "cuda/team_dispatch.h"
+#include "cuda/team/dispatch.h"
 namespace rnnfast::cuda {{
 void forward(const TeamLaunch<ForwardArgs>& run) {{
   detail::run_team_cell<Pass::kForward, {cell}, {math}>(run);

@@ -20,11 +20,10 @@ from .support import ROOT
 PROBE = """
 #include <cstring>
 #include <exception>
-#include "cuda/poison.h"
+#include "clip/cuda.h"
 extern "C" void probe(char* message, int size) {
-  int word = 0;
   try {
-    rnnfast::cuda::poison(&word, sizeof word, nullptr);
+    rnnfast::cuda::launch_clip({}, 1, nullptr);
   } catch (const std::exception& error) {
     std::strncpy(message, error.what(), size - 1);
   }
@@ -68,8 +67,8 @@ def test_compile_link_load_and_a_failed_launch_names_kernel_and_shape(source, tm
     if cudart is None:
         pytest.skip("torch's CUDA runtime is not that of the pip wheels")
     flags = ["-std=c++17", "-I", ROOT / "csrc"]
-    cuda_object, library = tmp_path / "poison.o", tmp_path / "probe.so"
-    source_file = ROOT / "csrc/cuda/poison.cu"
+    cuda_object, library = tmp_path / "clip.o", tmp_path / "probe.so"
+    source_file = ROOT / "csrc/clip/cuda.cu"
     call(
         compiler.path, *flags, *gencode(("8.0",)), "-Xcompiler=-fPIC", "-c", source_file,
         "-o", cuda_object,
@@ -90,6 +89,6 @@ def test_compile_link_load_and_a_failed_launch_names_kernel_and_shape(source, tm
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("launch of poison_kernel failed: ")
+    assert done.stdout.startswith("launch of clip failed: ")
     assert "[cudaError" in done.stdout
     assert "grid (1, 1), block 256, shared memory 0 bytes" in done.stdout

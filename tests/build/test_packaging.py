@@ -59,7 +59,7 @@ def test_a_wheel_made_without_a_compiler_is_pure_runs_and_says_what_it_lacks(pro
         assert json.loads(archive.read("rnnfast/_build_info.json"))["built"] is False
         archive.extractall(site)
     assert not [n for n in names if n.endswith(".so")]
-    assert "rnnfast/_csrc/cuda/poison.cu" in names
+    assert "rnnfast/_csrc/cuda/solo/sequence.cu" in names
     assert "rnnfast/_csrc/sources.txt" in names
     done = python(RUN_A_LAYER, site)
     assert done.returncode == 0, done.stdout

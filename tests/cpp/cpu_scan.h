@@ -14,7 +14,7 @@
 #include "check.h"
 #include "cpu/kernels.h"
 #include "random.h"
-#include "scan/reference.h"
+#include "reference.h"
 
 namespace cpu_scan {
 

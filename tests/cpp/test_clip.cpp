@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "check.h"
-#include "cpu/clip.h"
+#include "clip/cpu.h"
 #include "cpu_scan.h"
 
 namespace {

@@ -4,7 +4,7 @@
 #include <stdexcept>
 
 #include "check.h"
-#include "cuda/plan.h"
+#include "cuda/plan/plan.h"
 
 namespace {
 

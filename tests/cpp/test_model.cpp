@@ -5,7 +5,7 @@
 #include <string>
 
 #include "check.h"
-#include "cuda/model.h"
+#include "cuda/plan/model.h"
 
 namespace {
 

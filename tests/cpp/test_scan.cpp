@@ -2,7 +2,7 @@
 // resets and reverse mean, each by a scan without them.
 #include "check.h"
 #include "random.h"
-#include "scan/reference.h"
+#include "reference.h"
 
 namespace {
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "simt"
 FLAGS = ["-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-DRNNFAST_SIMT"]
 INCLUDES = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests'}"]
-KERNELS = ("sequence", "stepwise", "team")
+KERNELS = ("solo", "stepwise", "team")
 TORCH_INCLUDES = ("include", "include/torch/csrc/api/include")
 
 
@@ -40,7 +40,7 @@ def library() -> Path:
 
 def sources() -> dict[str, list[Path]]:
     """What is compiled, by rule: the executor and kernels, and what includes torch's headers."""
-    kernels = [p for stem in KERNELS for p in sorted(ROOT.glob(f"csrc/cuda/{stem}*.cu"))]
+    kernels = [p for folder in KERNELS for p in sorted(ROOT.glob(f"csrc/cuda/{folder}/*.cu"))]
     executor = sorted(ROOT.glob("tests/simt/*.cpp"))
     bindings = [ROOT / "tests/simt/ops/module.cpp"]
     for name in ("cuda_scan", "cuda_stepwise", "cuda_resident", "cuda_part"):
@@ -67,7 +67,7 @@ def _ninja_file() -> str:
         lines += [f"rule {rule}", f"  command = {words} -MMD -MF $out.d -c $in -o $out"]
         lines += ["  depfile = $out.d", "  deps = gcc", f"  description = {rule} $in"]
         for source in sources()[rule]:
-            objects.append(f"{source.stem}.{rule}.o")
+            objects.append(f"{source.relative_to(ROOT)}.o")
             lines.append(f"build {objects[-1]}: {rule} {source}")
     libraries = [f"-L{found.root / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch", "-pthread"]
     link = shlex.join([*compiler.command, "-shared", "-o", "$out"]).replace("'$out'", "$out")

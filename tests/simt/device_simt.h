@@ -1,4 +1,4 @@
-// csrc/cuda/device.h on the CPU: what nvcc makes an instruction of is a call of the executor here.
+// csrc/cuda/device/device.h on the CPU: what nvcc makes an instruction of is a call of the executor here.
 // Every function takes the caller's place as a last, defaulted argument, for the messages and for
 // the rule that lanes meet at one place.
 #pragma once
@@ -8,7 +8,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "cuda/storage.h"
+#include "cuda/device/storage.h"
 #include "simt/entry.h"
 #include "simt/numbers.h"
 

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cuda/storage.h"
+#include "cuda/device/storage.h"
 #include "simt/sanitizers.h"
 
 namespace simt {

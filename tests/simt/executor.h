@@ -1,6 +1,6 @@
 // Running CUDA kernels on the CPU, one fiber a CUDA thread: what a test or a binding sees of it.
 //
-// A kernel written against csrc/cuda/device.h and compiled with RNNFAST_SIMT is launched as ever,
+// A kernel written against csrc/cuda/device/device.h and compiled with RNNFAST_SIMT is launched as ever,
 // by rnnfast::cuda::launch; the launch has ended when that returns. It throws std::runtime_error
 //   - where a GPU would refuse the launch ("launch of <kernel> failed: …"), and
 //   - where the kernel does what it must not ("<kernel>: block (x, y), thread t: …"): its threads

@@ -53,7 +53,7 @@ Settings settings_from_environment() {
   return settings;
 }
 
-// In the words of csrc/cuda/launch.h, then why.
+// In the words of csrc/cuda/device/launch.h, then why.
 [[noreturn]] void refuse(const Launch& launch, const char* error, const char* code,
                          const std::string& why) {
   throw std::runtime_error(

@@ -51,7 +51,7 @@ class Rule:
 
 
 _FUNCTION = re.compile(r"RNNFAST_DEVICE [^(;{]*?(\w+)\(")
-SCAN = ("sequence_forward.h", "sequence_backward.h")
+SCAN = ("solo/forward.h", "solo/backward.h")
 RULES = (
     Rule("barrier", r"\bsync_block\(\);", ";", SCAN),
     Rule("barrier", r"Team::wait\(\);", ";", SCAN),
@@ -71,31 +71,35 @@ RULES = (
     Rule("range", r"s < 0", "false", SCAN),
     Rule("weight mask", r"if \(unit >= H \|\| column >= H\) return 0;", "", SCAN),
     Rule("weight mask", r"if \(unit >= H \|\| to >= H\) return 0;", "", SCAN),
-    Rule("weight range", r"if \(t < tiles && k < slabs\) (?=fill)", "", ("weights.h",)),
-    Rule("spill", r"lo > kHeld \? lo : kHeld", "lo", ("weights.h",)),
-    Rule("length", r"if \(b >= B\) return 0;", "", ("sequences.h",)),
-    Rule("clamp", r"b < B \? b : B - 1", "b", ("sequences.h",)),
-    Rule("owner mask", r"(?<=length_of\(own\), )b < B", "true", ("sequences.h",)),
-    Rule("direction", r"reverse && s < w\.length", "false", ("sequences.h",)),
-    Rule("direction", r"reverse && w\.alive\(s\)", "false", ("sequences.h",)),
-    Rule("chains", r"half\[n\] = keep \+ ", "half[n] = ", ("mma.h",)),
+    Rule("weight range", r"if \(t < tiles && k < slabs\) (?=fill)", "", ("solo/weights.h",)),
+    Rule("spill", r"lo > kHeld \? lo : kHeld", "lo", ("solo/weights.h",)),
+    Rule("length", r"if \(b >= B\) return 0;", "", ("device/sequences.h",)),
+    Rule("clamp", r"b < B \? b : B - 1", "b", ("device/sequences.h",)),
+    Rule("owner mask", r"(?<=length_of\(own\), )b < B", "true", ("device/sequences.h",)),
+    Rule("direction", r"reverse && s < w\.length", "false", ("device/sequences.h",)),
+    Rule("direction", r"reverse && w\.alive\(s\)", "false", ("device/sequences.h",)),
+    Rule("chains", r"half\[n\] = keep \+ ", "half[n] = ", ("device/mma.h",)),
 )
 
 # (kind, file, function) of what changes no result, and why; "*": in every function.
 EQUIVALENT = {
-    ("signal", "sequence_forward.h", "*"): "SoloTeam::signal does nothing: one block has no one "
+    ("signal", "solo/forward.h", "*"): "SoloTeam::signal does nothing: one block has no one "
     "to tell; the teams of several blocks will need it",
-    ("signal", "sequence_backward.h", "*"): "as in forward",
-    ("owner mask", "sequence_forward.h", "store_padding"): "the copies of the last unit and the "
+    ("signal", "solo/backward.h", "*"): "as in forward",
+    ("owner mask", "solo/forward.h", "store_padding"): "the copies of the last unit and the "
     "last sequence write the 0 that these write themselves",
-    ("owner mask", "sequence_backward.h", "store_padding"): "as in forward",
-    ("unit mask", "sequence_forward.h", "publish"): "the pad columns that it keeps at 0 meet "
+    ("owner mask", "solo/backward.h", "store_padding"): "as in forward",
+    ("unit mask", "solo/forward.h", "publish"): "the pad columns that it keeps at 0 meet "
     "weights of 0: only an infinity would show",
-    ("unit mask", "sequence_backward.h", "step_two_phases"): "a copy's candidate goes to a pad "
+    ("unit mask", "solo/backward.h", "step_two_phases"): "a copy's candidate goes to a pad "
     "column, which meets weights of 0, and what it keeps is stored nowhere",
-    ("owner mask", "sequences.h", "walk"): "a copy of the last sequence walks and computes as that "
+    (
+        "owner mask",
+        "device/sequences.h",
+        "walk",
+    ): "a copy of the last sequence walks and computes as that "
     "does, and would store the same once more: only ThreadSanitizer sees it",
-    ("weight range", "weights.h", "load_all"): "of tiles and slabs that a warp does not have "
+    ("weight range", "solo/weights.h", "load_all"): "of tiles and slabs that a warp does not have "
     "`element` gives 0, which is there already",
 }
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 PROGRAM = "mutant_team"  # of tests/simt/cpp
 
-SCAN = ("team_forward.h", "team_backward.h")
-EXCHANGE = ("grid_team.h", "cluster_team.h")
+SCAN = ("team/forward.h", "team/backward.h")
+EXCHANGE = ("team/grid.h", "team/cluster.h")
 # kind, pattern, what stands in its place, files
 RULES = (
-    ("barrier", r"\bsync_block\(\);", ";", (*SCAN, *EXCHANGE, "team_product.h", "team_block.h")),
+    ("barrier", r"\bsync_block\(\);", ";", (*SCAN, *EXCHANGE, "team/product.h", "team/block.h")),
     ("barrier", r"sync_warp\(0xFFFFFFFFu\);", ";", EXCHANGE),
     ("barrier", r"\bsync_cluster\(\);", ";", EXCHANGE),
     ("barrier", r"mbarrier_publish\(\);", ";", EXCHANGE),
@@ -26,46 +26,46 @@ RULES = (
     ("row end", r"first \+ bytes < args_\.row_bytes \? first \+ bytes : ", "", EXCHANGE),
     ("unit mask", r"if \(!pairs_\.is_unit\(q\)\) return;", "", SCAN),
     ("unit mask", r"pairs_\.is_unit\(q\) && (?=w)", "", SCAN),
-    ("unit mask", r"has\(q\) && (?=first)", "", ("team_block.h",)),
+    ("unit mask", r"has\(q\) && (?=first)", "", ("team/block.h",)),
     ("pair mask", r"if \(!pairs_\.has\(q\)\) continue;", "", SCAN),
     ("call mask", r"if \(pairs_\.has\(q\)\) (?!read|gates_)", "", SCAN),
     ("owner mask", r"if \(!owns\(w, q\)\) (?:return|continue);", "", SCAN),
-    ("clamp", r"u < H \? u : H - 1", "u", ("team_block.h",)),
+    ("clamp", r"u < H \? u : H - 1", "u", ("team/block.h",)),
     ("end mask", r"(?<=[!\s(])(?:t\.walk\[q\]|walk\(n, q\)|w)\.alive\(s\)", "true", SCAN),
     ("reset mask", r"(?<!\.)\breset \? 0", "false ? 0", SCAN),
     ("reset mask", r"!in\.reset\b", "true", SCAN),
     ("reset mask", r"in\.reset \?", "false ?", SCAN),
     ("weight mask", r"if \(gate >= kG \|\| unit >= H \|\| column >= H\) return 0;", "", SCAN),
     ("weight mask", r"if \(unit >= H \|\| to >= H\) return 0;", "", SCAN),
-    ("range", r"if \(hi > tiles_\) hi = tiles_;", "", ("team_product.h",)),
-    ("range", r"if \(t < tiles && k < slabs_\) (?=fill)", "", ("team_product.h",)),
-    ("range", r"from > kHeld \? from : kHeld", "from", ("team_product.h",)),
+    ("range", r"if \(hi > tiles_\) hi = tiles_;", "", ("team/product.h",)),
+    ("range", r"if \(t < tiles && k < slabs_\) (?=fill)", "", ("team/product.h",)),
+    ("range", r"from > kHeld \? from : kHeld", "from", ("team/product.h",)),
     ("range", r"s \+ 1 == tiles_\.longest\[n\]", "false", SCAN),
-    ("turns", r"if \(s < longest\[n\]\) return n;", "return n;", ("team_block.h",)),
-    ("launch", r"Team::kKind == TeamKind::kGrid;", "false;", ("team_dispatch.h",)),
+    ("turns", r"if \(s < longest\[n\]\) return n;", "return n;", ("team/block.h",)),
+    ("launch", r"Team::kKind == TeamKind::kGrid;", "false;", ("team/dispatch.h",)),
 )
 
 # (kind, file, function) of what changes no result, and why; "*": in every function.
 EQUIVALENT: dict[tuple[str, str, str], str] = {
-    ("pair mask", "team_forward.h", "turn"): "what a thread without a pair computes is stored "
+    ("pair mask", "team/forward.h", "turn"): "what a thread without a pair computes is stored "
     "nowhere",
-    ("pair mask", "team_forward.h", "candidate_turn"): "as in turn",
+    ("pair mask", "team/forward.h", "candidate_turn"): "as in turn",
     (
         "range",
-        "team_product.h",
+        "team/product.h",
         "multiply",
     ): "the tiles that a block does not have are zeros, whose "
     "sums have room and are read by nobody: only time is lost",
     (
         "range",
-        "team_product.h",
+        "team/product.h",
         "load_all",
     ): "of tiles and slabs that a warp does not have `element` gives 0, which is there already",
     (
         "range",
-        "team_backward.h",
+        "team/backward.h",
         "complete",
     ): "before the first exchange the rows are zeros, no wait "
     "is due, and no sequence is alive to be handed anything: only time is lost",
-    ("call mask", "team_forward.h", "hand_over"): "store_step asks whether the pair is its own",
+    ("call mask", "team/forward.h", "hand_over"): "store_step asks whether the pair is its own",
 }

@@ -10,13 +10,13 @@ from .mutate import Outcome, judge, table
 
 # one of each kind that a kernel lives by; the rest is `slow`
 SAMPLE = (
-    "barrier:sequence_forward.h",
-    "barrier:sequence_backward.h",
-    "owner mask:sequence_forward.h",
-    "reset mask:sequence_backward.h",
-    "wait:team_forward.h",
-    "scope:grid_team.h",
-    "two sets:cluster_team.h",
+    "barrier:solo/forward.h",
+    "barrier:solo/backward.h",
+    "owner mask:solo/forward.h",
+    "reset mask:solo/backward.h",
+    "wait:team/forward.h",
+    "scope:team/grid.h",
+    "two sets:team/cluster.h",
 )
 
 
@@ -58,7 +58,7 @@ def test_the_kernels_as_they_are_pass_under(program: str, sanitizer: str) -> Non
 
 @pytest.mark.slow
 def test_a_missing_barrier_is_a_race() -> None:
-    outcome = judge(first("barrier:sequence_forward.h"), sanitize="thread")
+    outcome = judge(first("barrier:solo/forward.h"), sanitize="thread")
     assert outcome.seen
     assert "data race" in outcome.how, outcome.how
 

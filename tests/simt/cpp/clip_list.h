@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/clip_kernel.h"
+#include "clip/cuda_kernel.h"
 #include "toys.h"
 
 namespace clip_list {

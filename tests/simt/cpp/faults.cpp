@@ -7,7 +7,7 @@
 #include <memory>
 #include <stdexcept>
 
-#include "cuda/device.h"
+#include "cuda/device/device.h"
 #include "simt/executor.h"
 
 namespace {

@@ -7,7 +7,7 @@
 #include <exception>
 #include <string>
 
-#include "cuda/sequence_dispatch.h"
+#include "cuda/solo/dispatch.h"
 #include "sequence_scan.h"
 #include "simt/executor.h"
 
@@ -43,7 +43,7 @@ struct OfCell {
   }
 };
 
-// In place of sequence.cu's.
+// In place of solo/sequence.cu's.
 void launch_sequence_forward(CellId cell, Choice choice, const ForwardArgs& args, Stream) {
   if (cell == CellId::kRnnTanh) return OfCell<RnnTanh>::forward(choice, args);
   if (cell == CellId::kLstm) return OfCell<Lstm>::forward(choice, args);

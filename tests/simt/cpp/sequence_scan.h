@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "cpu_scan.h"
-#include "cuda/layout.h"
-#include "cuda/sequence.h"
+#include "cuda/device/layout.h"
+#include "cuda/solo/sequence.h"
 #include "fenced.h"
 
 namespace sequence_scan {

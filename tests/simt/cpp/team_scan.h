@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "cuda/team_dispatch.h"
+#include "cuda/team/dispatch.h"
 #include "sequence_scan.h"
 
 namespace team_scan {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "check.h"
-#include "cuda/device.h"
+#include "cuda/device/device.h"
 #include "simt/executor.h"
 
 namespace toys {

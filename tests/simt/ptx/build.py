@@ -66,8 +66,8 @@ class Kernels:
 
     def source(self) -> str:
         """CUDA: explicit instances of the first shapes, or launches, that have them all."""
-        header = "team_dispatch.h" if self.team else "sequence_dispatch.h"
-        text = f'#include "cuda/{header}"\nnamespace rnnfast::cuda {{\n'
+        folder = "team" if self.team else "solo"
+        text = f'#include "cuda/{folder}/dispatch.h"\nnamespace rnnfast::cuda {{\n'
         for name in PASSES:
             one = self._every if self.shapes == "every" else self._first
             text += one(name, name.capitalize(), CELLS[self.cell], MATHS[self.math])

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "cuda/team_arguments.h"
-#include "cuda/team_sequence.h"
+#include "cuda/team/arguments.h"
+#include "cuda/team/sequence.h"
 #include "scan_checks.h"
 #include "simt/executor.h"
 #include "simt/ptx/ptx_runtime.h"

@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "cuda/device.h"
+#include "cuda/device/device.h"
 #include "simt/entry.h"
 #include "simt/numbers.h"
 

@@ -1,5 +1,0 @@
-#if defined(__x86_64__)
-#define RNNFAST_ISA avx2
-#define RNNFAST_VECTOR_BYTES 32
-#include "cpu/clip.inc"
-#endif

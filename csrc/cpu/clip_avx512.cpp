@@ -1,5 +1,0 @@
-#if defined(__x86_64__)
-#define RNNFAST_ISA avx512
-#define RNNFAST_VECTOR_BYTES 64
-#include "cpu/clip.inc"
-#endif

@@ -1,0 +1,437 @@
+#include "cuda/plan/model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include "cuda/device/layout.h"
+#include "cuda/plan/model_counts.h"
+
+namespace rnnfast::cuda {
+namespace {
+
+using detail::ceil_div;
+
+constexpr int kSchedulers = 4;       // of an SM; warps in excess of a multiple wait
+constexpr int kMmaOfASlab = 2;       // 16 rows × 64 bytes of columns
+constexpr double kRows = 16;         // of a tile
+constexpr double kNever = 1e9;       // waves of a cluster that no GPC has room for
+constexpr double kPartialBytes = 4;  // fp32
+
+constexpr std::string_view kGuide = "NVIDIA, CUDA C++ Programming Guide";
+constexpr std::string_view kSheet = "NVIDIA, data sheet";
+constexpr std::string_view kAssumed = "";
+
+// Cycles of an SM for one mma of 16x8x16 16-bit values, or of 16x8x8 in tf32.
+double mma_cycles(int sm) {
+  if (sm == 80) return 2;
+  if (sm == 90) return 1.6;  // mma.sync does not reach the rate of wgmma, which is 1
+  if (sm == 100 || sm == 103) return 1.6;
+  return 8;  // desktop parts, with fp32 accumulators
+}
+
+std::string_view mma_source(int sm) {
+  if (sm == 80) return "NVIDIA, A100 whitepaper: 312 TFLOPS";
+  if (sm == 86 || sm == 89 || sm == 120) return "NVIDIA, whitepapers of GeForce RTX 30, 40, 50";
+  return kAssumed;
+}
+
+double ffma_per_clock(int sm) { return sm <= 80 ? 64 : 128; }
+
+double dram_bytes_per_ns(int sm) {
+  switch (sm) {
+    case 75:
+      return 320;  // T4
+    case 80:
+      return 2039;  // A100 80 GB SXM
+    case 90:
+      return 3350;  // H100 SXM
+    case 100:
+      return 8000;  // B200
+    default:
+      return 1008;  // RTX 4090
+  }
+}
+
+bool dram_is_published(int sm) { return sm == 75 || sm == 80 || sm == 89 || sm == 90 || sm == 100; }
+
+int64_t bytes_of(DType dtype) {
+  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+}
+
+double at_least_one(int64_t n) { return double(std::max<int64_t>(n, 1)); }
+
+int64_t batch_tiles(const PlanProblem& p) { return ceil_div(std::max<int64_t>(p.B, 1), kColumns); }
+
+// Instructions of the special function unit for a unit of a step (real.h).
+double specials_of(const PlanProblem& p) {
+  constexpr double kActivation = 2;  // an exponential and a reciprocal
+  const CellInfo& cell = cell_info(p.cell);
+  if (p.pass == Pass::kForward) {
+    return kActivation * (cell.states == 2 ? 5 : p.cell == CellId::kRnnRelu ? 0 : cell.gates);
+  }
+  return cell.states == 2 ? kActivation : 0;
+}
+
+double weight_bytes(const PlanProblem& p) {
+  return double(cell_info(p.cell).gates * p.H * p.P) * double(bytes_of(p.dtype));
+}
+
+// Values of a unit that an exchange, or both of a step, carry.
+double exchanged(const PlanProblem& p) {
+  return p.pass == Pass::kForward ? cell_info(p.cell).phases : cell_info(p.cell).gates;
+}
+
+// Bytes of a unit of a sequence in a step, as in training. Forward: gates, what is saved in their
+// place, y, c. Backward: what was saved, D, dy, the state before.
+double sequence_bytes(const PlanProblem& p) {
+  const int slots = slots_of(p.cell);
+  const double storage = double(bytes_of(p.dtype));
+  const double state = cell_info(p.cell).states == 2 ? std::max(4.0, storage) : 0;
+  if (p.pass == Pass::kForward) return storage * (slots > 1 ? 2 * slots + 1 : 2) + state;
+  const bool reads_h = cell_info(p.cell).gates == 3;
+  return storage * (2 * slots + 1 + (reads_h ? 1 : 0)) + state;
+}
+
+double multiply_adds_of_mma(Math math) {
+  return kRows * kColumns * (operand_bytes(math) == 2 ? 16 : 8);
+}
+
+// Multiply-adds of an SM in a cycle at most.
+double peak(const PlanProblem& p, const Rates& rates) {
+  const Math math = math_of(p);
+  return math == Math::kFp32 ? rates.ffma_per_clock : multiply_adds_of_mma(math) / rates.mma_cycles;
+}
+
+Limits limits_of(const PlanProblem& p, const Device& device, const Rates& rates) {
+  const CellInfo& cell = cell_info(p.cell);
+  const double all = at_least_one(p.B) * p.directions,
+               device_clocks = device.sm_count * device.clock_ghz;
+  Limits limits;
+  limits.bytes = all * double(p.H) * sequence_bytes(p) / rates.dram_bytes_per_ns;
+  limits.flops = all * double(cell.gates * p.H * p.P) / (peak(p, rates) * device_clocks);
+  limits.specials = all * double(p.H) * specials_of(p) / (rates.special_per_clock * device_clocks);
+  return limits;
+}
+
+// A product of `tiles` row tiles × `slabs`, as its busiest scheduler does it, in cycles.
+double multiply_cycles(Math math, double tiles, double slabs, const Rates& rates) {
+  if (math == Math::kFp32) {
+    return tiles * kRows * slabs * slab_values(math) * kColumns / rates.ffma_per_clock;
+  }
+  return tiles * slabs * kMmaOfASlab * rates.mma_cycles;
+}
+
+// Instructions of a warp for a slab of a tile.
+double products_of_slab(Math math) { return math == Math::kFp32 ? 2 * 4 * kColumns : kMmaOfASlab; }
+
+double full_schedulers(int64_t n) { return double(ceil_div(n, kSchedulers) * kSchedulers); }
+
+double issue_cycles(double instructions, const Rates& rates) {
+  return instructions * kWarps / rates.issue_per_clock;
+}
+
+// The work of an SM for one tile of a batch: cycles, without latency, barriers and exchange.
+double busy(const StepCost& c, bool operands_in_shared) {
+  const double shared = c.weights_from_shared + (operands_in_shared ? c.operands : 0);
+  const double units = std::max({c.mma, shared, c.operands}) + c.partials + c.specials;
+  return std::max(units, c.issue);
+}
+
+// From cycles of one tile to ns of `tiles`, and what all strategies share.
+void finish(StepCost& c, double tiles, const PlanProblem& p, const Device& device,
+            const Rates& rates) {
+  const double ns = tiles / device.clock_ghz;
+  for (double* part : {&c.mma, &c.weights_from_shared, &c.operands, &c.partials, &c.specials,
+                       &c.issue, &c.latency, &c.barrier, &c.memory}) {
+    *part *= ns;
+  }
+  c.launch = rates.launch_ns / at_least_one(p.T);
+  c.limits = limits_of(p, device, rates);
+}
+
+// A team's work on one batch tile: a block's share of the matrix.
+struct Share {
+  int64_t units = 0;      // of the block
+  int64_t row_tiles = 0;  // of the block
+  double slabs = 0;       // of a row tile, as the busiest scheduler sees them
+  double of_warp = 0;     // slabs of all row tiles that the first warp multiplies
+  double streamed = 0;    // slabs of a row tile and warp that are not in registers, all together
+  double operands = 0;    // values of one sequence that the block reads
+};
+
+Share share_of(const PlanProblem& p, Math math, const Team& team) {
+  Share share;
+  share.units = team_units(p.pass, p.cell, p.H, team.blocks);
+  if (team.scattered) {  // rows over warps, each with all of the block's own columns
+    share.row_tiles = ceil_div(p.H, 16);
+    const int64_t slabs = slabs_of(p.pass, p.cell, math, share.units);
+    share.slabs = double(slabs);
+    share.of_warp = double(ceil_div(share.row_tiles, kWarps) * slabs);
+    share.streamed = double(share.row_tiles * std::max<int64_t>(slabs - team.held_slabs, 0));
+    share.operands = double(std::min<int64_t>(kWarps, share.row_tiles) * slabs * slab_values(math));
+    return share;
+  }
+  share.row_tiles = team_tiles(p.pass, p.cell, share.units);
+  int64_t of_warp[kWarps] = {};
+  for (int part = 0; part < matrix_parts(p.pass, p.cell); ++part) {
+    const int64_t slabs = team_slabs(p.pass, p.cell, math, p.H, part);
+    share.slabs += full_schedulers(slabs);
+    for (int w = 0; w < kWarps; ++w)
+      of_warp[w] += ceil_div(std::max<int64_t>(slabs - w, 0), kWarps);
+  }
+  for (const int64_t own : of_warp) {
+    share.streamed += double(share.row_tiles * std::max<int64_t>(own - team.held_slabs, 0));
+  }
+  share.of_warp = double(share.row_tiles * of_warp[0]);
+  share.operands = exchanged(p) * double(p.H);
+  return share;
+}
+
+// The exchange of one tile, ns: what a block sends and receives, and the signal's way.
+double exchange_ns(const PlanProblem& p, Math math, const Team& team, int64_t units,
+                   const Device& device, const Rates& rates) {
+  const int phases = cell_info(p.cell).phases;
+  // to one peer, or to memory; scattered: fp32 sums of that peer's units
+  const double own = kColumns * double(units) *
+                     (team.scattered ? kPartialBytes * phases : exchanged(p) * operand_bytes(math));
+  const double to_all = own * (team.blocks - 1);
+  if (team.kind == TeamKind::kCluster) {
+    return phases * rates.cluster_exchange_ns +
+           to_all / rates.cluster_bytes_per_clock / device.clock_ghz;
+  }
+  // the reads of a gathered exchange are `operands`; scattered sums are written and read here
+  const double bytes = team.scattered ? 2 * to_all : own;
+  return phases * rates.grid_barrier_ns + bytes / rates.l2_bytes_per_clock / device.clock_ghz;
+}
+
+void check_team(const Team& team, Pass pass) {
+  if (team.blocks < 1 || team.tiles < 1 || team.held_slabs < 0) {
+    throw std::invalid_argument("no team: " + std::to_string(team.blocks) + " blocks, " +
+                                std::to_string(team.tiles) + " tiles, " +
+                                std::to_string(team.held_slabs) + " slabs in registers");
+  }
+  if (team.scattered && pass == Pass::kForward) {
+    throw std::invalid_argument("only a backward pass can be scattered");
+  }
+}
+
+}  // namespace
+
+double StepCost::expected() const { return std::max({total, waves * memory, limits.bytes}); }
+
+Device device_by_name(std::string_view name) {
+  if (name == "A100") return {80, 108, 163 * 1024, 65536, 1.41};
+  if (name == "H100") return {90, 132, 227 * 1024, 65536, 1.83};
+  if (name == "RTX 4090") return {89, 128, 99 * 1024, 65536, 2.52};
+  if (name == "B200") return {100, 148, 227 * 1024, 65536, 1.85};
+  if (name == "T4") return {75, 40, 64 * 1024, 65536, 1.59};
+  throw std::invalid_argument("no device is called '" + std::string(name) +
+                              "'; there are: A100, H100, RTX 4090, B200, T4");
+}
+
+Math math_of(const PlanProblem& p) {
+  switch (p.dtype) {
+    case DType::kBFloat16:
+      return Math::kBf16;
+    case DType::kFloat16:
+      return Math::kF16;
+    default:
+      return p.tf32 && p.dtype == DType::kFloat32 ? Math::kTf32 : Math::kFp32;
+  }
+}
+
+std::string_view name_of(Math math) {
+  switch (math) {
+    case Math::kBf16:
+      return "bf16";
+    case Math::kF16:
+      return "fp16";
+    case Math::kTf32:
+      return "tf32";
+    case Math::kFp32:
+      return "fp32";
+  }
+  throw std::invalid_argument("not a Math");
+}
+
+Rates rates_of(const Device& device) {
+  Rates r;
+  r.mma_cycles = mma_cycles(device.sm);
+  r.ffma_per_clock = ffma_per_clock(device.sm);
+  r.special_per_clock = 16;
+  r.issue_per_clock = 4;
+  r.shared_bytes_per_clock = 128;
+  r.l2_bytes_per_clock = 32;
+  r.l2_device_bytes_per_clock = 5120;
+  r.l2_latency_cycles = 270;
+  r.cluster_bytes_per_clock = 32;
+  r.dram_bytes_per_ns = dram_bytes_per_ns(device.sm);
+  r.pointwise_bytes_per_clock = 16;
+  r.product_efficiency = 0.3;
+  r.step_latency_cycles = 220;
+  r.block_barrier_cycles = 30;
+  r.cluster_exchange_ns = 200;
+  r.grid_barrier_ns = 800;
+  r.gpc_sms = device.sm >= 100 ? 18 : 17;
+  r.launch_ns = 4000;
+  r.queued_launch_ns = 2500;
+  return r;
+}
+
+std::vector<RateInfo> rate_list(const Device& device) {
+  const int sm = device.sm;
+  const std::string_view l2 = sm == 80 ? "NVIDIA, A100 whitepaper" : kAssumed;
+  return {
+      {"mma_cycles", &Rates::mma_cycles, "clocks of an SM", mma_source(sm)},
+      {"ffma_per_clock", &Rates::ffma_per_clock, "of an SM in a clock", kGuide},
+      {"special_per_clock", &Rates::special_per_clock, "of an SM in a clock", kGuide},
+      {"issue_per_clock", &Rates::issue_per_clock, "of an SM in a clock", kGuide},
+      {"shared_bytes_per_clock", &Rates::shared_bytes_per_clock, "bytes of an SM in a clock",
+       kGuide},
+      {"l2_bytes_per_clock", &Rates::l2_bytes_per_clock, "bytes of an SM in a clock", kAssumed},
+      {"l2_device_bytes_per_clock", &Rates::l2_device_bytes_per_clock,
+       "bytes of the device in a clock", l2},
+      {"l2_latency_cycles", &Rates::l2_latency_cycles, "clocks", kAssumed},
+      {"cluster_bytes_per_clock", &Rates::cluster_bytes_per_clock, "bytes of an SM in a clock",
+       kAssumed},
+      {"dram_bytes_per_ns", &Rates::dram_bytes_per_ns, "bytes in a ns",
+       dram_is_published(sm) ? kSheet : kAssumed},
+      {"pointwise_bytes_per_clock", &Rates::pointwise_bytes_per_clock, "bytes of an SM in a clock",
+       kAssumed},
+      {"product_efficiency", &Rates::product_efficiency, "share of the peak", kAssumed},
+      {"step_latency_cycles", &Rates::step_latency_cycles, "clocks", kAssumed},
+      {"block_barrier_cycles", &Rates::block_barrier_cycles, "clocks", kAssumed},
+      {"cluster_exchange_ns", &Rates::cluster_exchange_ns, "ns", kAssumed},
+      {"grid_barrier_ns", &Rates::grid_barrier_ns, "ns", kAssumed},
+      {"gpc_sms", &Rates::gpc_sms, "SMs", kAssumed},
+      {"launch_ns", &Rates::launch_ns, "ns", kAssumed},
+      {"queued_launch_ns", &Rates::queued_launch_ns, "ns", kAssumed},
+  };
+}
+
+Rates with_rates(Rates rates, const std::map<std::string, double>& replaced) {
+  const std::vector<RateInfo> list = rate_list(Device{});
+  for (const auto& [name, value] : replaced) {
+    std::string known;
+    bool found = false;
+    for (const RateInfo& rate : list) {
+      known += (known.empty() ? "" : ", ") + std::string(rate.name);
+      if (rate.name == name) rates.*rate.value = value, found = true;
+    }
+    if (!found)
+      throw std::invalid_argument("no rate is called '" + name + "'; there are: " + known);
+    if (!(value > 0) || !std::isfinite(value)) {
+      throw std::invalid_argument("the rate " + name + " is not a positive number");
+    }
+  }
+  return rates;
+}
+
+StepCost solo_step(const PlanProblem& p, Math math, Shape shape, const Device& device,
+                   const Rates& rates, double instructions) {
+  const Group group = group_of(p.pass, p.cell);
+  const int64_t groups = groups_of(p.pass, p.cell, p.H);
+  const int64_t slabs = slabs_of(p.pass, p.cell, math, p.H);
+  const double spilled = double(spilled_slabs(shape, slabs) * groups * group.tiles * kSlabShared);
+  const double units = double(groups * group.units) * kColumns;
+  const int phases = cell_info(p.cell).phases;
+  StepCost c;
+  c.mma = multiply_cycles(math, full_schedulers(groups) * group.tiles, double(slabs), rates);
+  const double tiles = double(ceil_div(groups, kWarps) * group.tiles);  // of a warp
+  c.products = tiles * double(slabs) * products_of_slab(math);
+  c.weights_from_shared = spilled / rates.shared_bytes_per_clock;
+  c.operands = double(kWarps * kColumns * slabs * kSlabBytes) / rates.shared_bytes_per_clock;
+  c.specials = units * specials_of(p) / rates.special_per_clock;
+  if (instructions == kEstimated) {
+    const double spilled_products =
+        tiles * double(spilled_slabs(shape, slabs)) * products_of_slab(math);
+    const double pairs = double(ceil_div(groups, kWarps) * group.units * kColumns) / 32;
+    instructions = solo_instructions(p.pass, p.cell, math, pairs,
+                                     {c.products - spilled_products, spilled_products});
+  }
+  c.issue = issue_cycles(instructions, rates);
+  c.latency = phases * rates.step_latency_cycles;
+  c.barrier = phases * rates.block_barrier_cycles;
+  c.memory = kColumns * double(p.H) * sequence_bytes(p) / rates.l2_bytes_per_clock;
+  const double work = busy(c, true) + c.latency + c.barrier;
+  finish(c, 1, p, device, rates);
+  c.load = weight_bytes(p) / rates.l2_bytes_per_clock / at_least_one(p.T) / device.clock_ghz;
+  c.waves = std::ceil(double(batch_tiles(p) * p.directions) / device.sm_count);  // one fills an SM
+  c.total = c.waves * (work / device.clock_ghz + c.load) + c.launch;
+  return c;
+}
+
+StepCost stepwise_step(const PlanProblem& p, const Device& device, const Rates& rates) {
+  const CellInfo& cell = cell_info(p.cell);
+  const double B = at_least_one(p.B), sms = device.sm_count;
+  const double storage = double(bytes_of(p.dtype));
+  const int launches = cell.phases == 2 || cell.projected ? 4 : 2;
+  const double products = B * weight_bytes(p) / storage;
+  const double multiply = products / (peak(p, rates) * rates.product_efficiency * sms);
+  const double weights =
+      weight_bytes(p) / std::min(rates.l2_bytes_per_clock * sms, rates.l2_device_bytes_per_clock);
+  const double bytes = B * double(p.H) * (3 * cell.gates + 4) * storage;
+  StepCost c;
+  c.product = p.directions * std::max(multiply, weights) / device.clock_ghz;
+  c.pointwise = p.directions * bytes / (rates.pointwise_bytes_per_clock * sms) / device.clock_ghz;
+  c.launch = p.directions * launches * rates.queued_launch_ns;
+  c.total = std::max(c.product + c.pointwise, c.launch);
+  c.limits = limits_of(p, device, rates);
+  return c;
+}
+
+int64_t cluster_blocks_at_once(int blocks, const Device& device, const Rates& rates) {
+  const int64_t gpc = int64_t(rates.gpc_sms);
+  const int64_t whole = device.sm_count / gpc, left = device.sm_count % gpc;
+  return (whole * (gpc / blocks) + left / blocks) * blocks;
+}
+
+StepCost team_step(const PlanProblem& p, Math math, const Team& team, const Device& device,
+                   const Rates& rates, double instructions) {
+  check_team(team, p.pass);
+  const int phases = cell_info(p.cell).phases;
+  const Share share = share_of(p, math, team);
+  const double teams = double(ceil_div(batch_tiles(p), team.tiles)) * p.directions;
+  const double blocks = teams * team.blocks;
+  const bool from_l2 = team.kind == TeamKind::kGrid && !team.scattered;
+  const double at_once = std::min<double>(blocks, device.sm_count);
+  const double l2 = std::min(rates.l2_bytes_per_clock, rates.l2_device_bytes_per_clock / at_once);
+  const double rows = team.scattered ? full_schedulers(share.row_tiles) : double(share.row_tiles);
+  StepCost c;
+  c.mma = multiply_cycles(math, rows, share.slabs, rates);
+  c.products = share.of_warp * products_of_slab(math);
+  c.weights_from_shared = share.streamed * kSlabShared / rates.shared_bytes_per_clock;
+  c.operands = kColumns * share.operands * operand_bytes(math) /
+               (from_l2 ? l2 : rates.shared_bytes_per_clock);
+  if (!team.scattered) {  // written and read
+    c.partials = 2 * kWarps * kColumns * kRows * double(share.row_tiles) * kPartialBytes /
+                 rates.shared_bytes_per_clock;
+  }
+  c.specials = double(share.units) * kColumns * specials_of(p) / rates.special_per_clock;
+  if (instructions == kEstimated) {
+    const double streamed = share.streamed / kWarps * products_of_slab(math);
+    const double pairs = double(ceil_div(share.units * kColumns, kThreads));
+    instructions = team_instructions(team.kind, p.pass, p.cell, math, pairs,
+                                     {std::max(c.products - streamed, 0.0), streamed});
+  }
+  c.issue = issue_cycles(instructions, rates);
+  c.latency = phases * (rates.step_latency_cycles + (from_l2 ? rates.l2_latency_cycles : 0));
+  c.barrier = phases * 2 * rates.block_barrier_cycles;
+  c.memory = kColumns * double(share.units) * sequence_bytes(p) / rates.l2_bytes_per_clock;
+  const double work = (busy(c, !from_l2) + c.latency + c.barrier) * team.tiles / device.clock_ghz;
+  const double exchange = exchange_ns(p, math, team, share.units, device, rates);
+  finish(c, team.tiles, p, device, rates);
+  c.load = weight_bytes(p) / team.blocks / rates.l2_bytes_per_clock / at_least_one(p.T) /
+           device.clock_ghz;
+  const int64_t room = team.kind == TeamKind::kCluster
+                           ? cluster_blocks_at_once(team.blocks, device, rates)
+                           : device.sm_count;
+  c.waves = room > 0 ? std::ceil(blocks / double(room)) : kNever;
+  c.hidden = std::min(exchange, work * (team.tiles - 1) / team.tiles);
+  c.exchange = exchange - c.hidden;
+  c.total = c.waves * (work + c.exchange + c.load) + c.launch;
+  return c;
+}
+
+}  // namespace rnnfast::cuda

@@ -1,0 +1,58 @@
+// How many instructions a warp of the kernels runs in a step (of one batch tile), as
+// `python -m benchmarks.latency` reads them from machine code (sm_90, 16 bit), put into round
+// numbers: counted, not measured, and good for a choice between strategies. Where a kernel's own
+// code was counted that number is given to the model instead.
+#pragma once
+
+#include <algorithm>
+
+#include "cuda/solo/shapes.h"
+#include "cuda/team/shapes.h"
+
+namespace rnnfast::cuda {
+
+// held, streamed: products (mma or FFMA instructions) of the warp whose slab of the matrix is in
+// registers, or comes from shared memory.
+struct WarpProducts {
+  double held = 0;
+  double streamed = 0;
+};
+
+namespace detail {
+
+// A product with its share of the operands' loads; one whose slab comes from shared memory.
+inline double product_instructions(Math math, const WarpProducts& products, double per_streamed) {
+  if (math == Math::kFp32) return 1.1 * products.held + 1.25 * products.streamed;
+  return 1.25 * products.held + per_streamed * products.streamed;
+}
+
+inline double phases_factor(CellId cell) { return cell_info(cell).phases == 2 ? 1.4 : 1; }
+
+// Of a (unit, sequence): gate math, and loads and stores.
+inline double pair_instructions(Pass pass, CellId cell) {
+  return (pass == Pass::kForward ? 25 + 19 * cell_info(cell).gates
+                                 : 43 + 20 * cell_info(cell).gates);
+}
+
+}  // namespace detail
+
+// Of the resident kernels; pairs: (unit, sequence) of a thread.
+inline double solo_instructions(Pass pass, CellId cell, Math math, double pairs,
+                                const WarpProducts& products) {
+  const int gates = cell_info(cell).gates;
+  const double base = pass == Pass::kForward ? 210 : 50 + 155 * gates;
+  return detail::phases_factor(cell) * (base + detail::pair_instructions(pass, cell) * pairs) +
+         detail::product_instructions(math, products, 9);
+}
+
+// Of a team's kernels.
+inline double team_instructions(TeamKind kind, Pass pass, CellId cell, Math math, double pairs,
+                                const WarpProducts& products) {
+  const double push = kind == TeamKind::kCluster ? 60 : 0;  // into the peers' shared memory
+  const double base = (pass == Pass::kForward ? 450 : 600) + push;
+  const double own = detail::pair_instructions(pass, cell) * std::max(pairs, 1.0);
+  return detail::phases_factor(cell) * (base + own) +
+         detail::product_instructions(math, products, 5);
+}
+
+}  // namespace rnnfast::cuda

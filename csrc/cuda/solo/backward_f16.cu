@@ -1,0 +1,10 @@
+#include "cuda/solo/dispatch.h"
+
+namespace rnnfast::cuda {
+
+template <>
+void launch_backward<MmaF16>(CellId cell, int shape, const BackwardArgs& args, Stream stream) {
+  launch_cell<Pass::kBackward, MmaF16>(cell, shape, args, stream);
+}
+
+}  // namespace rnnfast::cuda

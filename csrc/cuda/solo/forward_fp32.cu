@@ -1,0 +1,10 @@
+#include "cuda/solo/dispatch.h"
+
+namespace rnnfast::cuda {
+
+template <>
+void launch_forward<MmaFp32>(CellId cell, int shape, const ForwardArgs& args, Stream stream) {
+  launch_cell<Pass::kForward, MmaFp32>(cell, shape, args, stream);
+}
+
+}  // namespace rnnfast::cuda

@@ -1,0 +1,4 @@
+#include "cuda/stepwise/backward.h"
+#include "cuda/stepwise/forward.h"
+
+template struct rnnfast::cuda::Stepwise<rnnfast::cuda::Bf16>;

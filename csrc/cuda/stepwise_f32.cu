@@ -1,4 +1,0 @@
-#include "cuda/stepwise_backward.h"
-#include "cuda/stepwise_forward.h"
-
-template struct rnnfast::cuda::Stepwise<float>;

@@ -1,0 +1,11 @@
+#include "cuda/team/dispatch.h"
+
+namespace rnnfast::cuda {
+
+template <>
+void launch_teams_backward<MmaTf32>(CellId cell, TeamChoice choice, const BackwardArgs& args,
+                                    void* workspace, Stream stream) {
+  launch_team_cell<Pass::kBackward, MmaTf32>(cell, choice, args, workspace, stream);
+}
+
+}  // namespace rnnfast::cuda

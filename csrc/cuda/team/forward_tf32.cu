@@ -1,0 +1,11 @@
+#include "cuda/team/dispatch.h"
+
+namespace rnnfast::cuda {
+
+template <>
+void launch_teams_forward<MmaTf32>(CellId cell, TeamChoice choice, const ForwardArgs& args,
+                                   void* workspace, Stream stream) {
+  launch_team_cell<Pass::kForward, MmaTf32>(cell, choice, args, workspace, stream);
+}
+
+}  // namespace rnnfast::cuda
