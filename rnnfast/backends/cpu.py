@@ -70,17 +70,22 @@ class Cpu(Backend):
         gates, fixed = _gates(own), None
         if training and storage != wide(storage) and own.spec.gates > 1:
             fixed = torch.empty_like(gates, dtype=torch.int16)
+        w_hh, b_hh, w_hr = _recurrent_weights(own)
+        h0, c0 = _states(own.states)
         y, h_last, c_last, c, extra = module().cpu_forward(
-            own.cell,
-            gates,
-            fixed,
-            *_recurrent_weights(own),
-            *_states(own.states),
-            own.lengths,
-            own.resets,
-            own.options.reverse,
-            training,
-            training or all_states,
+            cell=own.cell,
+            gates=gates,
+            fixed=fixed,
+            w_hh=w_hh,
+            b_hh=b_hh,
+            w_hr=w_hr,
+            h0=h0,
+            c0=c0,
+            lengths=own.lengths,
+            resets=own.resets,
+            reverse=own.options.reverse,
+            training=training,
+            all_c=training or all_states,
         )
         final = [h_last] if c_last is None else [h_last, c_last]
         c = None if c is None else c.to(storage)
@@ -106,22 +111,26 @@ class Cpu(Backend):
             c = (rest.pop(0) if rest else saved.trace[0]).to(dtype)
         dy, dfinal, dtrace = cotangents
         w_hh, _, w_hr = _recurrent_weights(own)
+        h0, c0 = _states(own.states)
+        dh_last, dc_last = _states([d.to(dtype) for d in dfinal])
         dgx, dgh_n, dh_total, dh0, dc0 = module().cpu_backward(
-            own.cell,
-            gates,
-            extra,
-            y,
-            c,
-            w_hh,
-            w_hr,
-            *_states(own.states),
-            own.lengths,
-            own.resets,
-            own.options.reverse,
-            None if dy is None else dy.to(dtype),
-            dtrace[0].to(dtype) if dtrace else None,
-            *_states([d.to(dtype) for d in dfinal]),
-            own.options.grad_clip_time,
+            cell=own.cell,
+            gates=gates,
+            extra=extra,
+            y=y,
+            c=c,
+            w_hh=w_hh,
+            w_hr=w_hr,
+            h0=h0,
+            c0=c0,
+            lengths=own.lengths,
+            resets=own.resets,
+            reverse=own.options.reverse,
+            dy=None if dy is None else dy.to(dtype),
+            dc=dtrace[0].to(dtype) if dtrace else None,
+            dh_last=dh_last,
+            dc_last=dc_last,
+            grad_clip_time=own.options.grad_clip_time,
         )
         dstates = [dh0] if dc0 is None else [dh0, dc0]
         dweights = None

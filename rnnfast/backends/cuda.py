@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import namedtuple
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -50,6 +51,11 @@ class Cuda(Backend):
     @property
     def ops(self) -> Any:
         return torch.ops.rnnfast
+
+    def call(self, name: str, **arguments: Any) -> Any:
+        """One of the ops, with all its arguments."""
+        op = getattr(self.ops, name)
+        return op(*_arguments_of(op)(**arguments))
 
     def unusable(self) -> str | None:
         if self._missing is not None:
@@ -145,17 +151,24 @@ class Cuda(Backend):
         clean = [_without_nan(scan) for scan in scans]
         gates = [gates_of(scan) for scan in clean]
         plan = self.plan("forward", problem_of(first), len(scans))
-        y, h_last, c_last, c, m = self.ops.cuda_forward(
-            first.cell,
-            *plan[:3],
-            gates,
-            *_weights(scans),
-            *_states([scan.states for scan in scans]),
-            first.lengths,
-            first.resets,
-            [scan.options.reverse for scan in scans],
-            training,
-            training or all_states,
+        w_hh, w_hr = _weights(scans)
+        h0, c0 = _states([scan.states for scan in scans])
+        y, h_last, c_last, c, m = self.call(
+            "cuda_forward",
+            cell=first.cell,
+            strategy=plan.strategy,
+            math=plan.math,
+            choice=plan.choice,
+            gates=gates,
+            w_hh=w_hh,
+            w_hr=w_hr,
+            h0=h0,
+            c0=c0,
+            lengths=first.lengths,
+            resets=first.resets,
+            reverse=[scan.options.reverse for scan in scans],
+            training=training,
+            every_c=training or all_states,
         )
         made = []
         for i, scan in enumerate(scans):
@@ -181,22 +194,31 @@ class Cuda(Backend):
         kept = [_Kept.of(scan, s) for scan, s in zip(scans, saved, strict=True)]
         scale = _scale(cotangents) if first.weights[0].dtype == torch.float16 else None
         plan = self.plan("backward", problem_of(first), len(scans))
-        dgates, dh0, dc0, every_dh = self.ops.cuda_backward(
-            first.cell,
-            *plan[:3],
-            [k.gates for k in kept if k.gates is not None],
-            [s.y for s in saved],
-            [k.c for k in kept if k.c is not None],
-            *_weights(scans),
-            *_states([scan.states for scan in scans]),
-            first.lengths,
-            first.resets,
-            [scan.options.reverse for scan in scans],
-            [c.dy for c in cotangents],
-            [c.dtrace[0] if c.dtrace else None for c in cotangents],
-            *_states([c.dfinal for c in cotangents]),
-            scale,
-            first.options.grad_clip_time,
+        w_hh, w_hr = _weights(scans)
+        h0, c0 = _states([scan.states for scan in scans])
+        dh_last, dc_last = _states([c.dfinal for c in cotangents])
+        dgates, dh0, dc0, every_dh = self.call(
+            "cuda_backward",
+            cell=first.cell,
+            strategy=plan.strategy,
+            math=plan.math,
+            choice=plan.choice,
+            saved=[k.gates for k in kept if k.gates is not None],
+            y=[s.y for s in saved],
+            c=[k.c for k in kept if k.c is not None],
+            w_hh=w_hh,
+            w_hr=w_hr,
+            h0=h0,
+            c0=c0,
+            lengths=first.lengths,
+            resets=first.resets,
+            reverse=[scan.options.reverse for scan in scans],
+            dy=[c.dy for c in cotangents],
+            dc=[c.dtrace[0] if c.dtrace else None for c in cotangents],
+            dh_last=dh_last,
+            dc_last=dc_last,
+            scale=scale,
+            clip=first.options.grad_clip_time,
         )
         made = []
         for i, scan in enumerate(scans):
@@ -220,6 +242,13 @@ class Cuda(Backend):
         return made
 
 
+@functools.cache
+def _arguments_of(op: Any) -> type[tuple[Any, ...]]:
+    """Its arguments as a named tuple: torch itself takes a microsecond for each keyword."""
+    names = [argument.name for argument in op.default._schema.arguments]
+    return namedtuple("Arguments", names)
+
+
 @functools.lru_cache(maxsize=4096)
 def _plan(
     backward: bool,
@@ -230,7 +259,22 @@ def _plan(
     device: DeviceNumbers | str,
     forced: str,
 ) -> Plan:
-    return Plan(*module().cuda_plan(backward, cell, dtype, tf32, *sizes, device, forced))
+    T, B, H, P, directions = sizes
+    return Plan(
+        *module().cuda_plan(
+            backward=backward,
+            cell=cell,
+            dtype=dtype,
+            tf32=tf32,
+            T=T,
+            B=B,
+            H=H,
+            P=P,
+            directions=directions,
+            device=device,
+            forced=forced,
+        )
+    )
 
 
 def _without(numbers: DeviceNumbers, free: str) -> DeviceNumbers:

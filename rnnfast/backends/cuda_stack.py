@@ -144,22 +144,25 @@ class _LayerForward:
             self.input_weights.multiply(part.rows(scan.input), part.rows(self.gates))
         h0, c0 = _pair(scan.states)
         h_last, c_last = _pair(self.final)
-        self.backend.ops.cuda_forward_part(
-            scan.cell,
-            *self.plan[:3],
-            part.of(self.gates),
-            scan.step_weights().w_hh,
-            h0,
-            c0,
-            part.lengths,
-            part.of(scan.resets),
-            scan.options.training,
-            self.carried.read(part.number),
-            part.of(self.y),
-            h_last,
-            c_last,
-            part.of(self.c),
-            self.carried.write(part.number),
+        self.backend.call(
+            "cuda_forward_part",
+            cell=scan.cell,
+            strategy=self.plan.strategy,
+            math=self.plan.math,
+            choice=self.plan.choice,
+            gates=part.of(self.gates),
+            w_hh=scan.step_weights().w_hh,
+            h0=h0,
+            c0=c0,
+            lengths=part.lengths,
+            resets=part.of(scan.resets),
+            training=scan.options.training,
+            before=self.carried.read(part.number),
+            y=part.of(self.y),
+            h_last=h_last,
+            c_last=c_last,
+            c=part.of(self.c),
+            after=self.carried.write(part.number),
         )
 
     def result(self) -> tuple[ScanResult, list[Tensor]]:
@@ -219,27 +222,30 @@ class _LayerBackward:
         h_before = part.state_before(self.y)
         dh_last, dc_last = _pair(self.dfinal)
         dh0, dc0 = _pair(self.dstates)
-        self.backend.ops.cuda_backward_part(
-            scan.cell,
-            *self.plan[:3],
-            part.of(self.gates),
-            part.of(self.y),
-            part.of(self.c),
-            scan.step_weights().w_hh,
-            h0 if h_before is None else h_before,
-            c0,
-            part.lengths,
-            part.of(scan.resets),
-            part.of(self.dy),
-            dh_last,
-            dc_last,
-            scan.options.grad_clip_time,
-            part.state_before(self.c),
-            self.carried.read(turn),
-            part.of(self.dgates),
-            dh0,
-            dc0,
-            self.carried.write(turn),
+        self.backend.call(
+            "cuda_backward_part",
+            cell=scan.cell,
+            strategy=self.plan.strategy,
+            math=self.plan.math,
+            choice=self.plan.choice,
+            saved=part.of(self.gates),
+            y=part.of(self.y),
+            c=part.of(self.c),
+            w_hh=scan.step_weights().w_hh,
+            h0=h0 if h_before is None else h_before,
+            c0=c0,
+            lengths=part.lengths,
+            resets=part.of(scan.resets),
+            dy=part.of(self.dy),
+            dh_last=dh_last,
+            dc_last=dc_last,
+            clip=scan.options.grad_clip_time,
+            c_before=part.state_before(self.c),
+            after=self.carried.read(turn),
+            dgates=part.of(self.dgates),
+            dh0=dh0,
+            dc0=dc0,
+            before=self.carried.write(turn),
         )
         if self.input_weights is not None and self.dinput is not None:
             self.input_weights.multiply_back(part.rows(self.dgates), part.rows(self.dinput))
