@@ -74,6 +74,7 @@ def test_the_ops_refuse_cpu_tensors_with_a_clear_message(ops) -> None:
     zeros = torch.zeros
     with pytest.raises(ValueError, match=f"^gates must be a cuda tensor, got one on cpu{hint}$"):
         ops.cuda_forward(
-            "rnn_tanh", "stepwise", "fp32", [], [zeros(2, 1, 3, 1)], [zeros(3, 3)], [],
-            [zeros(1, 3)], [], None, None, [False], False, False,
+            cell="rnn_tanh", strategy="stepwise", math="fp32", choice=[],
+            gates=[zeros(2, 1, 3, 1)], w_hh=[zeros(3, 3)], w_hr=[], h0=[zeros(1, 3)], c0=[],
+            lengths=None, resets=None, reverse=[False], training=False, every_c=False,
         )  # fmt: skip

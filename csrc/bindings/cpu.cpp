@@ -70,9 +70,8 @@ struct Common {
   Tensor w_hh, h0;
   Optional b_hh, w_hr, c0, lengths, resets;
 
-  Common(const std::string& name, const Tensor& gates, const Tensor& w_hh_, const Optional& b_hh_,
-         const Optional& w_hr_, const Tensor& h0_, const Optional& c0_, const Optional& lengths_,
-         const Optional& resets_)
+  Common(const std::string& name, const Tensor& gates, const Tensor& w_hh_, const Optional& w_hr_,
+         const Tensor& h0_, const Optional& c0_, const Optional& lengths_, const Optional& resets_)
       : cell(find_cell(name)), dtype(w_hh_.scalar_type()) {
     TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kDouble,
                      "expected float32 or float64, got ", dtype);
@@ -84,7 +83,6 @@ struct Common {
     TORCH_CHECK_VALUE(cell.projected == w_hr_.has_value(), "w_hr is for projected cells");
     TORCH_CHECK_VALUE((cell.states == 2) == c0_.has_value(), "c0 is for cells with two states");
     w_hh = checked("w_hh", w_hh_, dtype, {GH, P});
-    b_hh = checked("b_hh", b_hh_, dtype, {GH});
     w_hr = checked("w_hr", w_hr_, dtype, {P, H});
     h0 = checked("h0", h0_, dtype, {B, P});
     c0 = checked("c0", c0_, dtype, {B, H});
@@ -138,8 +136,9 @@ ForwardResult forward(const std::string& name, Tensor gates, const Optional& fix
                       const Tensor& w_hh, const Optional& b_hh, const Optional& w_hr,
                       const Tensor& h0, const Optional& c0, const Optional& lengths,
                       const Optional& resets, bool reverse, bool training, bool all_c) {
-  const Common in(name, gates, w_hh, b_hh, w_hr, h0, c0, lengths, resets);
+  Common in(name, gates, w_hh, w_hr, h0, c0, lengths, resets);
   const int64_t T = in.T, B = in.B, H = in.H, P = in.P;
+  in.b_hh = checked("b_hh", b_hh, in.dtype, {in.cell.gates * H});
   TORCH_CHECK_VALUE(gates.is_contiguous(), "gates must be contiguous");
   gates = checked("gates", gates, in.dtype, {T, B, in.cell.gates * H});
   TORCH_CHECK_VALUE(!fixed || fixed->is_contiguous(), "fixed must be contiguous");
@@ -180,7 +179,7 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
                         const Optional& lengths, const Optional& resets, bool reverse,
                         const Optional& dy, const Optional& dc, const Tensor& dh_last,
                         const Optional& dc_last, double grad_clip_time) {
-  const Common in(name, gates, w_hh, std::nullopt, w_hr, h0, c0, lengths, resets);
+  const Common in(name, gates, w_hh, w_hr, h0, c0, lengths, resets);
   const int64_t T = in.T, B = in.B, H = in.H, P = in.P, GH = in.cell.gates * H;
   const bool fixed = gates.scalar_type() == at::kShort && in.keeps_fixed();
   const Tensor saved = checked("gates", gates, fixed ? at::kShort : in.dtype, {T, B, GH});
@@ -235,9 +234,13 @@ void bind_cpu(pybind11::module_& m) {
   rnnfast::watch_forks();
   m.def("cpu_isa", [] { return std::string(rnnfast::cpu::kernels().isa); });
   m.def("cpu_plan", &rnnfast::describe);
-  m.def("cpu_forward", &rnnfast::forward);
-  m.def("cpu_backward", &rnnfast::backward, py::arg("cell"), py::arg("gates"), py::arg("extra"),
-        py::arg("y"), py::arg("c"), py::arg("w_hh"), py::arg("w_hr"), py::arg("h0"), py::arg("c0"),
-        py::arg("lengths"), py::arg("resets"), py::arg("reverse"), py::arg("dy"), py::arg("dc"),
-        py::arg("dh_last"), py::arg("dc_last"), py::arg("grad_clip_time") = 0.0);
+  m.def("cpu_forward", &rnnfast::forward, py::kw_only(), py::arg("cell"), py::arg("gates"),
+        py::arg("fixed"), py::arg("w_hh"), py::arg("b_hh"), py::arg("w_hr"), py::arg("h0"),
+        py::arg("c0"), py::arg("lengths"), py::arg("resets"), py::arg("reverse"),
+        py::arg("training"), py::arg("all_c"));
+  m.def("cpu_backward", &rnnfast::backward, py::kw_only(), py::arg("cell"), py::arg("gates"),
+        py::arg("extra"), py::arg("y"), py::arg("c"), py::arg("w_hh"), py::arg("w_hr"),
+        py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("resets"), py::arg("reverse"),
+        py::arg("dy"), py::arg("dc"), py::arg("dh_last"), py::arg("dc_last"),
+        py::arg("grad_clip_time"));
 }

@@ -135,7 +135,7 @@ std::vector<std::tuple<int, int, int64_t, bool>> team_list(const std::string& st
     found.emplace_back(
         shape.tiles, shape.held_slabs,
         team_shared_bytes(kind, pass, id, how, shape, H, blocks, tiles),
-        there && team_fits(kind, pass, id, how, shape, H, blocks, tiles, device.shared_limit));
+        there && team_fits({kind, pass, id, how, shape}, H, blocks, tiles, device.shared_limit));
   }
   return found;
 }

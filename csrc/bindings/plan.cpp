@@ -82,9 +82,9 @@ std::vector<std::tuple<int, int, int64_t, bool>> list_shapes(bool backward, cons
 void bind_plan(pybind11::module_& m) {
   namespace py = pybind11;
   m.def(
-      "cuda_plan", &plan, py::arg("backward"), py::arg("cell"), py::arg("dtype"), py::arg("tf32"),
-      py::arg("T"), py::arg("B"), py::arg("H"), py::arg("P"), py::arg("directions"),
-      py::arg("device"), py::arg("forced") = "",
+      "cuda_plan", &plan, py::kw_only(), py::arg("backward"), py::arg("cell"), py::arg("dtype"),
+      py::arg("tf32"), py::arg("T"), py::arg("B"), py::arg("H"), py::arg("P"),
+      py::arg("directions"), py::arg("device"), py::arg("forced") = "",
       "(strategy, math, choice, text) of one pass over a layer; choice: [] if stepwise, [shape] if "
       "resident, [shape, blocks, teams, tiles] of a cluster or grid; device: a name of "
       "csrc/cuda/plan/model.h, or (compute "

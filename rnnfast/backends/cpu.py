@@ -56,20 +56,21 @@ class Cpu(KernelBackend):
         gates, fixed = own_projection(own), None
         if training and storage != wide(storage) and own.spec.saves_gates:
             fixed = torch.empty_like(gates, dtype=torch.int16)
-        weights = own.step_weights()
+        weights, (h0, c0) = own.step_weights(), _pair(own.states)
         y, h_last, c_last, c, extra = module().cpu_forward(
-            own.cell,
-            gates,
-            fixed,
-            weights.w_hh,
-            weights.b_hh,
-            weights.w_hr,
-            *_pair(own.states),
-            own.lengths,
-            own.resets,
-            own.options.reverse,
-            training,
-            training or all_states,
+            cell=own.cell,
+            gates=gates,
+            fixed=fixed,
+            w_hh=weights.w_hh,
+            b_hh=weights.b_hh,
+            w_hr=weights.w_hr,
+            h0=h0,
+            c0=c0,
+            lengths=own.lengths,
+            resets=own.resets,
+            reverse=own.options.reverse,
+            training=training,
+            all_c=training or all_states,
         )
         final = [h_last] if c_last is None else [h_last, c_last]
         c = None if c is None else c.to(storage)
@@ -89,23 +90,26 @@ class Cpu(KernelBackend):
         kept = self.kept(scan, saved)
         extra, c = (_to(kept.get(name), dtype) for name in (spec.extra, "c"))
         dy, dfinal, dtrace = cotangents
-        weights = own.step_weights()
+        weights, (h0, c0) = own.step_weights(), _pair(own.states)
+        dh_last, dc_last = _pair([d.to(dtype) for d in dfinal])
         dgx, own_dgh, dh_total, dh0, dc0 = module().cpu_backward(
-            own.cell,
-            kept.get("gates", y),
-            extra,
-            y,
-            c,
-            weights.w_hh,
-            weights.w_hr,
-            *_pair(own.states),
-            own.lengths,
-            own.resets,
-            own.options.reverse,
-            _to(dy, dtype),
-            _to(dtrace[0], dtype) if dtrace else None,
-            *_pair([d.to(dtype) for d in dfinal]),
-            own.options.grad_clip_time,
+            cell=own.cell,
+            gates=kept.get("gates", y),
+            extra=extra,
+            y=y,
+            c=c,
+            w_hh=weights.w_hh,
+            w_hr=weights.w_hr,
+            h0=h0,
+            c0=c0,
+            lengths=own.lengths,
+            resets=own.resets,
+            reverse=own.options.reverse,
+            dy=_to(dy, dtype),
+            dc=_to(dtrace[0], dtype) if dtrace else None,
+            dh_last=dh_last,
+            dc_last=dc_last,
+            grad_clip_time=own.options.grad_clip_time,
         )
         dgates = GateMajor(spec, dgx, own_dgh)
         backward = Backward(own, y, dgates, Rounding(storage), {spec.extra: extra}, dh_total)

@@ -139,10 +139,20 @@ def plan(
         raise InspectError(str(_ext.why_missing()))
     device = _device(arch)
     forced = "" if strategy == "auto" else strategy
-    backward, dtype = pass_name == "backward", DTYPES[math]
+    B, H, P = sizes
     try:
         found = module.cuda_plan(
-            backward, cell, dtype, math == "tf32", 100, *sizes, 1, device, forced
+            backward=pass_name == "backward",
+            cell=cell,
+            dtype=DTYPES[math],
+            tf32=math == "tf32",
+            T=100,
+            B=B,
+            H=H,
+            P=P,
+            directions=1,
+            device=device,
+            forced=forced,
         )
     except ValueError as error:
         raise InspectError(str(error)) from error

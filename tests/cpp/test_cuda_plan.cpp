@@ -72,8 +72,9 @@ void check_team(const PlanProblem& p, const CudaPlan& plan, const Device& device
   const bool grid = plan.strategy == Strategy::kGrid;
   const TeamShapeList list = team_shapes(p.pass, p.cell);
   CHECK_IN(plan.shape >= 0 && plan.shape < list.size, context);
-  CHECK_IN(team_fits(grid ? TeamKind::kGrid : TeamKind::kCluster, p.pass, p.cell, plan.math,
-                     list.at[plan.shape], p.H, plan.blocks, plan.tiles, device.shared_limit),
+  CHECK_IN(team_fits({grid ? TeamKind::kGrid : TeamKind::kCluster, p.pass, p.cell, plan.math,
+                      list.at[plan.shape]},
+                     p.H, plan.blocks, plan.tiles, device.shared_limit),
            context);
   CHECK_IN(plan.teams * plan.tiles * 8 >= p.B, context);
   if (grid) {

@@ -80,8 +80,10 @@ def widest(backward: bool, cell: str, math: str, shape: int) -> int:
     dtype = str(MATHS[math]).removeprefix("torch.")
     for H in range(448, 0, -16):
         with contextlib.suppress(ValueError):  # it does not fit
-            numbers = (3, 3, H, H, 1)
-            _ext.load().cuda_plan(backward, cell, dtype, math == "tf32", *numbers, "H100", forced)
+            _ext.load().cuda_plan(
+                backward=backward, cell=cell, dtype=dtype, tf32=math == "tf32", T=3, B=3, H=H, P=H,
+                directions=1, device="H100", forced=forced,
+            )  # fmt: skip
             return H
     return 0
 

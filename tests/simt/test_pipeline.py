@@ -182,13 +182,14 @@ def test_steps_must_be_a_multiple_of_8(
 
 
 def test_parts_that_kernels_cannot_take(simt: Simt) -> None:
-    good = [torch.zeros(8, 2, 3, 4), torch.zeros(12, 3), torch.zeros(2, 3), torch.zeros(2, 3)]
     y, last = torch.zeros(8, 2, 3), torch.zeros(2, 3)
+    gates, w_hh = torch.zeros(8, 2, 3, 4), torch.zeros(12, 3)
 
     def call(strategy: str = "resident", out: Tensor = y, before: object = ()) -> None:
         simt.ops.cuda_forward_part(
-            "lstm", strategy, "fp32", [0], *good, None, None, False, before, out, last, last, None,
-            [],
+            cell="lstm", strategy=strategy, math="fp32", choice=[0], gates=gates, w_hh=w_hh,
+            h0=torch.zeros(2, 3), c0=torch.zeros(2, 3), lengths=None, resets=None, training=False,
+            before=before, y=out, h_last=last, c_last=last, c=None, after=[],
         )  # fmt: skip
 
     with pytest.raises(ValueError, match="can't be computed by the strategy 'stepwise'"):

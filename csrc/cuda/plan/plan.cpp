@@ -136,7 +136,7 @@ CudaPlan best_team(TeamKind kind, const PlanProblem& p, const Device& device,
       each_number_of_teams(kind, p, device, blocks, forced.teams, [&](int teams) {
         const int tiles =
             kind == TeamKind::kCluster ? 1 : int(detail::ceil_div(batch_tiles_of(p), teams));
-        if (!team_fits(kind, p.pass, p.cell, math, list.at[i], p.H, blocks, tiles,
+        if (!team_fits({kind, p.pass, p.cell, math, list.at[i]}, p.H, blocks, tiles,
                        device.shared_limit)) {
           return;
         }

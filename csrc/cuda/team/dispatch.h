@@ -75,7 +75,7 @@ void complete(CellId cell, Math math, TeamLaunch<Args>& run) {
   if (list.size == 0) refuse_team(run, "no kernel for " + std::string(cell_info(cell).name));
   if (c.shape < 0 || c.shape >= list.size) refuse_team(run, "there is no such shape");
   if (c.blocks < 1 || c.teams < 1 || c.tiles < 1) refuse_team(run, "none may be below 1");
-  if (!team_fits(c.kind, kPass, cell, math, list.at[c.shape], scan.H, c.blocks, c.tiles,
+  if (!team_fits({c.kind, kPass, cell, math, list.at[c.shape]}, scan.H, c.blocks, c.tiles,
                  INT64_MAX)) {
     refuse_team(run, "hidden size " + std::to_string(scan.H) + " does not fit");
   }

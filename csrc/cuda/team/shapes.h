@@ -181,9 +181,18 @@ constexpr int64_t team_blocks(Pass pass, CellId cell, int64_t H, int64_t blocks)
   return detail::ceil_div(H, team_units(pass, cell, H, blocks));
 }
 
-// Whether H hidden units over `blocks` blocks fit this shape where a block gets `shared_limit`.
-constexpr bool team_fits(TeamKind kind, Pass pass, CellId cell, Math math, TeamShape shape,
-                         int64_t H, int64_t blocks, int64_t tiles, int64_t shared_limit) {
+struct TeamKernel {
+  TeamKind kind;
+  Pass pass;
+  CellId cell;
+  Math math;
+  TeamShape shape;
+};
+
+// Whether H hidden units over `blocks` blocks fit this kernel where a block gets `shared_limit`.
+constexpr bool team_fits(const TeamKernel& kernel, int64_t H, int64_t blocks, int64_t tiles,
+                         int64_t shared_limit) {
+  const auto [kind, pass, cell, math, shape] = kernel;
   if (kind == TeamKind::kCluster && (tiles != 1 || blocks > kMostClusterBlocks)) return false;
   if (team_blocks(pass, cell, H, blocks) != blocks) return false;
   const int64_t units = team_units(pass, cell, H, blocks);

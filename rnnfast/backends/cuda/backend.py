@@ -7,6 +7,7 @@ projection, the gradients of weights and input) is torch's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ from ...products.slots import saved_operands, slots_of_input
 from ...rules import without_padding
 from ..base import Call, KernelBackend, TensorLike, why_no_kernel
 from . import pipeline
-from .plan import Kernels, why_not_built
+from .plan import Kernels, Plan, why_not_built
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 SCALED_EXPONENT = 5  # fp16: gradients are scaled to at most 2**5; 2**11 is left for their growth
@@ -102,17 +103,12 @@ class Cuda(Kernels, KernelBackend):
         clean = [_without_nan(scan) for scan in scans]
         gates = [slots_of_input(scan) for scan in clean]
         plan = self.plan("forward", problem_of(first), len(scans))
-        y, h_last, c_last, c, m = self.ops.cuda_forward(
-            first.cell,
-            *plan[:3],
-            gates,
-            *_weights(scans),
-            *_states([scan.states for scan in scans]),
-            first.lengths,
-            first.resets,
-            [scan.options.reverse for scan in scans],
-            training,
-            training or all_states,
+        y, h_last, c_last, c, m = self.call(
+            "cuda_forward",
+            **_given(scans, plan),
+            gates=gates,
+            training=training,
+            every_c=training or all_states,
         )
         made = []
         for i, scan in enumerate(scans):
@@ -136,22 +132,19 @@ class Cuda(Kernels, KernelBackend):
         storage = first.weights[0].dtype
         scale = _scale(cotangents) if storage == torch.float16 else None
         plan = self.plan("backward", problem_of(first), len(scans))
-        dgates, dh0, dc0, every_dh = self.ops.cuda_backward(
-            first.cell,
-            *plan[:3],
-            [k["gates"] for k in kept if "gates" in k],
-            [s.y for s in saved],
-            [k["c"] for k in kept if "c" in k],
-            *_weights(scans),
-            *_states([scan.states for scan in scans]),
-            first.lengths,
-            first.resets,
-            [scan.options.reverse for scan in scans],
-            [c.dy for c in cotangents],
-            [c.dtrace[0] if c.dtrace else None for c in cotangents],
-            *_states([c.dfinal for c in cotangents]),
-            scale,
-            first.options.grad_clip_time,
+        dh_last, dc_last = _states([c.dfinal for c in cotangents])
+        dgates, dh0, dc0, every_dh = self.call(
+            "cuda_backward",
+            **_given(scans, plan),
+            saved=[k["gates"] for k in kept if "gates" in k],
+            y=[s.y for s in saved],
+            c=[k["c"] for k in kept if "c" in k],
+            dy=[c.dy for c in cotangents],
+            dc=[c.dtrace[0] if c.dtrace else None for c in cotangents],
+            dh_last=dh_last,
+            dc_last=dc_last,
+            scale=scale,
+            clip=first.options.grad_clip_time,
         )
         made = []
         for i, scan in enumerate(scans):
@@ -175,10 +168,23 @@ def _without_nan(scan: Scan) -> Scan:
     return without_padding(scan)
 
 
-def _weights(scans: Sequence[Scan]) -> tuple[list[Tensor], list[Tensor]]:
-    """(each w_hh, each w_hr)."""
-    steps = [scan.step_weights() for scan in scans]
-    return [w.w_hh for w in steps], [w.w_hr for w in steps if w.w_hr is not None]
+def _given(scans: Sequence[Scan], plan: Plan) -> dict[str, Any]:
+    """What both passes of the directions of a layer are told: lists have an entry a direction."""
+    first, weights = scans[0], [scan.step_weights() for scan in scans]
+    h0, c0 = _states([scan.states for scan in scans])
+    return {
+        "cell": first.cell,
+        "strategy": plan.strategy,
+        "math": plan.math,
+        "choice": plan.choice,
+        "w_hh": [w.w_hh for w in weights],
+        "w_hr": [w.w_hr for w in weights if w.w_hr is not None],
+        "h0": h0,
+        "c0": c0,
+        "lengths": first.lengths,
+        "resets": first.resets,
+        "reverse": [scan.options.reverse for scan in scans],
+    }
 
 
 def _states(states: Sequence[list[Tensor]]) -> tuple[list[Tensor], list[Tensor]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -152,22 +152,19 @@ class _LayerForward:
             self.input_weights.multiply(part.rows(scan.input), part.rows(self.gates))
         h0, c0 = _pair(scan.states)
         h_last, c_last = _pair(self.final)
-        self.kernels.ops.cuda_forward_part(
-            scan.cell,
-            *self.plan[:3],
-            part.of(self.gates),
-            scan.step_weights().w_hh,
-            h0,
-            c0,
-            part.lengths,
-            part.of(scan.resets),
-            scan.options.training,
-            self.carried.read(part.number),
-            part.of(self.y),
-            h_last,
-            c_last,
-            part.of(self.c),
-            self.carried.write(part.number),
+        self.kernels.call(
+            "cuda_forward_part",
+            **_given(scan, self.plan, part),
+            gates=part.of(self.gates),
+            h0=h0,
+            c0=c0,
+            training=scan.options.training,
+            before=self.carried.read(part.number),
+            y=part.of(self.y),
+            h_last=h_last,
+            c_last=c_last,
+            c=part.of(self.c),
+            after=self.carried.write(part.number),
         )
 
     def result(self) -> tuple[ScanResult, list[Tensor]]:
@@ -224,27 +221,24 @@ class _LayerBackward:
         h_before = part.state_before(self.y)
         dh_last, dc_last = _pair(self.dfinal)
         dh0, dc0 = _pair(self.dstates)
-        self.kernels.ops.cuda_backward_part(
-            scan.cell,
-            *self.plan[:3],
-            part.of(self.gates),
-            part.of(self.y),
-            part.of(self.c),
-            scan.step_weights().w_hh,
-            h0 if h_before is None else h_before,
-            c0,
-            part.lengths,
-            part.of(scan.resets),
-            part.of(self.dy),
-            dh_last,
-            dc_last,
-            scan.options.grad_clip_time,
-            part.state_before(self.c),
-            self.carried.read(turn),
-            part.of(self.dgates),
-            dh0,
-            dc0,
-            self.carried.write(turn),
+        self.kernels.call(
+            "cuda_backward_part",
+            **_given(scan, self.plan, part),
+            saved=part.of(self.gates),
+            y=part.of(self.y),
+            c=part.of(self.c),
+            h0=h0 if h_before is None else h_before,
+            c0=c0,
+            dy=part.of(self.dy),
+            dh_last=dh_last,
+            dc_last=dc_last,
+            clip=scan.options.grad_clip_time,
+            c_before=part.state_before(self.c),
+            after=self.carried.read(turn),
+            dgates=part.of(self.dgates),
+            dh0=dh0,
+            dc0=dc0,
+            before=self.carried.write(turn),
         )
         if self.input_weights is not None and self.dinput is not None:
             self.input_weights.multiply_back(part.rows(self.dgates), part.rows(self.dinput))
@@ -276,6 +270,19 @@ def backward(
         layers.append(_LayerBackward(*one, sends=level > 0, parts=len(parts)))
     _wavefront(kernels, layers, parts[::-1])
     return [layer.gradients(n) for layer, n in zip(reversed(layers), needs, strict=True)]
+
+
+def _given(scan: Scan, plan: Plan, part: _Part) -> dict[str, Any]:
+    """What both passes of a part are told."""
+    return {
+        "cell": scan.cell,
+        "strategy": plan.strategy,
+        "math": plan.math,
+        "choice": plan.choice,
+        "w_hh": scan.step_weights().w_hh,
+        "lengths": part.lengths,
+        "resets": part.of(scan.resets),
+    }
 
 
 def fits_backward(kernels: Kernels, scans: Sequence[Scan]) -> bool:

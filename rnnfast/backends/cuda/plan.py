@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import namedtuple
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +34,11 @@ class Kernels:
     def ops(self) -> Any:
         return torch.ops.rnnfast
 
+    def call(self, name: str, **arguments: Any) -> Any:
+        """One of the ops, with all its arguments."""
+        op = getattr(self.ops, name)
+        return op(*_arguments_of(op)(**arguments))
+
     def lanes(self, count: int, device: torch.device) -> Lanes:
         """What layers that are pipelined run on."""
         return Streams(count, device)
@@ -60,6 +66,13 @@ class Kernels:
         )
 
 
+@functools.cache
+def _arguments_of(op: Any) -> type[tuple[Any, ...]]:
+    """Its arguments as a named tuple: torch itself takes a microsecond for each keyword."""
+    names = [argument.name for argument in op.default._schema.arguments]
+    return namedtuple("Arguments", names)
+
+
 @functools.lru_cache(maxsize=4096)
 def _plan(
     backward: bool,
@@ -70,7 +83,22 @@ def _plan(
     device: DeviceNumbers | str,
     forced: str,
 ) -> Plan:
-    return Plan(*module().cuda_plan(backward, cell, dtype, tf32, *sizes, device, forced))
+    T, B, H, P, directions = sizes
+    return Plan(
+        *module().cuda_plan(
+            backward=backward,
+            cell=cell,
+            dtype=dtype,
+            tf32=tf32,
+            T=T,
+            B=B,
+            H=H,
+            P=P,
+            directions=directions,
+            device=device,
+            forced=forced,
+        )
+    )
 
 
 def _without(numbers: DeviceNumbers, free: str) -> DeviceNumbers:

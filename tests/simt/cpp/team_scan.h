@@ -29,7 +29,7 @@ inline TeamChoice choice_of(const Split& split, Pass pass, CellId cell, Math mat
   const TeamShapeList list = team_shapes(pass, cell);
   const int blocks = int(team_blocks(pass, cell, H, split.blocks));
   for (int i = 0; i < list.size; ++i) {
-    if (team_fits(split.kind, pass, cell, math, list.at[i], H, blocks, split.tiles, 227 * 1024)) {
+    if (team_fits({split.kind, pass, cell, math, list.at[i]}, H, blocks, split.tiles, 227 * 1024)) {
       return {split.kind, math, i, blocks, split.teams, split.tiles};
     }
   }

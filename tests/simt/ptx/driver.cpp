@@ -161,7 +161,7 @@ TeamChoice choice_of(const Case& c, Pass pass) {
   choice.teams = c.teams, choice.tiles = c.tiles;
   const TeamShapeList list = team_shapes(pass, c.cell);
   const auto fits = [&] {
-    return team_fits(choice.kind, pass, c.cell, c.math, list.at[choice.shape], c.H, choice.blocks,
+    return team_fits({choice.kind, pass, c.cell, c.math, list.at[choice.shape]}, c.H, choice.blocks,
                      c.tiles, 227 * 1024);
   };
   while (choice.shape < list.size && !fits()) ++choice.shape;
