@@ -14,7 +14,7 @@ import pytest
 from benchmarks.latency import __main__ as program
 from benchmarks.latency import counts, loops, output
 from benchmarks.latency.published import FIGURES
-from benchmarks.latency.steps import PARTS, Choice, Model, Point, points
+from benchmarks.latency.steps import PARTS, Candidate, Model, Point, points
 from rnnfast import _ext
 from rnnfast.inspect.sass import ToolError, find_tool
 
@@ -233,7 +233,7 @@ def test_counted_instructions_make_a_step_longer() -> None:
 @needs_extension
 def test_measured_rates_take_the_place_of_assumed_ones() -> None:
     assumed, measured = Model(EXTENSION), Model(EXTENSION, {"grid_barrier_ns": 2000.0})
-    choice = Choice("grid", (("blocks", 16), ("tiles", 1), ("held_slabs", 4)))
+    choice = Candidate("grid", (("blocks", 16), ("tiles", 1), ("held_slabs", 4)))
     longer = measured.step(POINT, choice).total - assumed.step(POINT, choice).total
     assert longer == pytest.approx(2000 - assumed.rates("H100")["grid_barrier_ns"][0])
     assert assumed.rates("H100")["grid_barrier_ns"][2] == ""
@@ -246,9 +246,9 @@ def test_measured_rates_take_the_place_of_assumed_ones() -> None:
 @needs_extension
 def test_a_step_without_assumed_constants_says_so() -> None:
     names = {name: value for name, (value, _, by) in Model(EXTENSION).rates("H100").items()}
-    step = Model(EXTENSION, names).step(POINT, Choice("stepwise"))
+    step = Model(EXTENSION, names).step(POINT, Candidate("stepwise"))
     assert step.assumed == 0
-    assert Model(EXTENSION).step(POINT, Choice("stepwise")).assumed > 0.9
+    assert Model(EXTENSION).step(POINT, Candidate("stepwise")).assumed > 0.9
 
 
 @needs_extension

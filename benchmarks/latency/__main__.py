@@ -21,7 +21,7 @@ from rnnfast.inspect.sass import ToolError
 
 from . import counts, output
 from .loops import LoopError, StepLoop
-from .steps import MATHS, STRATEGIES, Choice, Model, Point, Step, points
+from .steps import MATHS, STRATEGIES, Candidate, Model, Point, Step, points
 
 OUT = Path(__file__).resolve().parents[2] / "build" / "latency" / "model"
 
@@ -50,9 +50,9 @@ def load_rates(path: Path) -> tuple[dict[str, float], list[float] | None]:
     return found, content.get("device_numbers")
 
 
-def choose(model: Model, wanted: Sequence[Point]) -> dict[Point, dict[str, Choice]]:
+def choose(model: Model, wanted: Sequence[Point]) -> dict[Point, dict[str, Candidate]]:
     """The best of each strategy that can run, for each size."""
-    found: dict[Point, dict[str, Choice]] = {}
+    found: dict[Point, dict[str, Candidate]] = {}
     for point in wanted:
         best = {strategy: model.best(point, strategy) for strategy in STRATEGIES}
         found[point] = {name: choice for name, choice in best.items() if choice is not None}
@@ -60,7 +60,7 @@ def choose(model: Model, wanted: Sequence[Point]) -> dict[Point, dict[str, Choic
 
 
 def count_for(
-    chosen: Mapping[Point, Mapping[str, Choice]], model: Model, fast: bool
+    chosen: Mapping[Point, Mapping[str, Candidate]], model: Model, fast: bool
 ) -> dict[tuple[int, counts.Kernel], StepLoop]:
     """The step loops of all kernels that were chosen, by architecture.
 
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _steps(
-    model: Model, chosen: Mapping[Point, Mapping[str, Choice]], asked: argparse.Namespace
+    model: Model, chosen: Mapping[Point, Mapping[str, Candidate]], asked: argparse.Namespace
 ) -> dict[Point, dict[str, Step]] | None:
     loops: dict[tuple[int, counts.Kernel], StepLoop] = {}
     missing = "--no-count" if asked.no_count else counts.why_not()

@@ -40,7 +40,7 @@ class Point(NamedTuple):
     T: int
 
 
-class Choice(NamedTuple):
+class Candidate(NamedTuple):
     """A strategy and its numbers: what `_C.cuda_model` takes, and the compiled kernel."""
 
     strategy: str
@@ -63,7 +63,7 @@ class Step:
     """
 
     point: Point
-    choice: Choice
+    choice: Candidate
     total: float
     expected: float
     parts: Mapping[str, float]
@@ -137,7 +137,7 @@ class Model:
         }
 
     def cost(
-        self, point: Point, choice: Choice, instructions: float = ESTIMATED, **rates: float
+        self, point: Point, choice: Candidate, instructions: float = ESTIMATED, **rates: float
     ) -> Any:
         return self.module.cuda_model(
             choice.strategy,
@@ -153,21 +153,21 @@ class Model:
             **dict(choice.numbers),
         )
 
-    def choices(self, point: Point, strategy: str) -> Iterator[Choice]:
+    def choices(self, point: Point, strategy: str) -> Iterator[Candidate]:
         """What the strategy could run there."""
         if strategy == "stepwise":
-            yield Choice(strategy)
+            yield Candidate(strategy)
         elif strategy == "resident":
             yield from self._resident(point)
         else:
             yield from self._teams(point, strategy)
 
-    def best(self, point: Point, strategy: str) -> Choice | None:
+    def best(self, point: Point, strategy: str) -> Candidate | None:
         """The fastest, by the model with estimated instructions; None: nothing takes the size."""
         found = list(self.choices(point, strategy))
         return min(found, key=lambda choice: self.cost(point, choice)["total"], default=None)
 
-    def step(self, point: Point, choice: Choice, loop: StepLoop | None = None) -> Step:
+    def step(self, point: Point, choice: Candidate, loop: StepLoop | None = None) -> Step:
         """Raises LoopError where the loop can't be that of the choice."""
         kinds: Mapping[str, int] = {}
         counted = ESTIMATED
@@ -188,7 +188,7 @@ class Model:
             kinds,
         )
 
-    def _assumed(self, point: Point, choice: Choice, counted: float, total: float) -> float:
+    def _assumed(self, point: Point, choice: Candidate, counted: float, total: float) -> float:
         """How much the step grows where all assumed constants get worse together."""
         worse = {
             name: value * (1 + _NUDGE) if _is_time(name) else value / (1 + _NUDGE)
@@ -198,16 +198,16 @@ class Model:
         grown = self.cost(point, choice, counted, **worse)["total"] / total - 1
         return min(1.0, float(grown / _NUDGE))  # above 1 where two multiply one another
 
-    def _resident(self, point: Point) -> Iterator[Choice]:
+    def _resident(self, point: Point) -> Iterator[Candidate]:
         backward = point.pass_name == "backward"
         sm, _, limit, _, _ = self.numbers(point.device)
         listed = self.module.cuda_shapes(backward, point.cell, point.math, point.H)
         for index, (groups, held, shared, fits) in enumerate(listed):
             if sm >= 80 and fits and shared <= limit:
                 kernel = Kernel("resident", point.pass_name, point.cell, point.math, groups, held)
-                yield Choice("resident", (("shape", index),), kernel)
+                yield Candidate("resident", (("shape", index),), kernel)
 
-    def _teams(self, point: Point, strategy: str) -> Iterator[Choice]:
+    def _teams(self, point: Point, strategy: str) -> Iterator[Candidate]:
         sms = self.numbers(point.device)[1]
         batch = math.ceil(point.B / COLUMNS)
         cluster = strategy == "cluster"
@@ -220,7 +220,7 @@ class Model:
                     continue
                 yield from self._team(point, strategy, blocks, tiles)
 
-    def _team(self, point: Point, strategy: str, blocks: int, tiles: int) -> Iterator[Choice]:
+    def _team(self, point: Point, strategy: str, blocks: int, tiles: int) -> Iterator[Candidate]:
         listed = self.module.cuda_team_shapes(
             strategy,
             point.pass_name == "backward",
@@ -235,7 +235,7 @@ class Model:
             if fits:
                 numbers = (("blocks", blocks), ("tiles", tiles), ("held_slabs", held))
                 kernel = Kernel(strategy, point.pass_name, point.cell, point.math, rows, held)
-                yield Choice(strategy, numbers, kernel)
+                yield Candidate(strategy, numbers, kernel)
 
 
 _NUDGE = 1e-3
