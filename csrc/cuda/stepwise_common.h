@@ -2,6 +2,8 @@
 // value.
 #pragma once
 
+#include <stdexcept>
+#include <string>
 #include <type_traits>
 
 #include "cells/list.h"
@@ -17,10 +19,6 @@ inline constexpr int kStepwiseThreads = 256;
 // What the cells compute with.
 template <class S>
 using Scalar = std::conditional_t<std::is_same_v<S, double>, double, Real>;
-
-// Cells whose pointwise part reads the h before the step.
-template <template <class> class Cell>
-inline constexpr bool kReadsH = Cell<float>::kGates == 3;
 
 // Sequence b at a step.
 struct Place {
@@ -93,6 +91,15 @@ RNNFAST_DEVICE void store_slots(void* tensor, int64_t index, const SlotVector<S,
   } else {
     for (int s = 0; s < N; ++s) store(to->at + s, slots.at[s]);
   }
+}
+
+// f(std::integral_constant<int, p>) for the phase p of cell C that is `phase`.
+template <class C, int p = 0, class F>
+void dispatch_phase(int phase, const F& f) {
+  static_assert(kPhaseCount<C> <= kStepwisePhases, "the kernels have no room for so many products");
+  if (phase == p) return f(std::integral_constant<int, p>());
+  if constexpr (p + 1 < kPhaseCount<C>) return dispatch_phase<C, p + 1>(phase, f);
+  throw std::invalid_argument("the cell has no phase " + std::to_string(phase));
 }
 
 // A thread for each of `units` units of a sequence; sequences beyond the grid's limit are looped
