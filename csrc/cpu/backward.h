@@ -17,7 +17,7 @@ class BackwardPass {
   static constexpr bool kTwoStates = Cell::kStates == 2;
 
  public:
-  BackwardPass(const Backward<S>& g) : g_(g), steps_{g} {
+  BackwardPass(const Backward<S>& g) : g_(g), rules_(rules_of(g)) {
     Arena arena(g.workspace);
     for (int p = 0; p < N; ++p) {
       const Phase& phase = Cell::kPhases[p];
@@ -51,7 +51,7 @@ class BackwardPass {
     LiveRows<S> rows = live_rows_of<S>(place, lists_, g_.B);
     const Range mine = part(g_.B, 1, place.row, place.split.rows);
     for (int64_t step = g_.T - 1; step >= 0; --step) {
-      const int64_t t = steps_.at(step);
+      const int64_t t = rules_.time(step);
       collect(t, mine, place, rows);
       if constexpr (kProjected<Cell>) {
         total(t, place, rows);
@@ -82,14 +82,14 @@ class BackwardPass {
   void collect(int64_t t, Range mine, const Place& place, LiveRows<S>& rows) {
     rows.n = 0;
     for (int64_t b = mine.begin; b < mine.end; ++b) {
-      if (!steps_.alive(t, b)) {
+      if (!rules_.alive(t, b)) {
         if (place.unit == 0) clear(t, b);
         continue;
       }
       const int64_t i = rows.n++;
       rows.b[i] = b;
-      rows.h[i] = steps_.previous(g_.y, g_.h0, zeros_, t, b, g_.P);
-      if constexpr (kTwoStates) rows.c[i] = steps_.previous(g_.c, g_.c0, zeros_, t, b, g_.H);
+      rows.h[i] = rules_.previous(g_.y, g_.h0, zeros_, t, b, g_.P);
+      if constexpr (kTwoStates) rows.c[i] = rules_.previous(g_.c, g_.c0, zeros_, t, b, g_.H);
       rows.dgx[i] = dgx_row(t, b);
       if constexpr (kOwn >= 0) rows.dgh[i] = dgh_own_row(t, b);
       if constexpr (kProjected<Cell>) rows.total[i] = total_row(t, b);
@@ -172,7 +172,7 @@ class BackwardPass {
       }
     });
     if constexpr (kTwoStates) {
-      if (p == 0 && steps_.reset(t, b)) ds[1] = V(S(0));
+      if (p == 0 && rules_.reset(t, b)) ds[1] = V(S(0));
       (p == 0 ? limited(ds[1]) : ds[1]).store(g_.dc0 + b * H + j, n);
     }
     // what goes straight to the state before; the product adds to it
@@ -217,7 +217,7 @@ class BackwardPass {
       const int64_t b = rows.b[i];
       S* dh = g_.dh0 + b * g_.P + j;
       if (!kProjected<Cell>) next = next + V::load(dh, n);
-      if (steps_.reset(t, b)) next = V(S(0));
+      if (rules_.reset(t, b)) next = V(S(0));
       limited(next).store(dh, n);
     });
   }
@@ -256,7 +256,7 @@ class BackwardPass {
   }
 
   const Backward<S>& g_;
-  Steps<S> steps_;
+  const Rules rules_;
   Panels<S> panels_[N];
   S* zeros_ = nullptr;
   char* lists_ = nullptr;

@@ -23,7 +23,7 @@ class ForwardPass {
   static constexpr bool kSavesGates = !Cell::kSavesOutput;
 
  public:
-  ForwardPass(const Forward<S>& f) : f_(f), steps_{f} {
+  ForwardPass(const Forward<S>& f) : f_(f), rules_(rules_of(f)) {
     Arena arena(f.workspace);
     for (int p = 0; p < N; ++p) {
       const Phase& phase = Cell::kPhases[p];
@@ -70,7 +70,7 @@ class ForwardPass {
     }
     place.wait();
     for (int64_t step = 0; step < f_.T; ++step) {
-      const int64_t t = steps_.at(step);
+      const int64_t t = rules_.time(step);
       collect(t, mine, place, rows);
       unrolled<N>([&](auto p) {
         product<p>(t, place, rows);
@@ -84,16 +84,16 @@ class ForwardPass {
   void collect(int64_t t, Range mine, const Place& place, LiveRows<S>& rows) {
     rows.n = 0;
     for (int64_t b = mine.begin; b < mine.end; ++b) {
-      if (!steps_.alive(t, b)) {
+      if (!rules_.alive(t, b)) {
         if (place.unit == 0) clear(t, b);
         continue;
       }
       const int64_t i = rows.n++;
       rows.b[i] = b;
-      rows.h[i] = steps_.previous(f_.y, f_.h0, zeros_, t, b, f_.P);
+      rows.h[i] = rules_.previous(f_.y, f_.h0, zeros_, t, b, f_.P);
       if constexpr (kTwoStates) {
-        rows.c[i] = f_.c ? steps_.previous(f_.c, f_.c0, zeros_, t, b, f_.H)
-                         : (steps_.reset(t, b) ? zeros_ : f_.c_last + b * f_.H);
+        rows.c[i] = f_.c ? rules_.previous(f_.c, f_.c0, zeros_, t, b, f_.H)
+                         : (rules_.reset(t, b) ? zeros_ : f_.c_last + b * f_.H);
       }
       if constexpr (kHasExtra<Cell>) rows.extra[i] = extra_row(t, b);
     }
@@ -197,8 +197,7 @@ class ForwardPass {
 
   void keep_last(Range mine) {
     for (int64_t b = mine.begin; b < mine.end; ++b) {
-      const int64_t n = steps_.length(b);
-      const int64_t t = f_.reverse ? 0 : n - 1;
+      const int64_t n = rules_.length(b), t = rules_.last(b);
       copy(f_.h_last + b * f_.P, n == 0 ? f_.h0 + b * f_.P : y_row(t, b), f_.P);
       if (kTwoStates && f_.c) {
         const S* c = n == 0 ? f_.c0 + b * f_.H : f_.c + (t * f_.B + b) * f_.H;
@@ -208,7 +207,7 @@ class ForwardPass {
   }
 
   const Forward<S>& f_;
-  Steps<S> steps_;
+  const Rules rules_;
   Panels<S> panels_[N];
   S* zeros_ = nullptr;
   char* lists_ = nullptr;

@@ -4,6 +4,7 @@
 
 #include "cpu/panel.h"
 #include "cpu/team.h"
+#include "scan/rules.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA {
 
@@ -137,31 +138,10 @@ LiveRows<S> live_rows_of(const Place& place, char* lists, int64_t B) {
   return rows;
 }
 
-// Where sequence b stands at step t.
 template <class S>
-struct Steps {
-  const Scan<S>& scan;
-
-  int64_t at(int64_t step) const { return scan.reverse ? scan.T - 1 - step : step; }
-  int64_t before(int64_t t) const { return scan.reverse ? t + 1 : t - 1; }
-  int64_t length(int64_t b) const {
-    if (!scan.lengths) return scan.T;
-    const int64_t n = scan.lengths[b];
-    return n < 0 ? 0 : n > scan.T ? scan.T : n;
-  }
-  bool alive(int64_t t, int64_t b) const { return t < length(b); }
-  bool first(int64_t t, int64_t b) const { return t == (scan.reverse ? length(b) - 1 : 0); }
-  bool reset(int64_t t, int64_t b) const { return scan.resets && scan.resets[t * scan.B + b]; }
-
-  // The state [B, width] that sequence b had before step t: its row of `all` [T, B, width], of
-  // `initial`, or zeros.
-  const S* previous(const S* all, const S* initial, const S* zeros, int64_t t, int64_t b,
-                    int64_t width) const {
-    if (reset(t, b)) return zeros;
-    if (first(t, b)) return initial + b * width;
-    return all + (before(t) * scan.B + b) * width;
-  }
-};
+Rules rules_of(const Scan<S>& scan) {
+  return {scan.T, scan.B, scan.lengths, scan.resets, scan.reverse};
+}
 
 template <class S>
 inline void copy(S* to, const S* from, int64_t n) {

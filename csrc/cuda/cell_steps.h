@@ -29,9 +29,7 @@ RNNFAST_DEVICE void cell_backward(bool relu, const Real (&ds_new)[N], const Real
 
 // By BackwardArgs::clip.
 RNNFAST_DEVICE Real clipped(Real gradient, float clip) {
-  if (clip == 0) return gradient;
-  const float bound = clip < 0 ? -clip : clip;
-  return limit_in_time(gradient.value, bound, clip < 0 ? 0.0f : bound);
+  return limit_in_time(gradient.value, clip);
 }
 
 }  // namespace rnnfast::cuda

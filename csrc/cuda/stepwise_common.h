@@ -11,6 +11,7 @@
 #include "cuda/real.h"
 #include "cuda/saved.h"
 #include "cuda/stepwise.h"
+#include "scan/rules.h"
 
 namespace rnnfast::cuda {
 
@@ -29,17 +30,13 @@ struct Place {
   template <class Args>
   RNNFAST_DEVICE Place(const Args& args, int64_t sequence)
       : length(args.T), B(args.B), b(sequence), reverse(args.reverse), resets(args.resets) {
-    if (args.lengths == nullptr) return;
-    const int64_t given = load(args.lengths + b);
-    length = given < 0 ? 0 : (given > args.T ? args.T : given);
+    if (args.lengths != nullptr) length = within(load(args.lengths + b), args.T);
   }
 
   RNNFAST_DEVICE bool alive(int64_t step) const { return step < length; }
 
   // Where the step is in tensors [T, B, ·]; past the end, the padding that it fills.
-  RNNFAST_DEVICE int64_t row(int64_t step) const {
-    return (reverse && alive(step) ? length - 1 - step : step) * B + b;
-  }
+  RNNFAST_DEVICE int64_t row(int64_t step) const { return time_of(step, length, reverse) * B + b; }
 
   RNNFAST_DEVICE bool resets_at(int64_t step) const {
     return resets != nullptr && load(resets + row(step));

@@ -5,10 +5,7 @@
 // Shapes, row-major: T steps, B batch, H hidden size, G gates, P width of h (H unless the cell is
 // projected), K = kSaved. Tensors that hold c exist for cells with two states, w_hr for projected
 // cells.
-//
-// lengths [B]: from its end on, a sequence's y and c are 0 and its state is frozen; a reversed scan
-// starts at the sequence's own last step. resets [T, B]: the state is replaced by 0 before gx[t] is
-// consumed; no gradient crosses.
+// What lengths and resets mean says rules.h.
 #pragma once
 
 #include <algorithm>
@@ -17,6 +14,7 @@
 #include <vector>
 
 #include "scan/problem.h"
+#include "scan/rules.h"
 #include "scan/time_clip.h"
 
 namespace rnnfast::reference {
@@ -31,6 +29,8 @@ struct Weights {
 struct Masks {
   const int64_t* lengths = nullptr;  // [B], each in 0 .. T; or null: all T
   const bool* resets = nullptr;      // [T, B], or null: none
+
+  Rules rules(const Problem& p) const { return {p.T, p.B, lengths, resets, p.reverse}; }
 };
 
 template <class V>
@@ -150,18 +150,6 @@ struct State {
   }
 };
 
-// The steps of sequence b in the order in which the scan takes them.
-struct Walk {
-  int64_t length, B, b;
-  bool reverse;
-
-  Walk(const Problem& p, const Masks& masks, int64_t b)
-      : length(masks.lengths ? masks.lengths[b] : p.T), B(p.B), b(b), reverse(p.reverse) {}
-
-  // The row of step k in tensors [T, B, ·].
-  int64_t row(int64_t k) const { return (reverse ? length - 1 - k : k) * B + b; }
-};
-
 // Plane k of planes [·, H].
 template <class V>
 std::vector<V> plane(const V* planes, int64_t H, int k) {
@@ -259,12 +247,12 @@ void scan_forward(const Problem& p, const Weights<V>& w, const Masks& masks, con
   std::fill_n(io.y, p.output_elements(), V(0));
   if (p.has_cell_state()) std::fill_n(io.c, p.cell_state_elements(), V(0));
 
+  const Rules rules = masks.rules(p);
   for (int64_t b = 0; b < p.B; ++b) {
-    const detail::Walk walk(p, masks, b);
     auto state = detail::State<V>::read(p, io.h0, io.c0, b);
-    for (int64_t k = 0; k < walk.length; ++k) {
-      const int64_t row = walk.row(k);
-      if (masks.resets && masks.resets[row]) state.clear();
+    for (int64_t k = 0; k < rules.length(b); ++k) {
+      const int64_t t = rules.time(k, b), row = t * p.B + b;
+      if (rules.reset(t, b)) state.clear();
       detail::step_forward<Cell<V>>(p, w, io.gx + row * p.gate_width(), state,
                                     io.saved + row * Cell<V>::kSaved * p.H);
       state.write(p, io.y, io.c, row);
@@ -282,14 +270,15 @@ void scan_backward(const Problem& p, const Weights<V>& w, const Masks& masks,
   if (io.db_hh) std::fill_n(io.db_hh, p.gate_width(), V(0));
   if (kProjected<C>) std::fill_n(io.dw_hr, p.P * p.H, V(0));
 
+  const Rules rules = masks.rules(p);
   for (int64_t b = 0; b < p.B; ++b) {
-    const detail::Walk walk(p, masks, b);
     auto grad = detail::State<V>::read(p, io.dh_last, io.dc_last, b);
-    for (int64_t k = walk.length - 1; k >= 0; --k) {
-      const int64_t row = walk.row(k);
-      const bool reset = masks.resets && masks.resets[row];
-      auto prev = k > 0 ? detail::State<V>::read(p, io.y, io.c, walk.row(k - 1))
-                        : detail::State<V>::read(p, io.h0, io.c0, b);
+    for (int64_t k = rules.length(b) - 1; k >= 0; --k) {
+      const int64_t t = rules.time(k, b), row = t * p.B + b;
+      const bool reset = rules.reset(t, b);
+      auto prev = rules.first(t, b)
+                      ? detail::State<V>::read(p, io.h0, io.c0, b)
+                      : detail::State<V>::read(p, io.y, io.c, rules.before(t) * p.B + b);
       if (reset) prev.clear();
       detail::add(io.dy + row * p.P, grad.h);
       if (io.dc) detail::add(io.dc + row * p.H, grad.c);

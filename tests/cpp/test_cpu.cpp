@@ -48,11 +48,10 @@ struct WeightGradients {
 
   WeightGradients(const Inputs& in, const Run<S>& run)
       : w_hh(in.w_hh.size()), b_hh(in.p.gate_width()), w_hr(in.w_hr.size()) {
+    const Rules rules = in.masks().rules(in.p);
     for (int64_t b = 0; b < in.p.B; ++b) {
-      const reference::detail::Walk walk(in.p, in.masks(), b);
-      for (int64_t k = 0; k < in.length(b); ++k) {
-        add(in, run, walk.row(k), k == 0 ? -1 : walk.row(k - 1));
-      }
+      const auto row = [&](int64_t k) { return rules.time(k, b) * in.p.B + b; };
+      for (int64_t k = 0; k < in.length(b); ++k) add(in, run, row(k), k == 0 ? -1 : row(k - 1));
     }
   }
 

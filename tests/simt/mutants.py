@@ -76,7 +76,7 @@ RULES = (
     Rule("length", r"if \(b >= B\) return 0;", "", ("sequences.h",)),
     Rule("clamp", r"b < B \? b : B - 1", "b", ("sequences.h",)),
     Rule("owner mask", r"(?<=length_of\(own\), )b < B", "true", ("sequences.h",)),
-    Rule("direction", r"reverse && s < w\.length", "false", ("sequences.h",)),
+    Rule("direction", r"time_of\(s, w\.length, reverse\)", "s", ("sequences.h",)),
     Rule("direction", r"reverse && w\.alive\(s\)", "false", ("sequences.h",)),
     Rule("chains", r"half\[n\] = keep \+ ", "half[n] = ", ("mma.h",)),
 )
