@@ -79,8 +79,8 @@ struct Common {
     T = gates.size(0), B = gates.size(1), H = w_hh_.size(0) / cell.gates, P = w_hh_.size(1);
     const int64_t GH = cell.gates * H;
     TORCH_CHECK_VALUE(T > 0 && H > 0 && P > 0, "sizes must be positive");
-    TORCH_CHECK_VALUE(cell.projected || P == H, "w_hh must be square for each gate");
-    TORCH_CHECK_VALUE(cell.projected == w_hr_.has_value(), "w_hr is for projected cells");
+    TORCH_CHECK_VALUE(cell.projected() || P == H, "w_hh must be square for each gate");
+    TORCH_CHECK_VALUE(cell.projected() == w_hr_.has_value(), "w_hr is for projected cells");
     TORCH_CHECK_VALUE((cell.states == 2) == c0_.has_value(), "c0 is for cells with two states");
     w_hh = checked("w_hh", w_hh_, dtype, {GH, P});
     w_hr = checked("w_hr", w_hr_, dtype, {P, H});
@@ -91,9 +91,8 @@ struct Common {
   }
 
   Tensor empty(at::IntArrayRef shape) const { return at::empty(shape, w_hh.options()); }
-  bool has_extra() const { return cell.saved > cell.gates; }
   // Whether the kernels can keep this cell's gates as 16-bit fixed point.
-  bool keeps_fixed() const { return dtype == at::kFloat && cell.saved > 1; }
+  bool keeps_fixed() const { return dtype == at::kFloat && cell.bounded_gates; }
 
   // Fills the common part of a kernel's arguments; returns its workspace, to be kept alive.
   template <class S, class Arguments>
@@ -148,7 +147,7 @@ ForwardResult forward(const std::string& name, Tensor gates, const Optional& fix
   Optional c_last, c, extra;
   if (in.cell.states == 2) c_last = in.empty({B, H});
   if (in.cell.states == 2 && all_c) c = in.empty({T, B, H});
-  if (in.has_extra()) extra = training ? in.empty({T, B, H}) : in.empty({B, H});
+  if (in.cell.has_extra()) extra = training ? in.empty({T, B, H}) : in.empty({B, H});
   if (B == 0) return {y, h_last, c_last, c, extra};
   with_scalar(in.dtype, [&](auto zero) {
     using S = decltype(zero);
@@ -170,7 +169,7 @@ ForwardResult forward(const std::string& name, Tensor gates, const Optional& fix
 
 using BackwardResult = std::tuple<Tensor, Optional, Optional, Tensor, Optional>;
 
-// (dgx, the n part of dgh where it is another than dgx's, gradient of each h' of projected cells,
+// (dgx, the part of dgh that is another than dgx's, gradient of each h' of projected cells,
 // dh0, dc0). `gates` as forward left them, or what it put into `fixed`. `dh_last` and `dc_last` are
 // not written to.
 BackwardResult backward(const std::string& name, const Tensor& gates, const Optional& extra,
@@ -188,16 +187,16 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
   const Optional more = checked("extra", extra, in.dtype, {T, B, H});
   const Optional dy_in = checked("dy", dy, in.dtype, {T, B, P});
   const Optional dc_in = checked("dc", dc, in.dtype, {T, B, H});
-  TORCH_CHECK_VALUE(in.has_extra() == more.has_value(), "extra does not fit the cell");
+  TORCH_CHECK_VALUE(in.cell.has_extra() == more.has_value(), "extra does not fit the cell");
   Tensor dgx = in.empty({T, B, GH}), dh0 = checked("dh_last", dh_last, in.dtype, {B, P}).clone();
-  Optional dgh_n, dh_total, dc0;
-  if (in.cell.gates == 3 && in.cell.phases == 1) dgh_n = in.empty({T, B, H});
-  if (in.cell.projected) dh_total = in.empty({T, B, P});
+  Optional dgh_own, dh_total, dc0;
+  if (in.cell.own_gate >= 0) dgh_own = in.empty({T, B, H});
+  if (in.cell.projected()) dh_total = in.empty({T, B, P});
   if (in.cell.states == 2) {
     TORCH_CHECK_VALUE(every_c && dc_last, "cells with two states need c and dc_last");
     dc0 = checked("dc_last", *dc_last, in.dtype, {B, H}).clone();
   }
-  if (B == 0) return {dgx, dgh_n, dh_total, dh0, dc0};
+  if (B == 0) return {dgx, dgh_own, dh_total, dh0, dc0};
   with_scalar(in.dtype, [&](auto zero) {
     using S = decltype(zero);
     cpu::Backward<S> g;
@@ -212,14 +211,14 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
     g.dy = data<S>(dy_in);
     g.dc = data<S>(dc_in);
     g.dgx = dgx.mutable_data_ptr<S>();
-    g.dgh_n = data<S>(dgh_n);
+    g.dgh_own = data<S>(dgh_own);
     g.dh_total = data<S>(dh_total);
     g.dh0 = dh0.mutable_data_ptr<S>();
     g.dc0 = data<S>(dc0);
     py::gil_scoped_release no_gil;
     run(in.cell.id, g);
   });
-  return {dgx, dgh_n, dh_total, dh0, dc0};
+  return {dgx, dgh_own, dh_total, dh0, dc0};
 }
 
 std::string describe(const std::string& name, int64_t B, int64_t H, int64_t P, int scalar_bytes) {

@@ -87,7 +87,7 @@ void backward_part(const std::string& name, const std::string& strategy, const s
   scan.lengths = checked("lengths", lengths, at::kLong, {B});
   scan.resets = checked("resets", resets, at::kBool, {T, B});
   BackwardTensors d;
-  d.saved = of_cell("saved", saved, S > 1, dtype, {T, B, H, S});
+  d.saved = of_cell("saved", saved, !cell->saves_output, dtype, {T, B, H, S});
   d.y = checked("y", y, dtype, {T, B, P});
   d.c = of_cell("c", c, has_c, wide(dtype), {T, B, H});
   d.w_hh = checked("w_hh", w_hh, dtype, {cell->gates * H, P});

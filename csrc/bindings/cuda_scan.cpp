@@ -79,7 +79,7 @@ Sizes sizes_of(const std::string& name, int64_t T, int64_t B, const Tensor& w_hh
   TORCH_CHECK_VALUE(w_hh.dim() == 2, "w_hh must have 2 dimensions");
   const int64_t H = w_hh.size(0) / cell.gates, P = w_hh.size(1);
   TORCH_CHECK_VALUE(T > 0 && H > 0 && P > 0, "sizes must be positive");
-  TORCH_CHECK_VALUE(cell.projected || P == H, "w_hh must be square for each gate");
+  TORCH_CHECK_VALUE(cell.projected() || P == H, "w_hh must be square for each gate");
   TORCH_CHECK_TYPE(
       dtype == at::kBFloat16 || dtype == at::kHalf || dtype == at::kFloat || dtype == at::kDouble,
       "no kernel for ", dtype);
@@ -158,13 +158,13 @@ ForwardResult scan_forward(const std::string& name, const std::string& strategy,
     ForwardTensors d;
     d.gates = checked_out("gates", gates[i], dtype, {T, B, H, cuda::slots_of(cell->id)});
     d.w_hh = element("w_hh", w_hh, i, true, dtype, {cell->gates * H, P});
-    d.w_hr = element("w_hr", w_hr, i, cell->projected, dtype, {P, H});
+    d.w_hr = element("w_hr", w_hr, i, cell->projected(), dtype, {P, H});
     d.h0 = element("h0", h0, i, true, dtype, {B, P});
     d.c0 = element("c0", c0, i, has_c, dtype, {B, H});
     d.y = at::empty({T, B, P}, options), d.h_last = at::empty({B, P}, options);
     if (has_c) d.c_last = at::empty({B, H}, options);
     if (has_c && every_c) d.c = at::empty({T, B, H}, options.dtype(wide(dtype)));
-    if (cell->projected && training) d.every_m = at::empty({T, B, H}, options);
+    if (cell->projected() && training) d.every_m = at::empty({T, B, H}, options);
     d.reverse = reverse.get(i);
     std::get<0>(result).push_back(d.y), std::get<1>(result).push_back(d.h_last);
     if (d.c_last.defined()) std::get<2>(result).push_back(d.c_last);
@@ -202,11 +202,11 @@ BackwardResult scan_backward(const std::string& name, const std::string& strateg
   BackwardResult result;
   for (size_t i = 0; i < y.size(); ++i) {
     BackwardTensors d;
-    d.saved = element("saved", saved, i, S > 1, dtype, {T, B, H, S});
+    d.saved = element("saved", saved, i, !cell->saves_output, dtype, {T, B, H, S});
     d.y = element("y", y, i, true, dtype, {T, B, P});
     d.c = element("c", c, i, has_c, wide(dtype), {T, B, H});
     d.w_hh = element("w_hh", w_hh, i, true, dtype, {cell->gates * H, P});
-    d.w_hr = element("w_hr", w_hr, i, cell->projected, dtype, {P, H});
+    d.w_hr = element("w_hr", w_hr, i, cell->projected(), dtype, {P, H});
     d.h0 = element("h0", h0, i, true, dtype, {B, P});
     d.c0 = element("c0", c0, i, has_c, dtype, {B, H});
     d.dy = element("dy", dy, i, dtype, {T, B, P});
@@ -215,7 +215,7 @@ BackwardResult scan_backward(const std::string& name, const std::string& strateg
     d.dc_last = element("dc_last", dc_last, i, has_c, dtype, {B, H});
     d.dgates = at::empty({T, B, H, S}, options), d.dh0 = at::empty({B, P}, options);
     if (has_c) d.dc0 = at::empty({B, H}, options);
-    if (cell->projected) d.every_dh = at::empty({T, B, P}, options);
+    if (cell->projected()) d.every_dh = at::empty({T, B, P}, options);
     d.reverse = reverse.get(i);
     std::get<0>(result).push_back(d.dgates), std::get<1>(result).push_back(d.dh0);
     if (d.dc0.defined()) std::get<2>(result).push_back(d.dc0);

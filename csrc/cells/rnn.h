@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cells/math.h"
+#include "cells/step.h"
 
 namespace rnnfast {
 
@@ -10,34 +11,38 @@ namespace rnnfast {
 // instead.
 template <class V>
 struct RnnTanh {
-  static constexpr int kGates = 1, kStates = 1, kSaved = 1, kPhases = 1;
-  static constexpr bool kProjected = false;
+  static constexpr int kGates = 1, kStates = 1, kSaved = 1, kOwnGate = -1;
+  static constexpr bool kReadsH = false, kSavesOutput = true;
+  static constexpr Phase kPhases[] = {whole_step(kGates, kSaved)};
+  static constexpr Range kRange[] = {Range::kPlain};
 
-  RNNFAST_HD static void forward(const V (&gx)[1], const V (&gh)[1], const V (&)[1], V (&s_new)[1],
-                                 V (&saved)[1]) {
+  RNNFAST_HD static void forward(At<0>, const V (&gx)[1], const V (&gh)[1], const V (&)[1],
+                                 V (&s_new)[1], V (&saved)[1]) {
     s_new[0] = saved[0] = tanh(gx[0] + gh[0]);
   }
 
-  RNNFAST_HD static void backward(const V (&ds_new)[1], const V (&saved)[1], const V (&)[1],
+  RNNFAST_HD static void backward(At<0>, const V (&d)[1], const V (&saved)[1], const V (&)[1],
                                   V (&dgx)[1], V (&dgh)[1], V (&ds)[1]) {
-    dgx[0] = dgh[0] = tanh_backward(ds_new[0], saved[0]);
+    dgx[0] = dgh[0] = tanh_backward(d[0], saved[0]);
     ds[0] = V(0);
   }
 };
 
 template <class V>
 struct RnnRelu {
-  static constexpr int kGates = 1, kStates = 1, kSaved = 1, kPhases = 1;
-  static constexpr bool kProjected = false;
+  static constexpr int kGates = 1, kStates = 1, kSaved = 1, kOwnGate = -1;
+  static constexpr bool kReadsH = false, kSavesOutput = true;
+  static constexpr Phase kPhases[] = {whole_step(kGates, kSaved)};
+  static constexpr Range kRange[] = {Range::kPlain};
 
-  RNNFAST_HD static void forward(const V (&gx)[1], const V (&gh)[1], const V (&)[1], V (&s_new)[1],
-                                 V (&saved)[1]) {
+  RNNFAST_HD static void forward(At<0>, const V (&gx)[1], const V (&gh)[1], const V (&)[1],
+                                 V (&s_new)[1], V (&saved)[1]) {
     s_new[0] = saved[0] = relu(gx[0] + gh[0]);
   }
 
-  RNNFAST_HD static void backward(const V (&ds_new)[1], const V (&saved)[1], const V (&)[1],
+  RNNFAST_HD static void backward(At<0>, const V (&d)[1], const V (&saved)[1], const V (&)[1],
                                   V (&dgx)[1], V (&dgh)[1], V (&ds)[1]) {
-    dgx[0] = dgh[0] = relu_backward(ds_new[0], saved[0]);
+    dgx[0] = dgh[0] = relu_backward(d[0], saved[0]);
     ds[0] = V(0);
   }
 };

@@ -8,32 +8,29 @@
 
 namespace rnnfast::cpu::RNNFAST_ISA {
 
-// Panels of a cell's first product: gates that one hidden unit needs stand side by side.
-template <class Cell>
-constexpr int kFirstGates = Cell::kPhases == 2 ? 2 : Cell::kGates;
-
 // A hidden unit of one row: where its values lie. Padding lanes of the last vector are cut by n.
 struct Unit {
   int64_t j;  // first of the vector
   int64_t n;  // lanes that exist
 };
 
-template <class Cell, int U, class S>
+template <class Cell, class S>
 class ForwardPass {
   using V = Vec<S>;
-  static constexpr int L = V::kLanes, G = Cell::kGates, G1 = kFirstGates<Cell>, NV = U * G1;
-  static constexpr int kWide = 4;  // vectors a panel of products with one output a unit
+  static constexpr int L = V::kLanes, G = Cell::kGates, N = kPhaseCount<Cell>;
   static constexpr bool kTwoStates = Cell::kStates == 2;
-  static constexpr bool kSecond = Cell::kPhases == 2 || Cell::kProjected;  // product in a step
-  static constexpr bool kHasExtra = Cell::kSaved > G;
   // a cell that saves its output only has it in y
-  static constexpr bool kSavesGates = Cell::kSaved > 1;
+  static constexpr bool kSavesGates = !Cell::kSavesOutput;
 
  public:
-  ForwardPass(const Forward<S>& f) : f_(f), steps_{f} {
+  ForwardPass(const Forward<S>& f) : f_(f), rules_(rules_of(f)) {
     Arena arena(f.workspace);
-    first_ = Panels<S>(arena, divide_up(f.H, U * L) * NV * L, NV * L, f.P, true);
-    if constexpr (kSecond) second_ = Panels<S>(arena, second_outputs(), kWide * L, f.H, true);
+    for (int p = 0; p < N; ++p) {
+      const Phase& phase = Cell::kPhases[p];
+      const int64_t outputs = outputs_of(phase, f.H, f.P), width = panel_units(phase) * L;
+      panels_[p] = Panels<S>(arena, divide_up(outputs, width) * width * values_of(phase),
+                             width * values_of(phase), operand_width(phase, f.H, f.P), true);
+    }
     zeros_ = arena.take<S>(f.H > f.P ? f.H : f.P);
     lists_ = arena.take<char>(0);
   }
@@ -46,23 +43,22 @@ class ForwardPass {
  private:
   void pack(const Place& place) {
     if (place.id() == 0) fill_zero(zeros_, f_.H > f_.P ? f_.H : f_.P);
-    const Range mine = place.share(first_.count);
-    for (int64_t q = mine.begin; q < mine.end; ++q) {
-      pack_panel<U, G1>(f_.w_hh, f_.b_hh, f_.H, f_.P, q, first_.panel(q), first_.bias(q));
-    }
-    if constexpr (kSecond) {
-      const Range second = place.share(second_.count);
-      for (int64_t q = second.begin; q < second.end; ++q) pack_second(q);
-    }
+    unrolled<N>([&](auto p) { pack_phase<p>(place); });
   }
 
-  void pack_second(int64_t q) {
-    S *panel = second_.panel(q), *bias = second_.bias(q);
-    if constexpr (Cell::kProjected) {
-      pack_panel<kWide, 1, S>(f_.w_hr, nullptr, f_.P, f_.H, q, panel, bias);
-    } else {  // the candidate's rows, the last H of W_hh
-      const S* b = f_.b_hh ? f_.b_hh + 2 * f_.H : nullptr;
-      pack_panel<kWide, 1, S>(f_.w_hh + 2 * f_.H * f_.P, b, f_.H, f_.H, q, panel, bias);
+  // Gates that one hidden unit needs stand side by side in a panel.
+  template <int p>
+  void pack_phase(const Place& place) {
+    constexpr Phase kPhase = Cell::kPhases[p];
+    constexpr bool kWhr = kPhase.matrix == Matrix::kWhr;
+    const int64_t outputs = outputs_of(kPhase, f_.H, f_.P), K = operand_width(kPhase, f_.H, f_.P);
+    const S* w = kWhr ? f_.w_hr : f_.w_hh + kPhase.first * f_.H * f_.P;
+    const S* b = kWhr || !f_.b_hh ? nullptr : f_.b_hh + kPhase.first * f_.H;
+    const Panels<S>& panels = panels_[p];
+    const Range mine = place.share(panels.count);
+    for (int64_t q = mine.begin; q < mine.end; ++q) {
+      pack_panel<panel_units(kPhase), values_of(kPhase)>(w, b, outputs, K, q, panels.panel(q),
+                                                         panels.bias(q));
     }
   }
 
@@ -74,14 +70,12 @@ class ForwardPass {
     }
     place.wait();
     for (int64_t step = 0; step < f_.T; ++step) {
-      const int64_t t = steps_.at(step);
+      const int64_t t = rules_.time(step);
       collect(t, mine, place, rows);
-      first_product(t, place, rows);
-      if constexpr (kSecond) {
+      unrolled<N>([&](auto p) {
+        product<p>(t, place, rows);
         place.wait();
-        second_product(t, place, rows);
-      }
-      place.wait();
+      });
     }
     if (place.unit == 0) keep_last(mine);
   }
@@ -90,87 +84,109 @@ class ForwardPass {
   void collect(int64_t t, Range mine, const Place& place, LiveRows<S>& rows) {
     rows.n = 0;
     for (int64_t b = mine.begin; b < mine.end; ++b) {
-      if (!steps_.alive(t, b)) {
+      if (!rules_.alive(t, b)) {
         if (place.unit == 0) clear(t, b);
         continue;
       }
       const int64_t i = rows.n++;
       rows.b[i] = b;
-      rows.h[i] = steps_.previous(f_.y, f_.h0, zeros_, t, b, f_.P);
+      rows.h[i] = rules_.previous(f_.y, f_.h0, zeros_, t, b, f_.P);
       if constexpr (kTwoStates) {
-        rows.c[i] = f_.c ? steps_.previous(f_.c, f_.c0, zeros_, t, b, f_.H)
-                         : (steps_.reset(t, b) ? zeros_ : f_.c_last + b * f_.H);
+        rows.c[i] = f_.c ? rules_.previous(f_.c, f_.c0, zeros_, t, b, f_.H)
+                         : (rules_.reset(t, b) ? zeros_ : f_.c_last + b * f_.H);
       }
-      if constexpr (kHasExtra) rows.first[i] = extra_row(t, b);
+      if constexpr (kHasExtra<Cell>) rows.extra[i] = extra_row(t, b);
     }
   }
 
   void clear(int64_t t, int64_t b) {
     fill_zero(f_.y + (t * f_.B + b) * f_.P, f_.P);
     if (kTwoStates && f_.c) fill_zero(f_.c + (t * f_.B + b) * f_.H, f_.H);
-    if (kHasExtra && f_.training) fill_zero(extra_row(t, b), f_.H);  // weight gradients read it
+    if (kHasExtra<Cell> && f_.training)
+      fill_zero(extra_row(t, b), f_.H);  // weight gradients read it
   }
 
-  int64_t second_outputs() const { return Cell::kProjected ? f_.P : f_.H; }
   S* extra_row(int64_t t, int64_t b) const {
     return f_.extra + (f_.training ? t * f_.B + b : b) * f_.H;
   }
   S* gates_row(int64_t t, int64_t b) const { return f_.gates + (t * f_.B + b) * G * f_.H; }
   S* y_row(int64_t t, int64_t b) const { return f_.y + (t * f_.B + b) * f_.P; }
 
-  void first_product(int64_t t, const Place& place, const LiveRows<S>& rows) {
-    const Range mine = part(first_.count, 1, place.unit, place.split.units);
-    const Segment<S> segments[1] = {{rows.h, f_.P}};
+  template <int p>
+  void product(int64_t t, const Place& place, const LiveRows<S>& rows) {
+    constexpr Phase kPhase = Cell::kPhases[p];
+    constexpr int U = panel_units(kPhase), n = values_of(kPhase);
+    const Panels<S>& panels = panels_[p];
+    const Range mine = part(panels.count, 1, place.unit, place.split.units);
+    const int64_t outputs = outputs_of(kPhase, f_.H, f_.P);
+    const Segment<S> segments[1] = {
+        {kPhase.operand == kOperandH ? rows.h : rows.extra, operand_width(kPhase, f_.H, f_.P)}};
     for (int64_t q = mine.begin; q < mine.end; ++q) {
-      const S *panel = first_.panel(q), *bias = first_.bias(q);
-      panel_product<NV>(segments, rows.n, panel, bias, [&](int64_t i, const V(&sum)[NV]) {
+      const S *panel = panels.panel(q), *bias = panels.bias(q);
+      panel_product<U * n>(segments, rows.n, panel, bias, [&](int64_t i, const V(&sum)[U* n]) {
         for (int u = 0; u < U; ++u) {
           const int64_t j = (q * U + u) * L;
-          if (U > 1 && j >= f_.H) break;
-          V gh[G1];
-          for (int g = 0; g < G1; ++g) gh[g] = sum[u * G1 + g];
-          unit(t, rows, i, Unit{j, f_.H - j}, gh);
+          if (U > 1 && j >= outputs) break;
+          if constexpr (kPhase.matrix == Matrix::kWhr) {
+            sum[u].store(y_row(t, rows.b[i]) + j, outputs - j);
+          } else {
+            V gh[n];
+            for (int g = 0; g < n; ++g) gh[g] = sum[u * n + g];
+            unit<p>(t, rows, i, Unit{j, outputs - j}, gh);
+          }
         }
       });
     }
   }
 
-  // The gates of one vector of units of one row.
-  void unit(int64_t t, const LiveRows<S>& rows, int64_t i, Unit at, const V (&gh)[G1]) {
+  // The pointwise part of a phase for one vector of units of one row.
+  template <int p>
+  void unit(int64_t t, const LiveRows<S>& rows, int64_t i, Unit at,
+            const V (&gh)[Cell::kPhases[p].gates]) {
+    constexpr Phase kPhase = Cell::kPhases[p];
     const int64_t b = rows.b[i], H = f_.H;
     S* gates = gates_row(t, b) + at.j;
-    V gx[G1], s[Cell::kStates], saved[Cell::kSaved];
-    for (int g = 0; g < G1; ++g) gx[g] = V::load(gates + g * H, at.n);
-    s[0] = Cell::kProjected ? V(S(0)) : V::load(rows.h[i] + at.j, at.n);
+    V gx[kPhase.gates], s[Cell::kStates], s_new[Cell::kStates], saved[Cell::kSaved];
+    for (int g = 0; g < kPhase.gates; ++g) gx[g] = V::load(gates + (kPhase.first + g) * H, at.n);
+    s[0] = Cell::kReadsH ? V::load(rows.h[i] + at.j, at.n) : V(S(0));
     if constexpr (kTwoStates) s[1] = V::load(rows.c[i] + at.j, at.n);
-    if constexpr (Cell::kPhases == 2) {
-      Cell::forward_reset(gx, gh, s, saved);
-      if (f_.training) {
-        for (int g = 0; g < 2; ++g) keep(saved[g], t, b, g, at);
+    unrolled<Cell::kSaved>([&](auto k) {
+      if constexpr (has_bit(kPhase.needs, k)) {
+        saved[k] = V::load(k < G ? gates + k * H : extra_row(t, b) + at.j, at.n);
       }
-      saved[1].store(gates + H, at.n);  // the candidate reads z
-      saved[Cell::kSavedU].store(extra_row(t, b) + at.j, at.n);
-    } else {
-      V s_new[Cell::kStates];
-      Cell::forward(gx, gh, s, s_new, saved);
+    });
+    Cell::forward(At<p>{}, gx, gh, s, s_new, saved);
+    if constexpr (p + 1 == kGatePhases<Cell>) {
       if constexpr (kTwoStates) {
         S* c = f_.c ? f_.c + (t * f_.B + b) * H : f_.c_last + b * H;
         s_new[1].store(c + at.j, at.n);
       }
-      S* out = Cell::kProjected ? extra_row(t, b) : y_row(t, b);
-      s_new[0].store(out + at.j, at.n);
-      if (kSavesGates && f_.training) {
-        for (int g = 0; g < G; ++g) keep(saved[g], t, b, g, at);
-        if constexpr (kHasExtra && !Cell::kProjected) {
-          saved[G].store(extra_row(t, b) + at.j, at.n);
-        }
+      if constexpr (!kProjected<Cell>) s_new[0].store(y_row(t, b) + at.j, at.n);
+    }
+    if constexpr (kSavesGates) keep_saved<p>(saved, t, b, at);
+  }
+
+  // What a phase saves: for backward, and what a later phase reads.
+  template <int p>
+  void keep_saved(const V (&saved)[Cell::kSaved], int64_t t, int64_t b, Unit at) const {
+    constexpr unsigned kSets = Cell::kPhases[p].sets, kNeeded = needed_after<Cell>(p);
+    unrolled<G>([&](auto g) {
+      if constexpr (has_bit(kSets, g)) {
+        if (f_.training) keep(saved[g], t, b, g, at);
       }
+      if constexpr (has_bit(kSets & kNeeded, g)) {
+        saved[g].store(gates_row(t, b) + g * f_.H + at.j, at.n);
+      }
+    });
+    if constexpr (has_bit(kSets, G)) {
+      constexpr bool kRead = has_bit(kNeeded, G);
+      if (kRead || f_.training) saved[G].store(extra_row(t, b) + at.j, at.n);
     }
   }
 
   // Gate g of one vector of units, for backward.
   void keep(V gate, int64_t t, int64_t b, int g, Unit at) const {
-    if constexpr (std::is_same_v<S, float>) {
+    if constexpr (std::is_same_v<S, float> && kBoundedGates<Cell>) {
       if (f_.fixed) {
         gate.store_fixed(f_.fixed + (t * f_.B + b) * G * f_.H + g * f_.H + at.j, at.n);
         return;
@@ -179,44 +195,9 @@ class ForwardPass {
     gate.store(gates_row(t, b) + g * f_.H + at.j, at.n);
   }
 
-  // Reset-before: the candidate, from r ⊙ h. Projected: h' = W_hr·m.
-  void second_product(int64_t t, const Place& place, const LiveRows<S>& rows) {
-    const Range mine = part(second_.count, 1, place.unit, place.split.units);
-    const Segment<S> segments[1] = {{rows.first, f_.H}};
-    const int64_t outputs = second_outputs();
-    for (int64_t q = mine.begin; q < mine.end; ++q) {
-      const S *panel = second_.panel(q), *bias = second_.bias(q);
-      panel_product<kWide>(segments, rows.n, panel, bias, [&](int64_t i, const V(&sum)[kWide]) {
-        for (int u = 0; u < kWide; ++u) {
-          const int64_t j = (q * kWide + u) * L;
-          if (j >= outputs) break;
-          if constexpr (Cell::kProjected) {
-            sum[u].store(y_row(t, rows.b[i]) + j, outputs - j);
-          } else {
-            candidate(t, rows, i, Unit{j, outputs - j}, sum[u]);
-          }
-        }
-      });
-    }
-  }
-
-  void candidate(int64_t t, const LiveRows<S>& rows, int64_t i, Unit at, const V& gh_n) {
-    if constexpr (Cell::kPhases == 2) {
-      const int64_t b = rows.b[i], H = f_.H;
-      S* gates = gates_row(t, b) + at.j;
-      V s[1] = {V::load(rows.h[i] + at.j, at.n)}, s_new[1], saved[Cell::kSaved];
-      saved[1] = V::load(gates + H, at.n);
-      const V gx_n = V::load(gates + 2 * H, at.n);
-      Cell::forward_candidate(gx_n, gh_n, s, s_new, saved);
-      s_new[0].store(y_row(t, b) + at.j, at.n);
-      if (f_.training) keep(saved[2], t, b, 2, at);
-    }
-  }
-
   void keep_last(Range mine) {
     for (int64_t b = mine.begin; b < mine.end; ++b) {
-      const int64_t n = steps_.length(b);
-      const int64_t t = f_.reverse ? 0 : n - 1;
+      const int64_t n = rules_.length(b), t = rules_.last(b);
       copy(f_.h_last + b * f_.P, n == 0 ? f_.h0 + b * f_.P : y_row(t, b), f_.P);
       if (kTwoStates && f_.c) {
         const S* c = n == 0 ? f_.c0 + b * f_.H : f_.c + (t * f_.B + b) * f_.H;
@@ -226,8 +207,8 @@ class ForwardPass {
   }
 
   const Forward<S>& f_;
-  Steps<S> steps_;
-  Panels<S> first_, second_;
+  const Rules rules_;
+  Panels<S> panels_[N];
   S* zeros_ = nullptr;
   char* lists_ = nullptr;
 };

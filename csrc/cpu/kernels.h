@@ -35,7 +35,7 @@ template <class S>
 struct Forward : Scan<S> {
   S* gates = nullptr;  // [T, B, G·H], in: x·W_ihᵀ + b_ih, overwritten; out if training: saved[0..G)
   int16_t* fixed = nullptr;  // [T, B, G·H], out if training: saved[0..G) goes here in fixed point
-                             // (Vec::store_fixed) instead; or null. float and kSaved > 1 only
+  // (Vec::store_fixed) instead; or null. float and bounded gates only
   S* extra = nullptr;   // saved[G], cells that have it: [T, B, H] if training, else scratch [B, H]
   S* y = nullptr;       // [T, B, P]
   S* c = nullptr;       // [T, B, H] every cell state, or null: only the last is kept
@@ -54,7 +54,7 @@ struct Backward : Scan<S> {
   const S* dy = nullptr;      // [T, B, P] or null: 0
   const S* dc = nullptr;      // [T, B, H], gradient of every c, or null: 0
   S* dgx = nullptr;           // [T, B, G·H], out
-  S* dgh_n = nullptr;         // [T, B, H], out: the n part of dgh where it is not dgx's (Gru)
+  S* dgh_own = nullptr;       // [T, B, H], out: dgh of the gate kOwnGate, of cells that have one
   S* dh_total = nullptr;      // [T, B, P], out: projected cells, the gradient of each h'
   TimeClip<S> clip;           // of dh and dc, after each step
   S* dh0 = nullptr;           // [B, P], in: gradient of the last h; out: of h0

@@ -20,27 +20,28 @@ constexpr int kMaxRows = kAccumulators / NV;
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// A segment of the sum: K values of each row times K steps of the panel.
+// A segment of the sum: K values of each row, from `offset` on, times K steps of the panel.
 template <class S>
 struct Segment {
   const S* const* rows;  // by live row
   int64_t K;
+  int64_t offset = 0;
 };
 
 // Inlined by force, and the sums in locals: out of line they would live in memory.
 template <int MR, int NV, class S>
-__attribute__((always_inline)) inline void multiply_add(const S* const* rows, int64_t K,
+__attribute__((always_inline)) inline void multiply_add(const Segment<S>& segment, int64_t first,
                                                         const S* panel, Vec<S> (&sum)[MR][NV]) {
   using V = Vec<S>;
   const S* row[MR];
   typename V::Native total[MR][NV];
 #pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
-    row[r] = rows[r];
+    row[r] = segment.rows[first + r] + segment.offset;
 #pragma GCC unroll 8
     for (int j = 0; j < NV; ++j) total[r][j] = sum[r][j].v;
   }
-  for (int64_t k = 0; k < K; ++k) {
+  for (int64_t k = 0; k < segment.K; ++k) {
     V w[NV];
 #pragma GCC unroll 8
     for (int j = 0; j < NV; ++j) w[j] = V::load(panel + j * V::kLanes);
@@ -69,7 +70,7 @@ inline void panel_rows(const Segment<S> (&segments)[N], int64_t first, const S* 
     for (int j = 0; j < NV; ++j) sum[r][j] = bias ? V::load(bias + j * V::kLanes) : V(S(0));
   }
   for (const Segment<S>& segment : segments) {
-    multiply_add<MR, NV, S>(segment.rows + first, segment.K, panel, sum);
+    multiply_add<MR, NV, S>(segment, first, panel, sum);
     panel += segment.K * NV * V::kLanes;
   }
   for (int r = 0; r < MR; ++r) done(first + r, sum[r]);

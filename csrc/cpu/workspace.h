@@ -4,6 +4,7 @@
 
 #include "cpu/panel.h"
 #include "cpu/team.h"
+#include "scan/rules.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA {
 
@@ -14,38 +15,72 @@ struct LiveRows {
   int64_t* b = nullptr;
   const S** h = nullptr;
   const S** c = nullptr;
-  const S** first = nullptr;   // rows of the first product beside the states'
-  const S** second = nullptr;  // and of the second
+  const S** extra = nullptr;  // forward: saved[G]
+  const S** dgx = nullptr;    // backward: of all gates,
+  const S** dgh = nullptr;    // that of the gate kOwnGate,
+  const S** total = nullptr;  // and of the output
 };
 
 constexpr int64_t kLine = 64;  // bytes of a cache line
-constexpr int64_t kRowArrays = 5;
+constexpr int64_t kRowArrays = 6;
 
 // 8-byte elements of one thread's lists, with room to keep threads on lines of their own.
 constexpr int64_t list_elements(int64_t B) { return (B + 8) * kRowArrays; }
 
-// Elements of a packed matrix of `outputs` (each of `gates`) by K, and of its bias, padded to whole
-// panels of at most four vectors of outputs.
+// Of a phase's product: how many outputs it has, how many values each (a unit's gates), and how wide
+// its operand is.
+constexpr int64_t outputs_of(const Phase& phase, int64_t H, int64_t P) {
+  return phase.matrix == Matrix::kWhr ? P : H;
+}
+constexpr int values_of(const Phase& phase) {
+  return phase.matrix == Matrix::kWhr ? 1 : phase.gates;
+}
+constexpr int64_t operand_width(const Phase& phase, int64_t H, int64_t P) {
+  return phase.operand == kOperandH ? P : H;
+}
+
+// Vectors of outputs in a panel of forward's product; backward's have kWide of one value each.
+constexpr int kWide = 4;
+constexpr int panel_units(const Phase& phase) {
+  return values_of(phase) == 1 ? kWide : values_of(phase) == 2 ? 2 : 1;
+}
+
+template <int i>
+struct Index {
+  constexpr operator int() const { return i; }
+};
+
+// f(Index<i>) for i = 0 … N - 1.
+template <int N, class F>
+inline void unrolled(const F& f) {
+  if constexpr (N > 0) {
+    unrolled<N - 1>(f);
+    f(Index<N - 1>{});
+  }
+}
+
+// Elements of a packed matrix of `outputs` (each of `values`) by K, and of its bias, padded to whole
+// panels of at most kWide vectors of outputs.
 template <class S>
-constexpr int64_t packed_elements(int64_t outputs, int64_t gates, int64_t K) {
-  constexpr int64_t kWidth = 4 * Vec<S>::kLanes;
-  return divide_up(outputs, kWidth) * kWidth * gates * (K + 1);
+constexpr int64_t packed_elements(int64_t outputs, int64_t values, int64_t K) {
+  constexpr int64_t kWidth = kWide * Vec<S>::kLanes;
+  return divide_up(outputs, kWidth) * kWidth * values * (K + 1);
 }
 
 // What ForwardPass and BackwardPass take, whichever is more.
 template <class S>
 int64_t workspace_bytes(const CellInfo& cell, int64_t B, int64_t H, int64_t P, Split split) {
-  const int64_t first_gates = cell.phases == 2 ? 2 : cell.gates;
-  int64_t forward = packed_elements<S>(H, first_gates, P);
-  int64_t backward = packed_elements<S>(P, 1, first_gates * H);
-  if (cell.phases == 2 || cell.projected) {
-    forward += packed_elements<S>(P, 1, H);
-    backward += packed_elements<S>(H, 1, P);
+  int64_t forward = 0, backward = 0;
+  for (int p = 0; p < cell.phase_count; ++p) {
+    const Phase& phase = cell.phases[p];
+    const int64_t outputs = outputs_of(phase, H, P), K = operand_width(phase, H, P);
+    forward += packed_elements<S>(outputs, values_of(phase), K);
+    backward += packed_elements<S>(K, 1, values_of(phase) * outputs);
   }
   const int64_t zeros = H > P ? H : P, threads = int64_t(split.rows) * split.units;
   const int64_t elements = (forward > backward ? forward : backward) + zeros;
-  constexpr int64_t kPieces = 6;
-  return elements * int64_t(sizeof(S)) + threads * list_elements(B) * 8 + kPieces * kLine;
+  const int64_t pieces = 2 * cell.phase_count + 2;
+  return elements * int64_t(sizeof(S)) + threads * list_elements(B) * 8 + pieces * kLine;
 }
 
 // Hands out pieces of the workspace, each on a cache line of its own.
@@ -97,36 +132,16 @@ LiveRows<S> live_rows_of(const Place& place, char* lists, int64_t B) {
   rows.b = base;
   rows.h = reinterpret_cast<const S**>(base + stride);
   rows.c = reinterpret_cast<const S**>(base + 2 * stride);
-  rows.first = reinterpret_cast<const S**>(base + 3 * stride);
-  rows.second = reinterpret_cast<const S**>(base + 4 * stride);
+  rows.extra = rows.dgx = reinterpret_cast<const S**>(base + 3 * stride);
+  rows.dgh = reinterpret_cast<const S**>(base + 4 * stride);
+  rows.total = reinterpret_cast<const S**>(base + 5 * stride);
   return rows;
 }
 
-// Where sequence b stands at step t.
 template <class S>
-struct Steps {
-  const Scan<S>& scan;
-
-  int64_t at(int64_t step) const { return scan.reverse ? scan.T - 1 - step : step; }
-  int64_t before(int64_t t) const { return scan.reverse ? t + 1 : t - 1; }
-  int64_t length(int64_t b) const {
-    if (!scan.lengths) return scan.T;
-    const int64_t n = scan.lengths[b];
-    return n < 0 ? 0 : n > scan.T ? scan.T : n;
-  }
-  bool alive(int64_t t, int64_t b) const { return t < length(b); }
-  bool first(int64_t t, int64_t b) const { return t == (scan.reverse ? length(b) - 1 : 0); }
-  bool reset(int64_t t, int64_t b) const { return scan.resets && scan.resets[t * scan.B + b]; }
-
-  // The state [B, width] that sequence b had before step t: its row of `all` [T, B, width], of
-  // `initial`, or zeros.
-  const S* previous(const S* all, const S* initial, const S* zeros, int64_t t, int64_t b,
-                    int64_t width) const {
-    if (reset(t, b)) return zeros;
-    if (first(t, b)) return initial + b * width;
-    return all + (before(t) * scan.B + b) * width;
-  }
-};
+Rules rules_of(const Scan<S>& scan) {
+  return {scan.T, scan.B, scan.lengths, scan.resets, scan.reverse};
+}
 
 template <class S>
 inline void copy(S* to, const S* from, int64_t n) {

@@ -16,7 +16,7 @@ constexpr double kTeamNs = 300;  // opening a team of threads, spread over some 
 double step_ns(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes,
                const Host& host, int rows, int units) {
   const double weights =
-      double(cell.gates * H * P + (cell.projected ? H * P : 0)) / units;  // of one thread
+      double(cell.gates * H * P + (cell.projected() ? H * P : 0)) / units;  // of one thread
   const double own_rows = double((B + rows - 1) / rows);
   const double rate = kFlopsPerNsPerByte * host.vector_bytes * 4 / scalar_bytes;
   const double multiply = 2 * weights * own_rows / rate;
@@ -26,7 +26,7 @@ double step_ns(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar
   const double lanes = double(host.vector_bytes) / scalar_bytes;
   const double pointwise =
       own_rows * std::max(1.0, double(H) / lanes / units) * cell.gates * kPointwiseNsPerVector;
-  const int barriers = units == 1 ? 0 : (cell.phases == 2 || cell.projected ? 2 : 1);
+  const int barriers = units == 1 ? 0 : cell.phase_count;
   const double team = rows * units == 1 ? 0 : kTeamNs;
   return std::max(multiply, load) + pointwise + team + barriers * kBarrierNs * (1 + 0.1 * units);
 }

@@ -29,8 +29,9 @@ std::string Problem::validate() const {
   if (B < 0) return got("B must not be negative", B);
   if (I < 0) return got("I must not be negative", I);
   if (H < 1) return got("H must be positive", H);
-  if (info().projected && (P < 1 || P >= H)) return got("P must be in 1 .. H - 1 for this cell", P);
-  if (!info().projected && P != H) return got("P must be H for a cell without projection", P);
+  if (info().projected() && (P < 1 || P >= H))
+    return got("P must be in 1 .. H - 1 for this cell", P);
+  if (!info().projected() && P != H) return got("P must be H for a cell without projection", P);
   if (num_threads < 1) return got("num_threads must be positive", num_threads);
 
   constexpr int64_t kWidest = sizeof(double);

@@ -61,15 +61,27 @@ const V* data(const OptionalTensor& tensor) {
 }
 
 py::list cells() {
+  static constexpr const char* kRanges[] = {"sigmoid", "tanh", "plain"};
   py::list all;
   for (const CellInfo& cell : kCells) {
+    py::list products, saved;
+    for (int p = 0; p < cell.phase_count; ++p) {
+      const Phase& phase = cell.phases[p];
+      py::list gates;
+      for (int g = 0; g < phase.gates; ++g) gates.append(phase.first + g);
+      products.append(py::make_tuple(phase.matrix == Matrix::kWhh ? "w_hh" : "w_hr", phase.operand,
+                                     py::tuple(gates)));
+    }
+    for (int k = 0; k < cell.saved; ++k) saved.append(kRanges[static_cast<int>(cell.range[k])]);
     py::dict entry;
     entry["name"] = std::string(cell.name);
     entry["gates"] = cell.gates;
     entry["states"] = cell.states;
-    entry["saved"] = cell.saved;
-    entry["phases"] = cell.phases;
-    entry["projected"] = cell.projected;
+    entry["products"] = products;
+    entry["saved"] = saved;
+    entry["saves_output"] = cell.saves_output;
+    entry["own_gate"] = cell.own_gate;
+    entry["reads_h"] = cell.reads_h;
     all.append(entry);
   }
   return all;
@@ -81,7 +93,7 @@ py::list cells() {
 const CellInfo& one_phase_cell(const std::string& name) {
   const CellInfo& cell = cell_of(name);
   TORCH_CHECK_VALUE(
-      cell.phases == 1, name,
+      cell.gate_phases() == 1, name,
       " has a product inside its step, so no pointwise part; use reference_scan_forward and "
       "reference_scan_backward");
   return cell;
@@ -111,7 +123,7 @@ void forward_units(int64_t count, const V* gx, const V* gh, const V* s, V* s_new
     load(gx, i, gx_i);
     load(gh, i, gh_i);
     load(s, i, s_i);
-    C::forward(gx_i, gh_i, s_i, s_new_i, saved_i);
+    C::forward(At<0>{}, gx_i, gh_i, s_i, s_new_i, saved_i);
     store(s_new_i, i, s_new);
     store(saved_i, i, saved);
   }
@@ -126,7 +138,7 @@ void backward_units(int64_t count, const V* ds_new, const V* saved, const V* s, 
     load(ds_new, i, ds_new_i);
     load(saved, i, saved_i);
     load(s, i, s_i);
-    C::backward(ds_new_i, saved_i, s_i, dgx_i, dgh_i, ds_i);
+    C::backward(At<0>{}, ds_new_i, saved_i, s_i, dgx_i, dgh_i, ds_i);
     store(dgx_i, i, dgx);
     store(dgh_i, i, dgh);
     store(ds_i, i, ds);
@@ -146,7 +158,7 @@ std::tuple<Tensor, Tensor> cell_forward(const std::string& name, Tensor gx, Tens
     using V = decltype(zero);
     dispatch(cell.id, [&](auto tag) {
       using C = typename decltype(tag)::template Cell<V>;
-      if constexpr (C::kPhases == 1) {
+      if constexpr (kGatePhases<C> == 1) {
         forward_units<C>(gx.numel() / C::kGates, gx.const_data_ptr<V>(), gh.const_data_ptr<V>(),
                          states.const_data_ptr<V>(), new_states.mutable_data_ptr<V>(),
                          saved.mutable_data_ptr<V>());
@@ -170,7 +182,7 @@ std::tuple<Tensor, Tensor, Tensor> cell_backward(const std::string& name, Tensor
     using V = decltype(zero);
     dispatch(cell.id, [&](auto tag) {
       using C = typename decltype(tag)::template Cell<V>;
-      if constexpr (C::kPhases == 1) {
+      if constexpr (kGatePhases<C> == 1) {
         backward_units<C>(states.numel() / C::kStates, dnew_states.const_data_ptr<V>(),
                           saved.const_data_ptr<V>(), states.const_data_ptr<V>(),
                           dgx.mutable_data_ptr<V>(), dgh.mutable_data_ptr<V>(),
@@ -255,8 +267,8 @@ Scan make_scan(const std::string& name, int64_t T, int64_t B, const std::vector<
   scan.w_hh = checked("w_hh", w_hh, scan.dtype, w_hh.sizes());
   scan.states = scan.checked_states("states", states);
   if (b_hh) scan.b_hh = checked("b_hh", *b_hh, scan.dtype, {scan.p.gate_width()});
-  TORCH_CHECK_VALUE(w_hr.has_value() == cell.projected, name,
-                    cell.projected ? " needs w_hr" : " has no w_hr");
+  TORCH_CHECK_VALUE(w_hr.has_value() == cell.projected(), name,
+                    cell.projected() ? " needs w_hr" : " has no w_hr");
   if (w_hr) scan.w_hr = checked("w_hr", *w_hr, scan.dtype, {scan.p.P, scan.p.H});
   if (lengths) {
     scan.lengths = checked("lengths", *lengths, at::kLong, {B});
@@ -370,7 +382,10 @@ PYBIND11_MODULE(cells_module, m) {
   namespace py = pybind11;
   using namespace rnnfast;
   using torch::wrap_pybind_function_no_gil;
-  m.def("cells", &cells, "The cells of csrc/cells: name, gates, states, saved, phases, projected.");
+  m.def("cells", &cells,
+        "The facts of csrc/cells: name, gates, states; products, each (matrix, the index of the "
+        "saved value that it multiplies or -1 for h, gates); saved, the range of each value; "
+        "saves_output, own_gate (-1: none), reads_h.");
   m.def("cell_forward", wrap_pybind_function_no_gil(cell_forward), py::arg("name"), py::arg("gx"),
         py::arg("gh"), py::arg("states"),
         "gx, gh [..., G], states [..., S] -> (new states [..., S], saved [..., K]); float32 or "

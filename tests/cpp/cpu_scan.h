@@ -120,7 +120,7 @@ struct Inputs {
   Inputs(CellId cell, int64_t T, int64_t B, int64_t H, const Option& o) : option(o) {
     p.cell = cell, p.training = true, p.reverse = o.reverse;
     p.T = T, p.B = B, p.H = H, p.P = H;
-    if (p.info().projected) p.P = H >= 70 ? H - 1 : (H + 1) / 2;
+    if (p.info().projected()) p.P = H >= 70 ? H - 1 : (H + 1) / 2;
     Random random(static_cast<uint32_t>(T + 10 * B + 100 * H));
     const auto numbers = [&](int64_t count, double scale) {
       Numbers out = random.vector(count, scale);
@@ -131,7 +131,7 @@ struct Inputs {
     const double scale = 1 / std::sqrt(static_cast<double>(H));
     gx = numbers(T * B * GH, 2), h0 = numbers(B * p.P, 1), c0 = numbers(B * c, 1);
     w_hh = numbers(GH * p.P, scale), b_hh = numbers(o.bias ? GH : 0, 1);
-    w_hr = numbers(p.info().projected ? p.P * H : 0, scale);
+    w_hr = numbers(p.info().projected() ? p.P * H : 0, scale);
     dy = numbers(T * B * p.P, 1), dc = numbers(T * B * c, 1);
     dh_last = numbers(B * p.P, 1), dc_last = numbers(B * c, 1);
     if (!o.dy) std::fill(dy.begin(), dy.end(), 0);
@@ -204,7 +204,7 @@ struct Expected {
 template <class S>
 class Run {
  public:
-  Buffer<S> gates, extra, y, c, h_last, c_last, dgx, dgh_n, dh_total, dh0, dc0;
+  Buffer<S> gates, extra, y, c, h_last, c_last, dgx, dgh_own, dh_total, dh0, dc0;
   std::vector<int16_t> fixed;  // the saved gates, if kept so
 
   Run(const cpu::Kernels& kernels, const Inputs& in, cpu::Split split, bool training, bool every_c,
@@ -227,7 +227,7 @@ class Run {
   }
 
   std::vector<const Buffer<S>*> outputs() const {
-    return {&gates, &extra, &y, &c, &h_last, &c_last, &dgx, &dgh_n, &dh_total, &dh0, &dc0};
+    return {&gates, &extra, &y, &c, &h_last, &c_last, &dgx, &dgh_own, &dh_total, &dh0, &dc0};
   }
 
  private:
@@ -245,8 +245,8 @@ class Run {
   void backward() {
     const Problem& p = in_.p;
     dgx = Buffer<S>(p.gate_elements());
-    if (p.cell == CellId::kGru) dgh_n = Buffer<S>(p.T * p.B * p.H);
-    if (p.info().projected) dh_total = Buffer<S>(p.T * p.B * p.P);
+    if (p.info().own_gate >= 0) dgh_own = Buffer<S>(p.T * p.B * p.H);
+    if (p.info().projected()) dh_total = Buffer<S>(p.T * p.B * p.P);
     dh0 = Buffer<S>(in_.dh_last), dc0 = Buffer<S>(in_.dc_last);
     Buffer<S> dy(in_.dy), dc(in_.dc);
     cpu::Backward<S> g;
@@ -254,7 +254,7 @@ class Run {
     g.fixed = fixed.empty() ? nullptr : fixed.data();
     g.extra = extra.data(), g.y = y.data(), g.c = c.data();
     g.dy = in_.option.dy ? dy.data() : nullptr, g.dc = in_.option.dc ? dc.data() : nullptr;
-    g.dgx = dgx.data(), g.dgh_n = dgh_n.data(), g.dh_total = dh_total.data();
+    g.dgx = dgx.data(), g.dgh_own = dgh_own.data(), g.dh_total = dh_total.data();
     g.dh0 = dh0.data(), g.dc0 = dc0.data();
     call(g, kernels_.backward_f32, kernels_.backward_f64);
   }

@@ -5,10 +5,7 @@
 // Shapes, row-major: T steps, B batch, H hidden size, G gates, P width of h (H unless the cell is
 // projected), K = kSaved. Tensors that hold c exist for cells with two states, w_hr for projected
 // cells.
-//
-// lengths [B]: from its end on, a sequence's y and c are 0 and its state is frozen; a reversed scan
-// starts at the sequence's own last step. resets [T, B]: the state is replaced by 0 before gx[t] is
-// consumed; no gradient crosses.
+// What lengths and resets mean says rules.h.
 #pragma once
 
 #include <algorithm>
@@ -17,6 +14,7 @@
 #include <vector>
 
 #include "scan/problem.h"
+#include "scan/rules.h"
 #include "scan/time_clip.h"
 
 namespace rnnfast::reference {
@@ -31,6 +29,8 @@ struct Weights {
 struct Masks {
   const int64_t* lengths = nullptr;  // [B], each in 0 .. T; or null: all T
   const bool* resets = nullptr;      // [T, B], or null: none
+
+  Rules rules(const Problem& p) const { return {p.T, p.B, lengths, resets, p.reverse}; }
 };
 
 template <class V>
@@ -145,21 +145,9 @@ struct State {
   // What a cell calls s for unit j. A projected h has no unit j, and its cell does not ask for it.
   template <class C>
   void unit(int64_t j, V (&s)[C::kStates]) const {
-    s[0] = C::kProjected ? V(0) : h[j];
+    s[0] = kProjected<C> ? V(0) : h[j];
     if constexpr (C::kStates > 1) s[1] = c[j];
   }
-};
-
-// The steps of sequence b in the order in which the scan takes them.
-struct Walk {
-  int64_t length, B, b;
-  bool reverse;
-
-  Walk(const Problem& p, const Masks& masks, int64_t b)
-      : length(masks.lengths ? masks.lengths[b] : p.T), B(p.B), b(b), reverse(p.reverse) {}
-
-  // The row of step k in tensors [T, B, ·].
-  int64_t row(int64_t k) const { return (reverse ? length - 1 - k : k) * B + b; }
 };
 
 // Plane k of planes [·, H].
@@ -168,151 +156,86 @@ std::vector<V> plane(const V* planes, int64_t H, int k) {
   return std::vector<V>(planes + k * H, planes + (k + 1) * H);
 }
 
-// One step of a cell with one phase; returns every unit's s_new[0], replaces state.c. gx [G, H],
-// saved [K, H].
-template <class C, class V>
-std::vector<V> units_forward(const Problem& p, const Weights<V>& w, const V* gx, State<V>& state,
-                             V* saved) {
-  const int64_t H = p.H;
-  const std::vector<V> gh = product(w.w_hh, w.b_hh, C::kGates * H, state.h);
-  std::vector<V> out(H);
-  for (int64_t j = 0; j < H; ++j) {
-    V gx_j[C::kGates], gh_j[C::kGates], s[C::kStates], s_new[C::kStates], saved_j[C::kSaved];
-    load(gx, H, j, gx_j);
-    load(gh.data(), H, j, gh_j);
-    state.template unit<C>(j, s);
-    C::forward(gx_j, gh_j, s, s_new, saved_j);
-    store(saved_j, H, j, saved);
-    out[j] = s_new[0];
-    if constexpr (C::kStates > 1) state.c[j] = s_new[1];
-  }
-  return out;
+// What phase k of C multiplies.
+template <class C, int k, class V>
+std::vector<V> operand_of(const Problem& p, const State<V>& state, const V* saved) {
+  constexpr int kOperand = C::kPhases[k].operand;
+  return kOperand == kOperandH ? state.h : plane(saved, p.H, kOperand);
 }
 
-// The same for a cell with two phases.
-template <class C, class V>
-std::vector<V> units_forward_two_phase(const Problem& p, const Weights<V>& w, const V* gx,
-                                       const State<V>& state, V* saved) {
-  const int64_t H = p.H;
-  const std::vector<V> gh = product(w.w_hh, w.b_hh, 2 * H, state.h);
-  for (int64_t j = 0; j < H; ++j) {
-    V gx_j[2], gh_j[2], s[1] = {state.h[j]}, saved_j[C::kSaved] = {};
-    load(gx, H, j, gx_j);
-    load(gh.data(), H, j, gh_j);
-    C::forward_reset(gx_j, gh_j, s, saved_j);
-    store(saved_j, H, j, saved);
-  }
-  const std::vector<V> u = plane(saved, H, C::kSavedU);
-  const std::vector<V> gh_n = product(w.w_hh + 2 * H * H, w.b_hh ? w.b_hh + 2 * H : nullptr, H, u);
-  std::vector<V> out(H);
-  for (int64_t j = 0; j < H; ++j) {
-    V s[1] = {state.h[j]}, s_new[1], saved_j[C::kSaved];
-    load(saved, H, j, saved_j);
-    C::forward_candidate(gx[2 * H + j], gh_n[j], s, s_new, saved_j);
-    store(saved_j, H, j, saved);
-    out[j] = s_new[0];
-  }
-  return out;
-}
-
-template <template <class> class Cell, class V>
+// One step from phase k on: replaces state. gx [G, H], saved [K, H].
+template <class C, int k = 0, class V>
 void step_forward(const Problem& p, const Weights<V>& w, const V* gx, State<V>& state, V* saved) {
-  using C = Cell<V>;
-  std::vector<V> out;
-  if constexpr (C::kPhases == 1) {
-    out = units_forward<C>(p, w, gx, state, saved);
+  constexpr Phase kPhase = C::kPhases[k];
+  constexpr int n = kPhase.gates;
+  const std::vector<V> operand = operand_of<C, k>(p, state, saved);
+  if constexpr (kPhase.matrix == Matrix::kWhr) {
+    state.h = product<V>(w.w_hr, nullptr, p.P, operand);
   } else {
-    out = units_forward_two_phase<C>(p, w, gx, state, saved);
+    const int64_t H = p.H, first = kPhase.first * H;
+    const std::vector<V> gh =
+        product(w.w_hh + first * p.P, w.b_hh ? w.b_hh + first : nullptr, n * H, operand);
+    for (int64_t j = 0; j < H; ++j) {
+      V gx_j[n], gh_j[n], s[C::kStates], s_new[C::kStates], saved_j[C::kSaved];
+      load(gx + first, H, j, gx_j);
+      load(gh.data(), H, j, gh_j);
+      load(saved, H, j, saved_j);
+      state.template unit<C>(j, s);
+      C::forward(At<k>{}, gx_j, gh_j, s, s_new, saved_j);
+      store(saved_j, H, j, saved);
+      if constexpr (k + 1 < kGatePhases<C>) continue;
+      if constexpr (!kProjected<C>) state.h[j] = s_new[0];
+      if constexpr (C::kStates > 1) state.c[j] = s_new[1];
+    }
   }
-  if constexpr (C::kProjected) {
-    state.h = product<V>(w.w_hr, nullptr, p.P, out);
-  } else {
-    state.h = std::move(out);
-  }
+  if constexpr (k + 1 < kPhaseCount<C>) step_forward<C, k + 1>(p, w, gx, state, saved);
 }
 
-// One step up of a cell with one phase: from dout, the gradient of s_new[0], and grad.c to grad of
-// the previous state and dgx [G, H]; adds to the gradients of the weights. grad.h comes in as 0.
-// Returns dgh [G, H].
-template <class C, class V>
-std::vector<V> units_backward(const Problem& p, const Weights<V>& w, const State<V>& prev,
-                              const V* saved, const std::vector<V>& dout, const Backward<V>& io,
-                              State<V>& grad, V* dgx) {
+// The pointwise part of phase k, backward, of every unit; d [H]: the gradient of what it made.
+template <class C, int k, class V>
+void units_backward(const Problem& p, const State<V>& prev, const V* saved, const std::vector<V>& d,
+                    State<V>& grad, V* dgx, V* dgh) {
+  constexpr bool kLast = k + 1 == kGatePhases<C>;
   const int64_t H = p.H;
-  std::vector<V> dgh(C::kGates * H);
   for (int64_t j = 0; j < H; ++j) {
-    V saved_j[C::kSaved], s[C::kStates], ds_new[C::kStates], ds[C::kStates], dgx_j[C::kGates],
-        dgh_j[C::kGates];
+    V saved_j[C::kSaved], s[C::kStates], ds_new[C::kStates] = {d[j]}, ds[C::kStates],
+                                         dgx_j[C::kGates], dgh_j[C::kGates];
     load(saved, H, j, saved_j);
+    load(dgx, H, j, dgx_j);
+    load(dgh, H, j, dgh_j);
     prev.template unit<C>(j, s);
-    ds_new[0] = dout[j];
-    if constexpr (C::kStates > 1) ds_new[1] = grad.c[j];
-    C::backward(ds_new, saved_j, s, dgx_j, dgh_j, ds);
+    grad.template unit<C>(j, ds);
+    if constexpr (kLast && C::kStates > 1) ds_new[1] = grad.c[j];
+    C::backward(At<k>{}, ds_new, saved_j, s, dgx_j, dgh_j, ds);
     store(dgx_j, H, j, dgx);
-    store(dgh_j, H, j, dgh.data());
-    if constexpr (!C::kProjected) grad.h[j] = ds[0];
+    store(dgh_j, H, j, dgh);
+    if constexpr (!kProjected<C>) grad.h[j] = ds[0];
     if constexpr (C::kStates > 1) grad.c[j] = ds[1];
   }
-  add_product_transposed(w.w_hh, dgh, grad.h);
-  add_outer(dgh, prev.h, io.dw_hh);
-  return dgh;
 }
 
-// The same for a cell with two phases, whose dgx is dgh.
-template <class C, class V>
-std::vector<V> units_backward_two_phase(const Problem& p, const Weights<V>& w, const State<V>& prev,
-                                        const V* saved, const std::vector<V>& dout,
-                                        const Backward<V>& io, State<V>& grad, V* dgx) {
-  const int64_t H = p.H;
-  std::vector<V> dg_rz(2 * H), dg_n(H), du(H);
-  for (int64_t j = 0; j < H; ++j) {
-    V saved_j[C::kSaved], ds_new[1] = {dout[j]}, s[1] = {prev.h[j]}, ds[1];
-    load(saved, H, j, saved_j);
-    C::backward_candidate(ds_new, saved_j, s, dg_rz[H + j], dg_n[j], ds);
-    grad.h[j] = ds[0];
-  }
-  add_product_transposed(w.w_hh + 2 * H * H, dg_n, du);
-  for (int64_t j = 0; j < H; ++j) {
-    V saved_j[C::kSaved], s[1] = {prev.h[j]}, ds[1] = {grad.h[j]};
-    load(saved, H, j, saved_j);
-    C::backward_reset(du[j], saved_j, s, dg_rz[j], ds);
-    grad.h[j] = ds[0];
-  }
-  add_product_transposed(w.w_hh, dg_rz, grad.h);
-  add_outer(dg_rz, prev.h, io.dw_hh);
-  add_outer(dg_n, plane(saved, H, C::kSavedU), io.dw_hh + 2 * H * H);
-
-  std::vector<V> dgh(dg_rz);
-  dgh.insert(dgh.end(), dg_n.begin(), dg_n.end());
-  std::copy(dgh.begin(), dgh.end(), dgx);
-  return dgh;
-}
-
-// One step up: `grad` comes as the gradient of the step's new state and leaves as that of its
-// previous state `prev`.
-template <template <class> class Cell, class V>
+// One step up from phase k, whose output's gradient is d: `grad`, but for d the gradient of the
+// step's new state, leaves as that of its previous state `prev`. dgx, dgh [G, H]. Adds to the
+// gradients of the weights.
+template <class C, int k, class V>
 void step_backward(const Problem& p, const Weights<V>& w, const State<V>& prev, const V* saved,
-                   const Backward<V>& io, State<V>& grad, V* dgx) {
-  using C = Cell<V>;
-  std::vector<V> dout;
-  if constexpr (C::kProjected) {
-    dout.assign(p.H, V(0));
-    add_product_transposed(w.w_hr, grad.h, dout);
-    add_outer(grad.h, plane(saved, p.H, C::kSavedM), io.dw_hr);
+                   const Backward<V>& io, const std::vector<V>& d, State<V>& grad, V* dgx, V* dgh) {
+  constexpr Phase kPhase = C::kPhases[k];
+  const std::vector<V> operand = operand_of<C, k>(p, prev, saved);
+  std::vector<V> dvalue(operand.size());
+  std::vector<V>& doperand = kPhase.operand == kOperandH ? grad.h : dvalue;
+  if constexpr (kPhase.matrix == Matrix::kWhr) {
+    add_product_transposed(w.w_hr, d, doperand);
+    add_outer(d, operand, io.dw_hr);
   } else {
-    dout = grad.h;
+    const int64_t first = kPhase.first * p.H, end = first + kPhase.gates * p.H;
+    units_backward<C, k>(p, prev, saved, d, grad, dgx, dgh);
+    const std::vector<V> dproduct(dgh + first, dgh + end);
+    add_product_transposed(w.w_hh + first * p.P, dproduct, doperand);
+    add_outer(dproduct, operand, io.dw_hh + first * p.P);
+    for (int64_t i = first; io.db_hh && i < end; ++i) io.db_hh[i] += dgh[i];
   }
-  std::fill(grad.h.begin(), grad.h.end(), V(0));
-
-  std::vector<V> dgh;
-  if constexpr (C::kPhases == 1) {
-    dgh = units_backward<C>(p, w, prev, saved, dout, io, grad, dgx);
-  } else {
-    dgh = units_backward_two_phase<C>(p, w, prev, saved, dout, io, grad, dgx);
-  }
-  if (io.db_hh) {
-    for (size_t i = 0; i < dgh.size(); ++i) io.db_hh[i] += dgh[i];
-  }
+  if constexpr (k > 0) step_backward<C, k - 1>(p, w, prev, saved, io, doperand, grad, dgx, dgh);
 }
 
 }  // namespace detail
@@ -324,14 +247,14 @@ void scan_forward(const Problem& p, const Weights<V>& w, const Masks& masks, con
   std::fill_n(io.y, p.output_elements(), V(0));
   if (p.has_cell_state()) std::fill_n(io.c, p.cell_state_elements(), V(0));
 
+  const Rules rules = masks.rules(p);
   for (int64_t b = 0; b < p.B; ++b) {
-    const detail::Walk walk(p, masks, b);
     auto state = detail::State<V>::read(p, io.h0, io.c0, b);
-    for (int64_t k = 0; k < walk.length; ++k) {
-      const int64_t row = walk.row(k);
-      if (masks.resets && masks.resets[row]) state.clear();
-      detail::step_forward<Cell>(p, w, io.gx + row * p.gate_width(), state,
-                                 io.saved + row * Cell<V>::kSaved * p.H);
+    for (int64_t k = 0; k < rules.length(b); ++k) {
+      const int64_t t = rules.time(k, b), row = t * p.B + b;
+      if (rules.reset(t, b)) state.clear();
+      detail::step_forward<Cell<V>>(p, w, io.gx + row * p.gate_width(), state,
+                                    io.saved + row * Cell<V>::kSaved * p.H);
       state.write(p, io.y, io.c, row);
     }
     state.write(p, io.h_last, io.c_last, b);
@@ -341,24 +264,29 @@ void scan_forward(const Problem& p, const Weights<V>& w, const Masks& masks, con
 template <template <class> class Cell, class V>
 void scan_backward(const Problem& p, const Weights<V>& w, const Masks& masks,
                    const Backward<V>& io) {
+  using C = Cell<V>;
   std::fill_n(io.dgx, p.gate_elements(), V(0));
   std::fill_n(io.dw_hh, p.gate_width() * p.P, V(0));
   if (io.db_hh) std::fill_n(io.db_hh, p.gate_width(), V(0));
-  if (Cell<V>::kProjected) std::fill_n(io.dw_hr, p.P * p.H, V(0));
+  if (kProjected<C>) std::fill_n(io.dw_hr, p.P * p.H, V(0));
 
+  const Rules rules = masks.rules(p);
   for (int64_t b = 0; b < p.B; ++b) {
-    const detail::Walk walk(p, masks, b);
     auto grad = detail::State<V>::read(p, io.dh_last, io.dc_last, b);
-    for (int64_t k = walk.length - 1; k >= 0; --k) {
-      const int64_t row = walk.row(k);
-      const bool reset = masks.resets && masks.resets[row];
-      auto prev = k > 0 ? detail::State<V>::read(p, io.y, io.c, walk.row(k - 1))
-                        : detail::State<V>::read(p, io.h0, io.c0, b);
+    for (int64_t k = rules.length(b) - 1; k >= 0; --k) {
+      const int64_t t = rules.time(k, b), row = t * p.B + b;
+      const bool reset = rules.reset(t, b);
+      auto prev = rules.first(t, b)
+                      ? detail::State<V>::read(p, io.h0, io.c0, b)
+                      : detail::State<V>::read(p, io.y, io.c, rules.before(t) * p.B + b);
       if (reset) prev.clear();
       detail::add(io.dy + row * p.P, grad.h);
       if (io.dc) detail::add(io.dc + row * p.H, grad.c);
-      detail::step_backward<Cell>(p, w, prev, io.saved + row * Cell<V>::kSaved * p.H, io, grad,
-                                  io.dgx + row * p.gate_width());
+      std::vector<V> d(p.P), dgh(p.gate_width());
+      d.swap(grad.h);
+      detail::step_backward<C, kPhaseCount<C> - 1>(p, w, prev, io.saved + row * C::kSaved * p.H, io,
+                                                   d, grad, io.dgx + row * p.gate_width(),
+                                                   dgh.data());
       if (reset) grad.clear();
       grad.limit(io.clip);
     }

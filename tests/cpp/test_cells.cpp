@@ -68,33 +68,46 @@ Expected expected<GruResetBefore<double>>(const Wide* x, const Wide* h, const Wi
   return {{(1 - z) * n + z * s[0]}, {r, z, n, r * s[0]}};
 }
 
-// One unit of cell C: inputs, results and gradients. gh[2] of the two-phase cell is the weight
-// W_hn.
+// One unit of cell C: inputs, results and gradients. gh of a later phase's gate is the number that
+// stands for its rows of W_hh.
 template <class C, class V>
 struct Unit {
   static constexpr int G = C::kGates, S = C::kStates, K = C::kSaved;
   V gx[G], gh[G], s[S], s_new[S], saved[K];
   V ds_new[S], dgx[G], dgh[G], ds[S];
 
-  void forward() {
-    if constexpr (C::kPhases == 1) {
-      C::forward(gx, gh, s, s_new, saved);
-    } else {
-      const V gx_rz[2] = {gx[0], gx[1]}, gh_rz[2] = {gh[0], gh[1]};
-      C::forward_reset(gx_rz, gh_rz, s, saved);
-      C::forward_candidate(gx[2], gh[2] * saved[C::kSavedU] + V(kBias), s, s_new, saved);
-    }
-  }
+  void forward() { forward_from<0>(); }
 
   void backward() {
-    if constexpr (C::kPhases == 1) {
-      C::backward(ds_new, saved, s, dgx, dgh, ds);
-    } else {
-      C::backward_candidate(ds_new, saved, s, dgx[1], dgx[2], ds);
-      C::backward_reset(gh[2] * dgx[2], saved, s, dgx[0], ds);
-      dgh[0] = dgx[0];
-      dgh[1] = dgx[1];
-      dgh[2] = dgx[2] * saved[C::kSavedU];
+    V d[S];
+    std::copy(ds_new, ds_new + S, d);
+    backward_from<kGatePhases<C> - 1>(d);
+  }
+
+  template <int p>
+  void forward_from() {
+    constexpr Phase kPhase = C::kPhases[p];
+    V gx_p[kPhase.gates], gh_p[kPhase.gates];
+    for (int g = 0; g < kPhase.gates; ++g) {
+      gx_p[g] = gx[kPhase.first + g];
+      gh_p[g] = gh[kPhase.first + g];
+      if constexpr (p > 0) gh_p[g] = gh_p[g] * saved[kPhase.operand] + V(kBias);
+    }
+    C::forward(At<p>{}, gx_p, gh_p, s, s_new, saved);
+    if constexpr (p + 1 < kGatePhases<C>) forward_from<p + 1>();
+  }
+
+  template <int p>
+  void backward_from(V (&d)[S]) {
+    constexpr Phase kPhase = C::kPhases[p];
+    C::backward(At<p>{}, d, saved, s, dgx, dgh, ds);
+    if constexpr (p > 0) {
+      std::fill(d, d + S, V(0));
+      for (int g = kPhase.first; g < kPhase.first + kPhase.gates; ++g) {
+        d[0] = d[0] + gh[g] * dgh[g];
+        dgh[g] = dgh[g] * saved[kPhase.operand];
+      }
+      backward_from<p - 1>(d);
     }
   }
 
@@ -109,7 +122,7 @@ struct Unit {
   void draw(Random& random, int n) {
     const double scale = n % 3 == 0 ? 40 : 2;
     random.fill(gx, G, scale);
-    random.fill(gh, G, C::kPhases == 1 ? scale : 2);
+    random.fill(gh, G, kGatePhases<C> == 1 ? scale : 2);
     random.fill(s, S, 2);
     random.fill(ds_new, S, 1);
   }

@@ -32,7 +32,7 @@ Numbers saved_of(const Inputs& in, const Run<S>& run) {
   Numbers saved(in.p.saved_elements());
   for (int64_t k = 0; k < static_cast<int64_t>(saved.size()); ++k) {
     const int64_t row = k / (K * H), plane = k / H % K, j = k % H;
-    if (K == 1) {
+    if (in.p.info().saves_output) {
       saved[k] = run.y[row * H + j];
     } else {
       saved[k] = plane < G ? run.gates[(row * G + plane) * H + j] : run.extra[row * H + j];
@@ -48,11 +48,10 @@ struct WeightGradients {
 
   WeightGradients(const Inputs& in, const Run<S>& run)
       : w_hh(in.w_hh.size()), b_hh(in.p.gate_width()), w_hr(in.w_hr.size()) {
+    const Rules rules = in.masks().rules(in.p);
     for (int64_t b = 0; b < in.p.B; ++b) {
-      const reference::detail::Walk walk(in.p, in.masks(), b);
-      for (int64_t k = 0; k < in.length(b); ++k) {
-        add(in, run, walk.row(k), k == 0 ? -1 : walk.row(k - 1));
-      }
+      const auto row = [&](int64_t k) { return rules.time(k, b) * in.p.B + b; };
+      for (int64_t k = 0; k < in.length(b); ++k) add(in, run, row(k), k == 0 ? -1 : row(k - 1));
     }
   }
 
@@ -60,18 +59,19 @@ struct WeightGradients {
   // Row `before`: of the step before, -1 for the initial state.
   void add(const Inputs& in, const Run<S>& run, int64_t row, int64_t before) {
     const int64_t H = in.p.H, P = in.p.P, GH = in.p.gate_width();
+    const CellInfo& cell = in.p.info();
     const bool reset = !in.resets.empty() && in.resets[row];
     for (int64_t o = 0; o < GH; ++o) {
-      const bool of_n = in.p.info().gates == 3 && o >= 2 * H, two_phases = in.p.info().phases == 2;
-      const double d = of_n && !two_phases ? run.dgh_n[row * H + o - 2 * H] : run.dgx[row * GH + o];
+      const bool own = o / H == cell.own_gate, of_h = o / H < cell.phases[0].gates;
+      const double d = own ? run.dgh_own[row * H + o % H] : run.dgx[row * GH + o];
       b_hh[o] += d;
       for (int64_t j = 0; j < P; ++j) {
         double from = reset ? 0 : before < 0 ? in.h0[row % in.p.B * P + j] : run.y[before * P + j];
-        if (of_n && two_phases) from = run.extra[row * H + j];
+        if (!of_h) from = run.extra[row * H + j];
         w_hh[o * P + j] += d * from;
       }
     }
-    if (!in.p.info().projected) return;
+    if (!cell.projected()) return;
     for (int64_t o = 0; o < P; ++o) {
       for (int64_t j = 0; j < H; ++j) {
         w_hr[o * H + j] += double(run.dh_total[row * P + o]) * run.extra[row * H + j];
@@ -104,7 +104,7 @@ void check_against_reference(const Inputs& in, const Expected& e, const Run<S>& 
   check_close<S>(d.b_hh, e.db_hh, label + " db_hh");
   check_close<S>(d.w_hr, e.dw_hr, label + " dw_hr");
   check_zero_padding(in, run.extra, label + " extra past an end");
-  check_zero_padding(in, run.dgh_n, label + " dgh_n past an end");
+  check_zero_padding(in, run.dgh_own, label + " dgh_own past an end");
   check_zero_padding(in, run.dh_total, label + " dh_total past an end");
 }
 
@@ -148,7 +148,7 @@ void check_kernels(const cpu::Kernels& kernels, const Inputs& in, const Expected
 // Every cell and option at one size.
 void check_size(int64_t T, int64_t B, int64_t H) {
   for (const CellInfo& cell : kCells) {
-    if (cell.projected && H == 1) continue;  // has no P < H
+    if (cell.projected() && H == 1) continue;  // has no P < H
     for (const Option& option : kOptions) {
       const Inputs in(cell.id, T, B, H, option);
       const Expected expected(in);

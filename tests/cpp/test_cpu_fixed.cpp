@@ -11,7 +11,7 @@ constexpr double kHalfUnit = 0.5 / 32767 * 1.01;
 
 double decoded(int16_t fixed) { return fixed == -32768 ? kNaN : fixed / 32767.0; }
 
-bool has_gates(const CellInfo& cell) { return cell.saved > 1; }
+bool has_gates(const CellInfo& cell) { return cell.bounded_gates; }
 
 // The largest difference, relative to the largest value.
 double distance(const Buffer<float>& found, const Buffer<float>& expected) {
@@ -38,7 +38,7 @@ void check_forward(const Inputs& in, const Run<float>& fixed, const Run<float>& 
 
 void check_backward(const Inputs& in, const Run<float>& fixed, const Run<float>& plain) {
   constexpr double kTolerance = 5e-4;  // bfloat16's unit is 8e-3
-  for (const auto part : {&Run<float>::dgx, &Run<float>::dgh_n, &Run<float>::dh_total,
+  for (const auto part : {&Run<float>::dgx, &Run<float>::dgh_own, &Run<float>::dh_total,
                           &Run<float>::dh0, &Run<float>::dc0}) {
     const double off = distance(fixed.*part, plain.*part);
     CHECK_IN(off <= kTolerance, in.label() + " off by " + check::show(off));

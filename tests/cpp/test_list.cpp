@@ -6,6 +6,20 @@
 
 using namespace rnnfast;
 
+namespace {
+
+// Its second phase reads what the first has not made.
+struct Unsound : GruResetBefore<float> {
+  static constexpr Phase kPhases[] = {
+      GruResetBefore<float>::kPhases[0],
+      {Matrix::kWhh, 2, 1, kU, bits(2), bits(2), bits(1, 2)},
+  };
+};
+
+static_assert(is_sound<GruResetBefore<float>>() && !is_sound<Unsound>());
+
+}  // namespace
+
 TEST(names_and_ids_are_unique_and_lead_to_each_other) {
   std::set<std::string_view> names;
   for (const CellInfo& cell : kCells) {
@@ -32,7 +46,10 @@ TEST(info_is_that_of_the_type) {
     dispatch(cell.id, [&](auto tag) {
       using C = typename decltype(tag)::template Cell<double>;
       CHECK(cell.gates == C::kGates && cell.states == C::kStates && cell.saved == C::kSaved);
-      CHECK(cell.phases == C::kPhases && cell.projected == C::kProjected);
+      CHECK(cell.phase_count == kPhaseCount<C> && cell.gate_phases() == kGatePhases<C>);
+      CHECK(cell.projected() == kProjected<C> && cell.has_extra() == kHasExtra<C>);
+      CHECK(cell.own_gate == C::kOwnGate && cell.reads_h == C::kReadsH);
+      for (int k = 0; k < C::kSaved; ++k) CHECK(cell.range[k] == C::kRange[k]);
     });
   }
 }

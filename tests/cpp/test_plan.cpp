@@ -15,7 +15,7 @@ Host host(int threads, int64_t l2_bytes = 1024 * kKiB) { return {threads, 64, l2
 
 HostPlan plan(CellId cell, int64_t B, int64_t H, const Host& on, int scalar_bytes = 4) {
   const CellInfo& info = cell_info(cell);
-  return plan_host(info, B, H, info.projected && H > 1 ? H / 2 : H, scalar_bytes, on);
+  return plan_host(info, B, H, info.projected() && H > 1 ? H / 2 : H, scalar_bytes, on);
 }
 
 std::string label(const CellInfo& cell, int64_t B, int64_t H, const Host& on) {

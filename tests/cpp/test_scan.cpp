@@ -25,10 +25,10 @@ struct Scan {
   Scan(CellId cell, int64_t T, int64_t B, uint32_t seed) {
     p.cell = cell;
     p.training = true;
-    p.T = T, p.B = B, p.H = 3, p.P = cell_info(cell).projected ? 2 : 3;
+    p.T = T, p.B = B, p.H = 3, p.P = cell_info(cell).projected() ? 2 : 3;
     CHECK(p.validate().empty());
     Random random(seed);
-    const int64_t c_width = p.has_cell_state() ? p.H : 0, hr = p.info().projected ? p.P * p.H : 0;
+    const int64_t c_width = p.has_cell_state() ? p.H : 0, hr = p.info().projected() ? p.P * p.H : 0;
     gx = random.vector(p.gate_elements(), 2);
     h0 = random.vector(B * p.P, 1);
     c0 = random.vector(B * c_width, 1);

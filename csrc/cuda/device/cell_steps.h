@@ -12,9 +12,9 @@ template <template <class> class Cell, int G, int N, int K>
 RNNFAST_DEVICE void cell_forward(bool relu, const Real (&gx)[G], const Real (&gh)[G],
                                  const Real (&s)[N], Real (&s_new)[N], Real (&saved)[K]) {
   if constexpr (kIdOf<Cell> == CellId::kRnnTanh) {
-    if (relu) return RnnRelu<Real>::forward(gx, gh, s, s_new, saved);
+    if (relu) return RnnRelu<Real>::forward(At<0>{}, gx, gh, s, s_new, saved);
   }
-  Cell<Real>::forward(gx, gh, s, s_new, saved);
+  Cell<Real>::forward(At<0>{}, gx, gh, s, s_new, saved);
 }
 
 template <template <class> class Cell, int G, int N, int K>
@@ -22,16 +22,14 @@ RNNFAST_DEVICE void cell_backward(bool relu, const Real (&ds_new)[N], const Real
                                   const Real (&s)[N], Real (&dgx)[G], Real (&dgh)[G],
                                   Real (&ds)[N]) {
   if constexpr (kIdOf<Cell> == CellId::kRnnTanh) {
-    if (relu) return RnnRelu<Real>::backward(ds_new, saved, s, dgx, dgh, ds);
+    if (relu) return RnnRelu<Real>::backward(At<0>{}, ds_new, saved, s, dgx, dgh, ds);
   }
-  Cell<Real>::backward(ds_new, saved, s, dgx, dgh, ds);
+  Cell<Real>::backward(At<0>{}, ds_new, saved, s, dgx, dgh, ds);
 }
 
 // By BackwardArgs::clip.
 RNNFAST_DEVICE Real clipped(Real gradient, float clip) {
-  if (clip == 0) return gradient;
-  const float bound = clip < 0 ? -clip : clip;
-  return limit_in_time(gradient.value, bound, clip < 0 ? 0.0f : bound);
+  return limit_in_time(gradient.value, clip);
 }
 
 }  // namespace rnnfast::cuda

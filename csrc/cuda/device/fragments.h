@@ -11,7 +11,10 @@ namespace rnnfast::cuda {
 
 // gate(tile, half), octet(tile, half): what the lower and the upper half of a tile of a group are.
 template <template <class> class Cell>
-struct Rows {  // one gate, two octets
+struct Rows;
+
+template <>
+struct Rows<RnnTanh> {  // one gate, two octets
   RNNFAST_HD static constexpr int gate(int, int) { return 0; }
   RNNFAST_HD static constexpr int octet(int, int half) { return half; }
 };
@@ -30,19 +33,5 @@ struct Rows<Gru> {  // r, z of each octet, then n of both: the tile that a secon
 
 template <>
 struct Rows<GruResetBefore> : Rows<Gru> {};
-
-// The id of a cell type.
-template <template <class> class Cell>
-inline constexpr CellId kIdOf = CellId::kRnnTanh;
-template <>
-inline constexpr CellId kIdOf<RnnRelu> = CellId::kRnnRelu;
-template <>
-inline constexpr CellId kIdOf<Lstm> = CellId::kLstm;
-template <>
-inline constexpr CellId kIdOf<LstmProj> = CellId::kLstmProj;
-template <>
-inline constexpr CellId kIdOf<Gru> = CellId::kGru;
-template <>
-inline constexpr CellId kIdOf<GruResetBefore> = CellId::kGruResetBefore;
 
 }  // namespace rnnfast::cuda

@@ -9,7 +9,8 @@
 // gru              gx_r + b_hr, gx_z + b_hz, gx_n, b_hn  r, z, n, q = gh_n   dgx of r, z, n; dgh_n
 // gru_reset_before gx + b_hh of r, z, n; slot 3 unused   r, z, n, u = r·h    dgx of r, z, n; 0
 //
-// So no kernel reads a bias, and a slot of D times x or h is a weight's gradient.
+// Others alike: the gates, of D too; then a gate kOwnGate has its bias, or its dgh, in slot G; and of
+// what is saved the value beside the gates. So no kernel reads a bias, and a slot of D times x or h is a weight's gradient.
 //
 // Saved slots of 16-bit storage: values of a sigmoid and of a tanh as fixed point (an error of
 // 8e-6 and 1.5e-5; bf16 would cost 2e-3), q and u in the storage dtype. Of 32-bit storage: floats.
@@ -19,43 +20,22 @@
 
 namespace rnnfast::cuda {
 
-enum class SlotKind { kSigmoid, kTanh, kPlain };
-
-// Slots of a cell; gate of the recurrent product that D's slot s multiplies, in kRecurrentSlot.
-template <template <class> class Cell>
-struct Slots;
-
-template <>
-struct Slots<RnnTanh> {
-  static constexpr int kSlots = 1;
-  static constexpr SlotKind kKind[1] = {SlotKind::kPlain};
-};
-
-template <>
-struct Slots<RnnRelu> : Slots<RnnTanh> {};
-
-template <>
-struct Slots<Lstm> {
-  static constexpr int kSlots = 4;
-  static constexpr SlotKind kKind[4] = {SlotKind::kSigmoid, SlotKind::kSigmoid, SlotKind::kTanh,
-                                        SlotKind::kSigmoid};
-};
-
-template <>
-struct Slots<LstmProj> : Slots<Lstm> {};
-
-template <>
-struct Slots<Gru> {
-  static constexpr int kSlots = 4;
-  static constexpr SlotKind kKind[4] = {SlotKind::kSigmoid, SlotKind::kSigmoid, SlotKind::kTanh,
-                                        SlotKind::kPlain};
-};
-
-template <>
-struct Slots<GruResetBefore> : Slots<Gru> {};
-
+// A power of two, so that a unit's slots are one load. What W_hr multiplies is kept apart.
 constexpr int slots_of(CellId id) {
-  return id == CellId::kRnnTanh || id == CellId::kRnnRelu ? 1 : 4;
+  const CellInfo& cell = cell_info(id);
+  const int values = cell.saved - (cell.projected() ? 1 : 0);
+  int slots = 1;
+  while (slots < values) slots *= 2;
+  return slots;
 }
+
+template <template <class> class Cell>
+struct Slots {
+  static constexpr int kSlots = slots_of(kIdOf<Cell>);
+  static constexpr Range range(int slot) {
+    using C = Cell<float>;
+    return slot < C::kSaved ? C::kRange[slot] : Range::kPlain;
+  }
+};
 
 }  // namespace rnnfast::cuda

@@ -57,9 +57,9 @@ struct alignas(sizeof(S) * N > 16 ? 16 : sizeof(S) * N) SlotVector {
 // Between 2^23 and 2^24 floats are the whole numbers, so the last bits of 2^23 + x are x, rounded,
 // and those of a NaN, as multiply_add makes it, all set: no conversion instruction, of which an SM
 // does few at a time.
-template <SlotKind kKind>
+template <Range kRange>
 struct FixedPoint {
-  static constexpr bool kIsTanh = kKind == SlotKind::kTanh;
+  static constexpr bool kIsTanh = kRange == Range::kTanh;
   static constexpr float kOne = kIsTanh ? 32767.0f : 65534.0f;
   static constexpr float kZero = 8388608.0f + (kIsTanh ? kOne : 0.0f);  // 0, as it stands there
   static constexpr uint32_t kNan = 65535, kTop = 0x4B000000u;           // 2^23
@@ -73,23 +73,23 @@ struct FixedPoint {
   }
 };
 
-// A value of a slot of this kind, and back.
+// A value of a slot of this range, and back.
 
-template <class S, SlotKind kKind>
+template <class S, Range kRange>
 RNNFAST_DEVICE S encode_slot(Wide<S> value) {
-  if constexpr (!kIs16Bit<S> || kKind == SlotKind::kPlain) {
+  if constexpr (!kIs16Bit<S> || kRange == Range::kPlain) {
     return narrow<S>(value);
   } else {
-    return S{FixedPoint<kKind>::encode(value)};
+    return S{FixedPoint<kRange>::encode(value)};
   }
 }
 
-template <class S, SlotKind kKind>
+template <class S, Range kRange>
 RNNFAST_DEVICE Wide<S> decode_slot(S stored) {
-  if constexpr (!kIs16Bit<S> || kKind == SlotKind::kPlain) {
+  if constexpr (!kIs16Bit<S> || kRange == Range::kPlain) {
     return widen(stored);
   } else {
-    return FixedPoint<kKind>::decode(stored.bits);
+    return FixedPoint<kRange>::decode(stored.bits);
   }
 }
 
@@ -98,7 +98,7 @@ namespace detail {
 template <template <class> class Cell, int kSlot, class S, class V, int N>
 RNNFAST_DEVICE void encode_from(const V (&values)[N], SlotVector<S, N>& out) {
   if constexpr (kSlot < N) {
-    out.at[kSlot] = encode_slot<S, Slots<Cell>::kKind[kSlot]>(Wide<S>(values[kSlot]));
+    out.at[kSlot] = encode_slot<S, Slots<Cell>::range(kSlot)>(Wide<S>(values[kSlot]));
     encode_from<Cell, kSlot + 1>(values, out);
   }
 }
@@ -106,7 +106,7 @@ RNNFAST_DEVICE void encode_from(const V (&values)[N], SlotVector<S, N>& out) {
 template <template <class> class Cell, int kSlot, class S, class V, int N>
 RNNFAST_DEVICE void decode_from(const SlotVector<S, N>& stored, V (&values)[N]) {
   if constexpr (kSlot < N) {
-    values[kSlot] = V(decode_slot<S, Slots<Cell>::kKind[kSlot]>(stored.at[kSlot]));
+    values[kSlot] = V(decode_slot<S, Slots<Cell>::range(kSlot)>(stored.at[kSlot]));
     decode_from<Cell, kSlot + 1>(stored, values);
   }
 }

@@ -79,7 +79,7 @@ double weight_bytes(const PlanProblem& p) {
 
 // Values of a unit that an exchange, or both of a step, carry.
 double exchanged(const PlanProblem& p) {
-  return p.pass == Pass::kForward ? cell_info(p.cell).phases : cell_info(p.cell).gates;
+  return p.pass == Pass::kForward ? cell_info(p.cell).gate_phases() : cell_info(p.cell).gates;
 }
 
 // Bytes of a unit of a sequence in a step, as in training. Forward: gates, what is saved in their
@@ -88,9 +88,9 @@ double sequence_bytes(const PlanProblem& p) {
   const int slots = slots_of(p.cell);
   const double storage = double(bytes_of(p.dtype));
   const double state = cell_info(p.cell).states == 2 ? std::max(4.0, storage) : 0;
-  if (p.pass == Pass::kForward) return storage * (slots > 1 ? 2 * slots + 1 : 2) + state;
-  const bool reads_h = cell_info(p.cell).gates == 3;
-  return storage * (2 * slots + 1 + (reads_h ? 1 : 0)) + state;
+  if (p.pass == Pass::kForward)
+    return storage * (cell_info(p.cell).saves_output ? 2 : 2 * slots + 1) + state;
+  return storage * (2 * slots + 1 + (cell_info(p.cell).reads_h ? 1 : 0)) + state;
 }
 
 double multiply_adds_of_mma(Math math) {
@@ -191,7 +191,7 @@ Share share_of(const PlanProblem& p, Math math, const Team& team) {
 // The exchange of one tile, ns: what a block sends and receives, and the signal's way.
 double exchange_ns(const PlanProblem& p, Math math, const Team& team, int64_t units,
                    const Device& device, const Rates& rates) {
-  const int phases = cell_info(p.cell).phases;
+  const int phases = cell_info(p.cell).gate_phases();
   // to one peer, or to memory; scattered: fp32 sums of that peer's units
   const double own = kColumns * double(units) *
                      (team.scattered ? kPartialBytes * phases : exchanged(p) * operand_bytes(math));
@@ -335,7 +335,7 @@ StepCost solo_step(const PlanProblem& p, Math math, Shape shape, const Device& d
   const int64_t slabs = slabs_of(p.pass, p.cell, math, p.H);
   const double spilled = double(spilled_slabs(shape, slabs) * groups * group.tiles * kSlabShared);
   const double units = double(groups * group.units) * kColumns;
-  const int phases = cell_info(p.cell).phases;
+  const int phases = cell_info(p.cell).gate_phases();
   StepCost c;
   c.mma = multiply_cycles(math, full_schedulers(groups) * group.tiles, double(slabs), rates);
   const double tiles = double(ceil_div(groups, kWarps) * group.tiles);  // of a warp
@@ -366,7 +366,7 @@ StepCost stepwise_step(const PlanProblem& p, const Device& device, const Rates& 
   const CellInfo& cell = cell_info(p.cell);
   const double B = at_least_one(p.B), sms = device.sm_count;
   const double storage = double(bytes_of(p.dtype));
-  const int launches = cell.phases == 2 || cell.projected ? 4 : 2;
+  const int launches = 2 * cell.phase_count;
   const double products = B * weight_bytes(p) / storage;
   const double multiply = products / (peak(p, rates) * rates.product_efficiency * sms);
   const double weights =
@@ -390,7 +390,7 @@ int64_t cluster_blocks_at_once(int blocks, const Device& device, const Rates& ra
 StepCost team_step(const PlanProblem& p, Math math, const Team& team, const Device& device,
                    const Rates& rates, double instructions) {
   check_team(team, p.pass);
-  const int phases = cell_info(p.cell).phases;
+  const int phases = cell_info(p.cell).gate_phases();
   const Share share = share_of(p, math, team);
   const double teams = double(ceil_div(batch_tiles(p), team.tiles)) * p.directions;
   const double blocks = teams * team.blocks;

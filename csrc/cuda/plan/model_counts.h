@@ -26,7 +26,7 @@ inline double product_instructions(Math math, const WarpProducts& products, doub
   return 1.25 * products.held + per_streamed * products.streamed;
 }
 
-inline double phases_factor(CellId cell) { return cell_info(cell).phases == 2 ? 1.4 : 1; }
+inline double phases_factor(CellId cell) { return cell_info(cell).gate_phases() == 2 ? 1.4 : 1; }
 
 // Of a (unit, sequence): gate math, and loads and stores.
 inline double pair_instructions(Pass pass, CellId cell) {

@@ -31,9 +31,9 @@ struct BackwardScan {
   static constexpr CellId kCell = kIdOf<Cell>;
   static constexpr int kOctets = 2, kTileUnits = 16;
   static constexpr int kSlots = Slots<Cell>::kSlots, kG = C::kGates;
-  static constexpr bool kTwoPhases = C::kPhases == 2;
+  static constexpr bool kTwoPhases = kGatePhases<C> == 2;
+  static_assert(may_be_resident<C>(), "no kernel keeps the weights of a cell with such phases");
   static constexpr bool kHasCell = C::kStates > 1;
-  static constexpr bool kReadsH = kG == 3;  // whether the cell's backward looks at h
   static constexpr int kChains = kTiles == 1 ? 4 : (kTiles == 2 ? 2 : 1);
   static constexpr int kValues = kSlabBytes / int(sizeof(Operand));
   using Gates = SlotVector<S, kSlots>;
@@ -205,10 +205,10 @@ struct BackwardScan {
       const int64_t at = place(row[j], i, octet);
       const int64_t begin = s > 0 ? sequences.row_before(j, s, row[j]) : sequences.first(j);
       const int64_t before = place(begin, i, octet);
-      const void* stored = kSlots > 1 ? d.saved : d.y;
+      const void* stored = C::kSavesOutput ? d.y : d.saved;
       gates[i][octet][j] = load_once(static_cast<const Gates*>(stored) + at);
       if (d.dy != nullptr) dy[i][octet][j] = load_once(static_cast<const S*>(d.dy) + at);
-      if constexpr (kReadsH) {
+      if constexpr (C::kReadsH) {
         h_before[i][octet][j] = load_once(static_cast<const S*>(s > 0 ? d.y : d.h0) + before);
       }
       if constexpr (kHasCell) {
@@ -224,7 +224,7 @@ struct BackwardScan {
   RNNFAST_DEVICE void gather(int i, int octet, int j, Real (&state)[C::kStates],
                              Real (&ds_new)[C::kStates]) const {
     state[0] = 0;
-    if constexpr (kReadsH) {
+    if constexpr (C::kReadsH) {
       if (!reset[j]) state[0] = widen(h_before[i][octet][j]);
     }
     ds_new[0] = dh[i][octet][j];
@@ -291,7 +291,7 @@ struct BackwardScan {
       publish(s, j, unit(i, octet) * kG, dgh);
       RNNFAST_UNROLL
       for (int g = 0; g < kG; ++g) gates[i][octet][j].at[g] = rounded(dgx[g]);
-      if constexpr (kCell == CellId::kGru) gates[i][octet][j].at[3] = rounded(dgh[2]);
+      if constexpr (C::kOwnGate >= 0) gates[i][octet][j].at[kG] = rounded(dgh[C::kOwnGate]);
     });
     hand_over(s);
     product(s, 0, w.slabs, s,
@@ -302,10 +302,12 @@ struct BackwardScan {
     Real dg_z[kTiles][kOctets][2], dg_n[kTiles][kOctets][2];
     each([&](int i, int octet, int j) {
       if (!is_unit(i, octet) || !sequences.alive(j, s)) return;
-      Real state[1], ds_new[1], ds[1], saved[C::kSaved];
+      Real state[1], ds_new[1], ds[1], saved[C::kSaved], dgx[kG], dgh[kG];
       gather(i, octet, j, state, ds_new);
       decode_saved<Cell>(gates[i][octet][j], saved);
-      C::backward_candidate(ds_new, saved, state, dg_z[i][octet][j], dg_n[i][octet][j], ds);
+      C::backward(At<1>{}, ds_new, saved, state, dgx, dgh, ds);
+      dg_z[i][octet][j] = dgx[1];
+      dg_n[i][octet][j] = dgx[2];
       keep(i, octet, j, ds);
       const Real candidate[1] = {dg_n[i][octet][j]};
       publish(0, j, unit(i, octet), candidate);
@@ -313,11 +315,12 @@ struct BackwardScan {
     Team::signal();
     Team::wait();
     product(0, 0, first_slabs, s, [&](int i, int octet, int j, Real du) {
-      Real state[1], unused[1], ds[1] = {dh[i][octet][j]}, saved[C::kSaved], dg_rz[2];
-      gather(i, octet, j, state, unused);
+      Real state[1], d[1], ds[1] = {dh[i][octet][j]}, saved[C::kSaved], dgx[kG], dgh[kG];
+      gather(i, octet, j, state, d);
+      d[0] = du;
       decode_saved<Cell>(gates[i][octet][j], saved);
-      C::backward_reset(du, saved, state, dg_rz[0], ds);
-      dg_rz[1] = dg_z[i][octet][j];
+      C::backward(At<0>{}, d, saved, state, dgx, dgh, ds);
+      const Real dg_rz[2] = {dgx[0], dg_z[i][octet][j]};
       keep(i, octet, j, ds);
       publish(0, j, first_slabs * kValues + unit(i, octet) * 2, dg_rz);
       Gates& out = gates[i][octet][j];

@@ -28,7 +28,8 @@ struct ForwardScan {
   static constexpr Group kGroup = group_of(Pass::kForward, kCell);
   static constexpr int kTiles = kGroup.tiles, kOctets = kGroup.units / 8;
   static constexpr int kSlots = Slots<Cell>::kSlots, kG = C::kGates;
-  static constexpr bool kTwoPhases = C::kPhases == 2;
+  static constexpr bool kTwoPhases = kGatePhases<C> == 2;
+  static_assert(may_be_resident<C>(), "no kernel keeps the weights of a cell with such phases");
   static constexpr bool kHasCell = C::kStates > 1;
   static constexpr int kChains = kGroups * kTiles >= 3 ? 1 : 2;
   using Gates = SlotVector<S, kSlots>;
@@ -233,7 +234,7 @@ struct ForwardScan {
         gx[g] = in[g];
         gh[g] = sum[i][octet][g][j];
       }
-      if constexpr (kCell == CellId::kGru) gh[2] = gh[2] + in[3];
+      if constexpr (C::kOwnGate >= 0) gh[C::kOwnGate] = gh[C::kOwnGate] + in[kG];
       state_before(i, octet, j, before);
       cell_forward<Cell>(args.relu, gx, gh, before, after, saved);
       keep(i, octet, j, sequences.alive(j, s), after, saved);
@@ -244,10 +245,11 @@ struct ForwardScan {
   // The operands of the first phase are in set 0, u = r·h in set 1. Between the phases `gates`
   // holds what will be saved, but gx_n where n will be.
   RNNFAST_DEVICE void step_two_phases(int s) {
+    constexpr int kU = C::kPhases[1].operand;
     product<0, 2>(0);
     look_ahead(s + 1);
     each([&](int i, int octet, int j) {
-      Real in[kSlots], gx[2], gh[2], before[1], saved[C::kSaved];
+      Real in[kSlots], gx[2], gh[2], before[1], after[1], saved[C::kSaved];
       read_plain(gates[i][octet][j], in);
       RNNFAST_UNROLL
       for (int g = 0; g < 2; ++g) {
@@ -255,9 +257,9 @@ struct ForwardScan {
         gh[g] = sum[i][octet][g][j];
       }
       state_before(i, octet, j, before);
-      C::forward_reset(gx, gh, before, saved);
+      C::forward(At<0>{}, gx, gh, before, after, saved);
       saved[2] = 0;
-      publish(1, i, octet, j, saved[C::kSavedU]);
+      publish(1, i, octet, j, saved[kU]);
       const S gx_n = gates[i][octet][j].at[2];
       gates[i][octet][j] = encode_saved<Cell, S>(saved);
       gates[i][octet][j].at[2] = gx_n;
@@ -269,8 +271,8 @@ struct ForwardScan {
       Real before[1], after[1], saved[C::kSaved];
       decode_saved<Cell>(gates[i][octet][j], saved);
       state_before(i, octet, j, before);
-      const Real gx_n = widen(gates[i][octet][j].at[2]);
-      C::forward_candidate(gx_n, Real(sum[i][octet][2][j]), before, after, saved);
+      const Real gx[1] = {widen(gates[i][octet][j].at[2])}, gh[1] = {sum[i][octet][2][j]};
+      C::forward(At<1>{}, gx, gh, before, after, saved);
       keep(i, octet, j, sequences.alive(j, s), after, saved);
     });
     hand_over(s, 0);
@@ -281,7 +283,7 @@ struct ForwardScan {
                            const Real (&saved)[C::kSaved]) {
     h[i][octet][j] = alive ? after[0] : h[i][octet][j];
     if constexpr (kHasCell) c[i][octet][j] = alive ? after[1] : c[i][octet][j];
-    if constexpr (kSlots > 1) gates[i][octet][j] = encode_saved<Cell, S>(saved);
+    if constexpr (!C::kSavesOutput) gates[i][octet][j] = encode_saved<Cell, S>(saved);
   }
 
   // The end of step s: its h to the others first, as set `set`; then what only memory waits for.
@@ -307,7 +309,7 @@ struct ForwardScan {
       if constexpr (kHasCell) {
         if (d.c != nullptr) store(d.c + at, alive ? c[i][octet][j].value : 0.0f);
       }
-      if constexpr (kSlots > 1) {
+      if constexpr (!C::kSavesOutput) {
         if (args.training && alive) store(static_cast<Gates*>(d.gates) + at, gates[i][octet][j]);
       }
     });

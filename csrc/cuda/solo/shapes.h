@@ -52,8 +52,8 @@ constexpr ShapeList list(const Shape (&shapes)[N]) {
 
 }  // namespace detail
 
-// THE list of what is compiled, smallest first. RnnRelu runs in RnnTanh's kernels; LstmProj has
-// none.
+// THE list of what is compiled, smallest first. RnnRelu runs in RnnTanh's kernels; a cell that is not
+// here runs stepwise.
 constexpr ShapeList shapes(Pass pass, CellId cell, Math math) {
   using namespace detail;
   const bool narrow = operand_bytes(math) == 2, forward = pass == Pass::kForward;
@@ -83,22 +83,33 @@ struct Group {
 };
 
 constexpr Group group_of(Pass pass, CellId cell) {
-  if (pass == Pass::kForward && cell == CellId::kLstm) return {8, 2};
-  if (pass == Pass::kForward && cell_info(cell).gates == 3) return {16, 3};
-  return {16, 1};
+  const int gates = pass == Pass::kForward ? cell_info(cell).gates : 1;
+  return gates % 4 == 0 ? Group{8, gates / 2} : Group{16, gates};
+}
+
+// What the kernels that keep the weights can compute: one phase, or two of two gates and one.
+template <class C>
+constexpr bool may_be_resident() {
+  const Phase& last = C::kPhases[kGatePhases<C> - 1];
+  return !kProjected<C> &&
+         (kGatePhases<C> == 1 || (kGatePhases<C> == 2 && C::kStates == 1 && C::kGates == 3 &&
+                                  last.gates == 1 && last.grads == bits(1, 2)));
 }
 
 constexpr int64_t groups_of(Pass pass, CellId cell, int64_t H) {
   return detail::ceil_div(H, group_of(pass, cell).units);
 }
 
-// Slabs of a tile. A backward of two phases has two products: W_hnᵀ with dg_n comes first.
+// Slabs of a tile. A backward of two phases has two products: that of the second comes first.
 constexpr int64_t slabs_of(Pass pass, CellId cell, Math math, int64_t H) {
   const int values = slab_values(math);
   if (pass == Pass::kForward) return detail::ceil_div(H, values);
   const CellInfo& info = cell_info(cell);
-  if (info.phases == 2) return detail::ceil_div(H, values) + detail::ceil_div(2 * H, values);
-  return detail::ceil_div(info.gates * H, values);
+  int64_t slabs = 0;
+  for (int p = 0; p < info.gate_phases(); ++p) {
+    slabs += detail::ceil_div(info.phases[p].gates * H, values);
+  }
+  return slabs;
 }
 
 // Bytes from a row of operands (one sequence's) to the next.
@@ -107,7 +118,7 @@ constexpr int64_t row_stride(int64_t slabs) { return slabs * kSlabBytes + kRowPa
 // Two sets of rows: in the buffer that is read, and the one that is written. A two-phase backward
 // needs one.
 constexpr int row_sets(Pass pass, CellId cell) {
-  return pass == Pass::kBackward && cell_info(cell).phases == 2 ? 1 : 2;
+  return pass == Pass::kBackward && cell_info(cell).gate_phases() == 2 ? 1 : 2;
 }
 
 constexpr int64_t spilled_slabs(Shape shape, int64_t slabs) {

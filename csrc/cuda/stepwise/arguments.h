@@ -1,18 +1,16 @@
-// The stepwise strategy: a step is one product with the recurrent weights, which the caller makes
-// (bindings/cuda_stepwise.cpp, by ATen), and the fused kernels here around it. It serves every
+// The stepwise strategy: each product of a step is one with the weights, which the caller makes
+// (bindings/cuda_stepwise.cpp, by ATen), and the fused kernels here around them. It serves every
 // cell, size and storage dtype S: Bf16, F16, float, double. W is what S is computed in: double for
 // double, else float.
 //
-// Forward                                    Backward, step = T-1 … 0
-//   start                                      one-phase:    step;  product = operand·W_hh
-//   for step = 0 … T-1:                        two-phase:    candidate;  du =
-//   candidate_operand·W_hn;
-//     product = operand·W_hhᵀ                                step;  product = operand·W_h,rz
-//     one-phase:  step                         projected:    unproject;  dm = h_operand·W_hr;
-//     two-phase:  reset;                                     step;  product = operand·W_hh
-//                 candidate = u·W_hnᵀ;  step   finish, step = -1
-//     projected:  step;
-//                 projected = m·W_hrᵀ;  project
+// Forward                                        Backward, step = T-1 … 0
+//   start                                          for phase = last … 0:
+//   for step = 0 … T-1:                              phase
+//     for phase = 0 … last:                          product[phase] = operand[phase]·weights
+//       product[phase] = operand[phase]·weightsᵀ   finish, step = -1
+//       phase
+//
+// The weights of a phase are the rows of W_hh of its gates, or W_hr.
 //
 // A step is one of each sequence: step k of a reversed sequence is its k-th from its own end. In
 // steps past its end a sequence writes the zeros of the padding.
@@ -26,6 +24,8 @@
 
 namespace rnnfast::cuda {
 
+inline constexpr int kStepwisePhases = 2;  // at most
+
 // Tensors are dense, row-major, in the storage dtype unless said otherwise; P width of h, H where
 // the cell is not projected; S slots (layout.h), G gates.
 struct StepwiseForward {
@@ -35,21 +35,20 @@ struct StepwiseForward {
   const bool* resets = nullptr;      // [T, B], or null
   void* gates =
       nullptr;  // [T, B, H, S]: the input's part in; out, if training, what backward needs
-  const void* h0 = nullptr;         // [B, P]
-  const void* c0 = nullptr;         // [B, H], cells with a cell state
-  void* y = nullptr;                // [T, B, P], out; 0 past a sequence's end
-  void* c = nullptr;                // [T, B, H] W, out, or null: not wanted; 0 past the end
-  void* h_last = nullptr;           // [B, P], out
-  void* c_last = nullptr;           // [B, H], out
-  void* operand = nullptr;          // [B, P]: h for the step's product, 0 where the step resets
-  const void* product = nullptr;    // [B, G·H]; two-phase: [B, 2·H]
-  void* h_state = nullptr;          // [B, H] W, cells that read h
-  void* c_state = nullptr;          // [B, H] W, cells with a cell state
-  void* u = nullptr;                // [B, H], two-phase
-  const void* candidate = nullptr;  // [B, H], two-phase
-  void* m = nullptr;                // [B, H], projected
-  void* every_m = nullptr;          // [T, B, H], projected, out, if training; 0 past the end
-  const void* projected = nullptr;  // [B, P], projected
+  const void* h0 = nullptr;  // [B, P]
+  const void* c0 = nullptr;  // [B, H], cells with a cell state
+  void* y = nullptr;         // [T, B, P], out; 0 past a sequence's end
+  void* c = nullptr;         // [T, B, H] W, out, or null: not wanted; 0 past the end
+  void* h_last = nullptr;    // [B, P], out
+  void* c_last = nullptr;    // [B, H], out
+  // What each phase multiplies: h [B, P], 0 where the step resets; then the value beside the gates
+  // [B, H].
+  void* operand[kStepwisePhases] = {};
+  const void* product[kStepwisePhases] = {};  // [B, n·H], n gates; of W_hr [B, P]
+  void* h_state = nullptr;                    // [B, H] W, cells that read h
+  void* c_state = nullptr;                    // [B, H] W, cells with a cell state
+  void* every_m =
+      nullptr;  // [T, B, H], projected, out, if training: W_hr's operand; 0 past the end
 };
 
 struct StepwiseBackward {
@@ -73,27 +72,18 @@ struct StepwiseBackward {
   double clip = 0;               // as in BackwardArgs
   void* dh_state =
       nullptr;  // [B, P] W, begins as the gradient of the last h: the part outside the product
-  void* dc_state = nullptr;  // [B, H] W, begins as the gradient of the last c
-  void* operand =
-      nullptr;  // [B, G·H]; two-phase: [B, 2·H]; the gradients of the product times *scale
-  const void* product = nullptr;      // [B, P]
-  void* candidate_operand = nullptr;  // [B, H], two-phase
-  const void* du = nullptr;           // [B, H], two-phase
-  void* h_operand = nullptr;          // [B, P], projected
-  const void* dm = nullptr;           // [B, H], projected
+  void* dc_state = nullptr;                   // [B, H] W, begins as the gradient of the last c
+  void* operand[kStepwisePhases] = {};        // gradients of forward's products, times *scale
+  const void* product[kStepwisePhases] = {};  // and of its operands
 };
 
 // The kernels' launches for storage dtype S. Each throws std::runtime_error where the launch fails.
 template <class S>
 struct Stepwise {
   static void start(const StepwiseForward& f, Stream stream);
-  static void step(CellId cell, const StepwiseForward& f, Stream stream);
-  static void reset(const StepwiseForward& f, Stream stream);
-  static void project(const StepwiseForward& f, Stream stream);
+  static void phase(CellId cell, int phase, const StepwiseForward& f, Stream stream);
 
-  static void step(CellId cell, const StepwiseBackward& g, Stream stream);
-  static void candidate(const StepwiseBackward& g, Stream stream);
-  static void unproject(const StepwiseBackward& g, Stream stream);
+  static void phase(CellId cell, int phase, const StepwiseBackward& g, Stream stream);
   static void finish(const StepwiseBackward& g, Stream stream);
 };
 

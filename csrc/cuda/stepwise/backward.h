@@ -21,9 +21,7 @@ RNNFAST_DEVICE Scalar<S> unscaled(const StepwiseBackward& g, Scalar<S> value) {
 
 template <class S>
 RNNFAST_DEVICE Scalar<S> clipped(const StepwiseBackward& g, Scalar<S> gradient) {
-  if (g.clip == 0) return gradient;
-  const Wide<S> bound = g.clip < 0 ? -g.clip : g.clip;
-  return limit_in_time(Wide<S>(gradient), bound, g.clip < 0 ? Wide<S>(0) : bound);
+  return limit_in_time(Wide<S>(gradient), g.clip);
 }
 
 // The gradient of h that the step after hands over: what it left in dh_state and its product.
@@ -33,7 +31,7 @@ RNNFAST_DEVICE Scalar<S> arriving_dh(const StepwiseBackward& g, const Place& at,
   const Scalar<S> carried = read_wide<S>(g.dh_state, own);
   if (!at.alive(later)) return carried;
   if (at.resets_at(later)) return Scalar<S>(0);
-  return clipped<S>(g, carried + unscaled<S>(g, read<S>(g.product, own)));
+  return clipped<S>(g, carried + unscaled<S>(g, read<S>(g.product[0], own)));
 }
 
 template <class S>
@@ -57,7 +55,7 @@ RNNFAST_DEVICE void read_state(const StepwiseBackward& g, const Place& at, int64
   const int64_t own = at.b * g.H + j;
   const int64_t earlier = first ? 0 : at.row(g.step - 1) * g.H + j;
   state[0] = Scalar<S>(0);
-  if constexpr (kReadsH<Cell>) {
+  if constexpr (Cell<Scalar<S>>::kReadsH) {
     if (!cleared) state[0] = first ? read<S>(g.h0, own) : read<S>(g.y, earlier);
   }
   if constexpr (kStates == 2) {
@@ -69,12 +67,12 @@ RNNFAST_DEVICE void read_state(const StepwiseBackward& g, const Place& at, int64
 template <template <class> class Cell, class S, int N>
 RNNFAST_DEVICE void read_saved(const StepwiseBackward& g, int64_t index, Scalar<S> (&saved)[N]) {
   constexpr int kSlots = Slots<Cell>::kSlots;
-  if constexpr (kSlots == 1) {
+  if constexpr (Cell<Scalar<S>>::kSavesOutput) {
     saved[0] = read<S>(g.y, index);
   } else {
     Scalar<S> slots[kSlots];
     decode_saved<Cell>(load_slots<S, kSlots>(g.saved, index), slots);
-    for (int s = 0; s < kSlots; ++s) saved[s] = slots[s];
+    for (int s = 0; s < N && s < kSlots; ++s) saved[s] = slots[s];
   }
 }
 
@@ -94,75 +92,73 @@ RNNFAST_DEVICE void pad_dgates(const StepwiseBackward& g, int64_t index) {
   store_slots(g.dgates, index, zeros);
 }
 
-// One phase, or the product's side of a projected cell.
-template <template <class> class Cell, class S>
-RNNFAST_DEVICE void step_unit(const StepwiseBackward& g, const Place& at, int64_t j) {
+// What a unit's backward reads and makes.
+template <class C, class V>
+struct Unit {
+  V saved[C::kSaved], state[C::kStates], dnew[C::kStates], dgx[C::kGates], dgh[C::kGates],
+      dstate[C::kStates];
+};
+
+// The phases of W_hh from p down to kTo. Those after kTo are made anew, which is cheaper than to
+// keep what they made.
+template <class C, int p, int kTo, class S, class V>
+RNNFAST_DEVICE void phases(const StepwiseBackward& g, int64_t own, Unit<C, V>& u) {
+  C::backward(At<p>{}, u.dnew, u.saved, u.state, u.dgx, u.dgh, u.dstate);
+  if constexpr (p > kTo) {
+    u.dnew[0] = unscaled<S>(g, read<S>(g.product[p], own));
+    if constexpr (C::kStates == 2) u.dnew[1] = V(0);
+    phases<C, p - 1, kTo, S>(g, own, u);
+  }
+}
+
+// The gradient of what the last phase of W_hh made.
+template <template <class> class Cell, int p, class S>
+RNNFAST_DEVICE Scalar<S> dh_of(const StepwiseBackward& g, const Place& at, int64_t j) {
+  using C = Cell<Scalar<S>>;
+  const int64_t own = at.b * g.H + j;
+  if constexpr (kProjected<C>) {
+    return unscaled<S>(g, read<S>(g.product[1], own));
+  } else if constexpr (p + 1 < kGatePhases<C>) {
+    return read_wide<S>(g.dh_state, own);
+  } else {
+    return with_dy<S>(g, at.row(g.step) * g.H + j, arriving_dh<S>(g, at, j));
+  }
+}
+
+// A phase leaves its gates' gradients as operands. Until the first one has been there, dh_state has
+// the whole gradient of h, and dc_state is as it was.
+template <template <class> class Cell, int p, class S>
+RNNFAST_DEVICE void phase_unit(const StepwiseBackward& g, const Place& at, int64_t j) {
   using V = Scalar<S>;
   using C = Cell<V>;
   constexpr int G = C::kGates, kSlots = Slots<Cell>::kSlots;
+  constexpr int kFirst = C::kPhases[p].first, n = C::kPhases[p].gates;
   const int64_t own = at.b * g.H + j, index = at.row(g.step) * g.H + j;
-  if (!at.alive(g.step)) return pad_dgates<S, kSlots>(g, index);
-  V dnew[C::kStates], saved[C::kSaved], state[C::kStates], dgx[G], dgh[G], dstate[C::kStates];
-  if constexpr (C::kProjected) {
-    dnew[0] = unscaled<S>(g, read<S>(g.dm, own));
-  } else {
-    dnew[0] = with_dy<S>(g, index, arriving_dh<S>(g, at, j));
+  if (!at.alive(g.step)) {
+    if constexpr (p == 0) pad_dgates<S, kSlots>(g, index);
+    return;
   }
+  Unit<C, V> u;
+  const V dh = u.dnew[0] = dh_of<Cell, p, S>(g, at, j);
   if constexpr (C::kStates == 2) {
-    dnew[1] = arriving_dc<S>(g, at, j);
-    if (g.dc != nullptr) dnew[1] = dnew[1] + read<S>(g.dc, index);
+    u.dnew[1] = arriving_dc<S>(g, at, j);
+    if (g.dc != nullptr) u.dnew[1] = u.dnew[1] + read<S>(g.dc, index);
   }
-  read_saved<Cell, S>(g, index, saved);
-  read_state<Cell, S>(g, at, j, state);
-  C::backward(dnew, saved, state, dgx, dgh, dstate);
-  V slots[kSlots];
-  for (int s = 0; s < G; ++s) slots[s] = dgx[s];
-  if constexpr (kSlots > G) slots[G] = dgh[G - 1];
-  write_dgates<S>(g, index, slots);
+  read_saved<Cell, S>(g, index, u.saved);
+  read_state<Cell, S>(g, at, j, u.state);
+  phases<C, kGatePhases<C> - 1, p, S>(g, own, u);
+  if constexpr (p == 0) {
+    V slots[kSlots];
+    for (int s = 0; s < kSlots; ++s) slots[s] = s < G ? u.dgx[s] : V(0);
+    if constexpr (C::kOwnGate >= 0) slots[G] = u.dgh[C::kOwnGate];
+    write_dgates<S>(g, index, slots);
+  }
   const V scale = scale_of<S>(g);
-  for (int s = 0; s < G; ++s) write<S>(g.operand, (at.b * G + s) * g.H + j, dgh[s] * scale);
-  if constexpr (!C::kProjected) write_wide<S>(g.dh_state, own, dstate[0]);
-  if constexpr (C::kStates == 2) write_wide<S>(g.dc_state, own, dstate[1]);
-}
-
-// The gradients of the second phase of a two-phase cell.
-template <class S>
-struct Candidate {
-  Scalar<S> saved[4], state[1], dg_z, dg_n, dstate[1];
-
-  RNNFAST_DEVICE Candidate(const StepwiseBackward& g, const Place& at, int64_t j, Scalar<S> dh) {
-    const Scalar<S> dnew[1] = {dh};
-    read_saved<GruResetBefore, S>(g, at.row(g.step) * g.H + j, saved);
-    read_state<GruResetBefore, S>(g, at, j, state);
-    GruResetBefore<Scalar<S>>::backward_candidate(dnew, saved, state, dg_z, dg_n, dstate);
+  for (int s = 0; s < n; ++s) {
+    write<S>(g.operand[p], (at.b * n + s) * g.H + j, u.dgh[kFirst + s] * scale);
   }
-};
-
-// Leaves the whole gradient of h in dh_state.
-template <class S>
-RNNFAST_DEVICE void candidate_unit(const StepwiseBackward& g, const Place& at, int64_t j) {
-  if (!at.alive(g.step)) return;
-  const int64_t own = at.b * g.H + j;
-  const Scalar<S> dh = with_dy<S>(g, at.row(g.step) * g.H + j, arriving_dh<S>(g, at, j));
-  const Candidate<S> found(g, at, j, dh);
-  write_wide<S>(g.dh_state, own, dh);
-  write<S>(g.candidate_operand, own, found.dg_n * scale_of<S>(g));
-}
-
-template <class S>
-RNNFAST_DEVICE void reset_unit(const StepwiseBackward& g, const Place& at, int64_t j) {
-  using V = Scalar<S>;
-  const int64_t own = at.b * g.H + j, index = at.row(g.step) * g.H + j;
-  if (!at.alive(g.step)) return pad_dgates<S, 4>(g, index);
-  Candidate<S> found(g, at, j, read_wide<S>(g.dh_state, own));
-  const V du = unscaled<S>(g, read<S>(g.du, own)), scale = scale_of<S>(g);
-  V dg_r;
-  GruResetBefore<V>::backward_reset(du, found.saved, found.state, dg_r, found.dstate);
-  const V slots[4] = {dg_r, found.dg_z, found.dg_n, V(0)};
-  write_dgates<S>(g, index, slots);
-  write<S>(g.operand, at.b * 2 * g.H + j, dg_r * scale);
-  write<S>(g.operand, (at.b * 2 + 1) * g.H + j, found.dg_z * scale);
-  write_wide<S>(g.dh_state, own, found.dstate[0]);
+  if constexpr (!kProjected<C>) write_wide<S>(g.dh_state, own, p == 0 ? u.dstate[0] : dh);
+  if constexpr (C::kStates == 2 && p == 0) write_wide<S>(g.dc_state, own, u.dstate[1]);
 }
 
 template <class S>
@@ -171,7 +167,7 @@ RNNFAST_DEVICE void unproject_unit(const StepwiseBackward& g, const Place& at, i
   if (!at.alive(g.step)) return write<S>(g.every_dh, index, Scalar<S>(0));
   const Scalar<S> dh = with_dy<S>(g, index, arriving_dh<S>(g, at, j)) * scale_of<S>(g);
   write<S>(g.every_dh, index, dh);
-  write<S>(g.h_operand, own, dh);
+  write<S>(g.operand[1], own, dh);
   write_wide<S>(g.dh_state, own, Scalar<S>(0));  // all of it goes through the product
 }
 
@@ -183,27 +179,13 @@ RNNFAST_DEVICE void finish_unit(const StepwiseBackward& g, const Place& at, int6
 
 }  // namespace backward_detail
 
-template <template <class> class Cell, class S>
+template <template <class> class Cell, int kPhase, class S>
 RNNFAST_KERNEL(kStepwiseThreads)
 stepwise_backward(RNNFAST_ARGS StepwiseBackward g) {
   const int64_t j = own_unit();
   if (j >= g.H) return;
   for (int64_t b = block_y(); b < g.B; b += grid_y()) {
-    if constexpr (Cell<float>::kPhases == 2) {
-      backward_detail::reset_unit<S>(g, Place(g, b), j);
-    } else {
-      backward_detail::step_unit<Cell, S>(g, Place(g, b), j);
-    }
-  }
-}
-
-template <class S>
-RNNFAST_KERNEL(kStepwiseThreads)
-stepwise_candidate(RNNFAST_ARGS StepwiseBackward g) {
-  const int64_t j = own_unit();
-  if (j >= g.H) return;
-  for (int64_t b = block_y(); b < g.B; b += grid_y()) {
-    backward_detail::candidate_unit<S>(g, Place(g, b), j);
+    backward_detail::phase_unit<Cell, kPhase, S>(g, Place(g, b), j);
   }
 }
 
@@ -227,21 +209,19 @@ stepwise_finish(RNNFAST_ARGS StepwiseBackward g) {
 }
 
 template <class S>
-void Stepwise<S>::step(CellId cell, const StepwiseBackward& g, Stream stream) {
+void Stepwise<S>::phase(CellId cell, int phase, const StepwiseBackward& g, Stream stream) {
   dispatch(cell, [&](auto tag) {
-    launch_stepwise("stepwise_backward", &stepwise_backward<decltype(tag)::template Cell, S>, g,
-                    g.H, stream);
+    using Tag = decltype(tag);
+    using C = typename Tag::template Cell<float>;
+    dispatch_phase<C>(phase, [&](auto p) {
+      if constexpr (C::kPhases[p].matrix == Matrix::kWhr) {
+        launch_stepwise("stepwise_unproject", &stepwise_unproject<S>, g, g.P, stream);
+      } else {
+        launch_stepwise("stepwise_backward", &stepwise_backward<Tag::template Cell, p, S>, g, g.H,
+                        stream);
+      }
+    });
   });
-}
-
-template <class S>
-void Stepwise<S>::candidate(const StepwiseBackward& g, Stream stream) {
-  launch_stepwise("stepwise_candidate", &stepwise_candidate<S>, g, g.H, stream);
-}
-
-template <class S>
-void Stepwise<S>::unproject(const StepwiseBackward& g, Stream stream) {
-  launch_stepwise("stepwise_unproject", &stepwise_unproject<S>, g, g.P, stream);
 }
 
 template <class S>

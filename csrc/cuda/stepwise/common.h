@@ -2,6 +2,8 @@
 // value.
 #pragma once
 
+#include <stdexcept>
+#include <string>
 #include <type_traits>
 
 #include "cells/list.h"
@@ -9,6 +11,7 @@
 #include "cuda/device/real.h"
 #include "cuda/device/saved.h"
 #include "cuda/stepwise/arguments.h"
+#include "scan/rules.h"
 
 namespace rnnfast::cuda {
 
@@ -17,10 +20,6 @@ inline constexpr int kStepwiseThreads = 256;
 // What the cells compute with.
 template <class S>
 using Scalar = std::conditional_t<std::is_same_v<S, double>, double, Real>;
-
-// Cells whose pointwise part reads the h before the step.
-template <template <class> class Cell>
-inline constexpr bool kReadsH = Cell<float>::kGates == 3;
 
 // Sequence b at a step.
 struct Place {
@@ -31,17 +30,13 @@ struct Place {
   template <class Args>
   RNNFAST_DEVICE Place(const Args& args, int64_t sequence)
       : length(args.T), B(args.B), b(sequence), reverse(args.reverse), resets(args.resets) {
-    if (args.lengths == nullptr) return;
-    const int64_t given = load(args.lengths + b);
-    length = given < 0 ? 0 : (given > args.T ? args.T : given);
+    if (args.lengths != nullptr) length = within(load(args.lengths + b), args.T);
   }
 
   RNNFAST_DEVICE bool alive(int64_t step) const { return step < length; }
 
   // Where the step is in tensors [T, B, ·]; past the end, the padding that it fills.
-  RNNFAST_DEVICE int64_t row(int64_t step) const {
-    return (reverse && alive(step) ? length - 1 - step : step) * B + b;
-  }
+  RNNFAST_DEVICE int64_t row(int64_t step) const { return time_of(step, length, reverse) * B + b; }
 
   RNNFAST_DEVICE bool resets_at(int64_t step) const {
     return resets != nullptr && load(resets + row(step));
@@ -93,6 +88,15 @@ RNNFAST_DEVICE void store_slots(void* tensor, int64_t index, const SlotVector<S,
   } else {
     for (int s = 0; s < N; ++s) store(to->at + s, slots.at[s]);
   }
+}
+
+// f(std::integral_constant<int, p>) for the phase p of cell C that is `phase`.
+template <class C, int p = 0, class F>
+void dispatch_phase(int phase, const F& f) {
+  static_assert(kPhaseCount<C> <= kStepwisePhases, "the kernels have no room for so many products");
+  if (phase == p) return f(std::integral_constant<int, p>());
+  if constexpr (p + 1 < kPhaseCount<C>) return dispatch_phase<C, p + 1>(phase, f);
+  throw std::invalid_argument("the cell has no phase " + std::to_string(phase));
 }
 
 // A thread for each of `units` units of a sequence; sequences beyond the grid's limit are looped

@@ -13,7 +13,7 @@ RNNFAST_DEVICE void start_unit(const StepwiseForward& f, const Place& at, int64_
     const int64_t own = at.b * f.P + j;
     const Scalar<S> h = read<S>(f.h0, own);
     const bool cleared = !empty && at.resets_at(0);
-    write<S>(f.operand, own, cleared ? Scalar<S>(0) : h);
+    write<S>(f.operand[0], own, cleared ? Scalar<S>(0) : h);
     if (f.h_state) write_wide<S>(f.h_state, own, h);
     if (empty) write<S>(f.h_last, own, h);
   }
@@ -31,7 +31,7 @@ RNNFAST_DEVICE void publish_h(const StepwiseForward& f, const Place& at, int64_t
   const int64_t own = at.b * f.P + j, next = f.step + 1;
   write<S>(f.y, at.row(f.step) * f.P + j, h);
   const bool cleared = at.alive(next) && at.resets_at(next);
-  write<S>(f.operand, own, cleared ? Scalar<S>(0) : h);
+  write<S>(f.operand[0], own, cleared ? Scalar<S>(0) : h);
   if (next == at.length) write<S>(f.h_last, own, h);
 }
 
@@ -50,7 +50,7 @@ RNNFAST_DEVICE void read_state(const StepwiseForward& f, const Place& at, int64_
   constexpr int kStates = Cell<Scalar<S>>::kStates;
   const int64_t own = at.b * f.H + j;
   const bool cleared = at.resets_at(f.step);
-  state[0] = kReadsH<Cell> && !cleared ? read_wide<S>(f.h_state, own) : Scalar<S>(0);
+  state[0] = Cell<Scalar<S>>::kReadsH && !cleared ? read_wide<S>(f.h_state, own) : Scalar<S>(0);
   if constexpr (kStates == 2) {
     state[1] = cleared ? Scalar<S>(0) : read_wide<S>(f.c_state, own);
   }
@@ -60,87 +60,74 @@ RNNFAST_DEVICE void read_state(const StepwiseForward& f, const Place& at, int64_
 template <template <class> class Cell, class S>
 RNNFAST_DEVICE void write_unit(const StepwiseForward& f, const Place& at, int64_t j,
                                const Scalar<S> (&state)[Cell<Scalar<S>>::kStates],
-                               const Scalar<S> (&saved)[Slots<Cell>::kSlots]) {
+                               const Scalar<S> (&saved)[Cell<Scalar<S>>::kSaved]) {
   using C = Cell<Scalar<S>>;
+  constexpr int kSlots = Slots<Cell>::kSlots;
   const int64_t own = at.b * f.H + j, index = at.row(f.step) * f.H + j;
-  if (f.training && C::kGates > 1) {
-    store_slots(f.gates, index, encode_saved<Cell, S>(saved));
+  if (f.training && !C::kSavesOutput) {
+    Scalar<S> slots[kSlots];
+    for (int s = 0; s < kSlots; ++s) slots[s] = s < C::kSaved ? saved[s] : Scalar<S>(0);
+    store_slots(f.gates, index, encode_saved<Cell, S>(slots));
   }
   if constexpr (C::kStates == 2) {
     write_wide<S>(f.c_state, own, state[1]);
     if (f.c != nullptr) write_wide<S>(f.c, index, state[1]);
     if (f.step + 1 == at.length) write<S>(f.c_last, own, state[1]);
   }
-  if constexpr (C::kProjected) {
-    write<S>(f.m, own, state[0]);
+  if constexpr (kProjected<C>) {
+    write<S>(f.operand[1], own, state[0]);
     if (f.every_m != nullptr) write<S>(f.every_m, index, state[0]);
   } else {
-    if constexpr (kReadsH<Cell>) write_wide<S>(f.h_state, own, state[0]);
+    if constexpr (C::kReadsH) write_wide<S>(f.h_state, own, state[0]);
     publish_h<S>(f, at, j, state[0]);
   }
 }
 
-// One phase: gx of every gate but the GRU's fourth slot, which belongs to the product's part.
-template <template <class> class Cell, class S>
-RNNFAST_DEVICE void step_unit(const StepwiseForward& f, const Place& at, int64_t j) {
+// The phases of W_hh from p to kLast. Those before kLast are made anew, which is cheaper than to
+// keep what they made.
+template <template <class> class Cell, int p, int kLast, class S>
+RNNFAST_DEVICE void phases(const StepwiseForward& f, const Place& at, int64_t j,
+                           const SlotVector<S, Slots<Cell>::kSlots>& given,
+                           const Scalar<S> (&state)[Cell<Scalar<S>>::kStates],
+                           Scalar<S> (&next)[Cell<Scalar<S>>::kStates],
+                           Scalar<S> (&saved)[Cell<Scalar<S>>::kSaved]) {
   using V = Scalar<S>;
   using C = Cell<V>;
-  constexpr int G = C::kGates, kSlots = Slots<Cell>::kSlots;
-  if (!at.alive(f.step)) return pad_unit<S>(f, at, j, C::kProjected);
-  const auto given = load_slots<S, kSlots>(f.gates, at.row(f.step) * f.H + j);
-  V gx[G], gh[G], state[C::kStates], next[C::kStates], all_saved[C::kSaved], saved[kSlots];
-  for (int g = 0; g < G; ++g) {
-    gx[g] = V(widen(given.at[g]));
-    gh[g] = read<S>(f.product, (at.b * G + g) * f.H + j);
+  constexpr int kFirst = C::kPhases[p].first, n = C::kPhases[p].gates, kOwn = C::kOwnGate - kFirst;
+  V gx[n], gh[n];
+  for (int g = 0; g < n; ++g) {
+    gx[g] = V(widen(given.at[kFirst + g]));
+    gh[g] = read<S>(f.product[p], (at.b * n + g) * f.H + j);
   }
-  if constexpr (kSlots > G) gh[G - 1] = gh[G - 1] + V(widen(given.at[G]));
+  if constexpr (kOwn >= 0 && kOwn < n) gh[kOwn] = gh[kOwn] + V(widen(given.at[C::kGates]));
+  C::forward(At<p>{}, gx, gh, state, next, saved);
+  if constexpr (p < kLast) phases<Cell, p + 1, kLast, S>(f, at, j, given, state, next, saved);
+}
+
+template <template <class> class Cell, int p, class S>
+RNNFAST_DEVICE void phase_unit(const StepwiseForward& f, const Place& at, int64_t j) {
+  using C = Cell<Scalar<S>>;
+  constexpr bool kEnds = p + 1 == kGatePhases<C>;
+  if (!at.alive(f.step)) {
+    if constexpr (kEnds) pad_unit<S>(f, at, j, kProjected<C>);
+    return;
+  }
+  const auto given = load_slots<S, Slots<Cell>::kSlots>(f.gates, at.row(f.step) * f.H + j);
+  Scalar<S> state[C::kStates], next[C::kStates], saved[C::kSaved];
   read_state<Cell, S>(f, at, j, state);
-  C::forward(gx, gh, state, next, all_saved);
-  for (int s = 0; s < kSlots; ++s) saved[s] = all_saved[s];
-  write_unit<Cell, S>(f, at, j, next, saved);
-}
-
-// The first phase of a two-phase cell: fills saved but for n.
-template <class S>
-RNNFAST_DEVICE void reset_phase(const StepwiseForward& f, const Place& at, int64_t j,
-                                const SlotVector<S, 4>& given, Scalar<S> (&state)[1],
-                                Scalar<S> (&saved)[4]) {
-  using V = Scalar<S>;
-  V gx[2], gh[2];
-  for (int g = 0; g < 2; ++g) {
-    gx[g] = V(widen(given.at[g]));
-    gh[g] = read<S>(f.product, (at.b * 2 + g) * f.H + j);
+  phases<Cell, 0, p, S>(f, at, j, given, state, next, saved);
+  if constexpr (kEnds) {
+    write_unit<Cell, S>(f, at, j, next, saved);
+  } else {
+    constexpr int kOperand = C::kPhases[p + 1].operand;
+    write<S>(f.operand[p + 1], at.b * f.H + j, saved[kOperand]);
   }
-  read_state<GruResetBefore, S>(f, at, j, state);
-  GruResetBefore<V>::forward_reset(gx, gh, state, saved);
-}
-
-template <class S>
-RNNFAST_DEVICE void reset_unit(const StepwiseForward& f, const Place& at, int64_t j) {
-  if (!at.alive(f.step)) return;
-  Scalar<S> state[1], saved[4];
-  const auto given = load_slots<S, 4>(f.gates, at.row(f.step) * f.H + j);
-  reset_phase<S>(f, at, j, given, state, saved);
-  write<S>(f.u, at.b * f.H + j, saved[GruResetBefore<Scalar<S>>::kSavedU]);
-}
-
-// The second phase; makes the first anew, which is cheaper than to keep it.
-template <class S>
-RNNFAST_DEVICE void candidate_unit(const StepwiseForward& f, const Place& at, int64_t j) {
-  using V = Scalar<S>;
-  if (!at.alive(f.step)) return pad_unit<S>(f, at, j, false);
-  V state[1], next[1], saved[4];
-  const auto given = load_slots<S, 4>(f.gates, at.row(f.step) * f.H + j);
-  reset_phase<S>(f, at, j, given, state, saved);
-  const V gh_n = read<S>(f.candidate, at.b * f.H + j);
-  GruResetBefore<V>::forward_candidate(V(widen(given.at[2])), gh_n, state, next, saved);
-  write_unit<GruResetBefore, S>(f, at, j, next, saved);
 }
 
 template <class S>
 RNNFAST_DEVICE void project_unit(const StepwiseForward& f, const Place& at, int64_t j) {
   if (at.alive(f.step)) {
-    publish_h<S>(f, at, j, read<S>(f.projected, at.b * f.P + j));
+    publish_h<S>(f, at, j, read<S>(f.product[1], at.b * f.P + j));
   } else {
     write<S>(f.y, at.row(f.step) * f.P + j, Scalar<S>(0));
   }
@@ -157,27 +144,13 @@ stepwise_start(RNNFAST_ARGS StepwiseForward f) {
   }
 }
 
-template <template <class> class Cell, class S>
+template <template <class> class Cell, int kPhase, class S>
 RNNFAST_KERNEL(kStepwiseThreads)
 stepwise_forward(RNNFAST_ARGS StepwiseForward f) {
   const int64_t j = own_unit();
   if (j >= f.H) return;
   for (int64_t b = block_y(); b < f.B; b += grid_y()) {
-    if constexpr (Cell<float>::kPhases == 2) {
-      forward_detail::candidate_unit<S>(f, Place(f, b), j);
-    } else {
-      forward_detail::step_unit<Cell, S>(f, Place(f, b), j);
-    }
-  }
-}
-
-template <class S>
-RNNFAST_KERNEL(kStepwiseThreads)
-stepwise_reset(RNNFAST_ARGS StepwiseForward f) {
-  const int64_t j = own_unit();
-  if (j >= f.H) return;
-  for (int64_t b = block_y(); b < f.B; b += grid_y()) {
-    forward_detail::reset_unit<S>(f, Place(f, b), j);
+    forward_detail::phase_unit<Cell, kPhase, S>(f, Place(f, b), j);
   }
 }
 
@@ -197,21 +170,19 @@ void Stepwise<S>::start(const StepwiseForward& f, Stream stream) {
 }
 
 template <class S>
-void Stepwise<S>::step(CellId cell, const StepwiseForward& f, Stream stream) {
+void Stepwise<S>::phase(CellId cell, int phase, const StepwiseForward& f, Stream stream) {
   dispatch(cell, [&](auto tag) {
-    launch_stepwise("stepwise_forward", &stepwise_forward<decltype(tag)::template Cell, S>, f, f.H,
-                    stream);
+    using Tag = decltype(tag);
+    using C = typename Tag::template Cell<float>;
+    dispatch_phase<C>(phase, [&](auto p) {
+      if constexpr (C::kPhases[p].matrix == Matrix::kWhr) {
+        launch_stepwise("stepwise_project", &stepwise_project<S>, f, f.P, stream);
+      } else {
+        launch_stepwise("stepwise_forward", &stepwise_forward<Tag::template Cell, p, S>, f, f.H,
+                        stream);
+      }
+    });
   });
-}
-
-template <class S>
-void Stepwise<S>::reset(const StepwiseForward& f, Stream stream) {
-  launch_stepwise("stepwise_reset", &stepwise_reset<S>, f, f.H, stream);
-}
-
-template <class S>
-void Stepwise<S>::project(const StepwiseForward& f, Stream stream) {
-  launch_stepwise("stepwise_project", &stepwise_project<S>, f, f.P, stream);
 }
 
 }  // namespace rnnfast::cuda

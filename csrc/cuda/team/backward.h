@@ -63,8 +63,8 @@ class TeamBackward {
   using Operand = typename Mma::Operand;
   static constexpr CellId kCell = kIdOf<Cell>;
   static constexpr int kSlots = Slots<Cell>::kSlots, kG = C::kGates;
-  static constexpr bool kTwoPhases = C::kPhases == 2, kHasCell = C::kStates > 1;
-  static constexpr bool kReadsH = kG == 3;  // whether the cell's backward looks at h
+  static constexpr bool kTwoPhases = kGatePhases<C> == 2, kHasCell = C::kStates > 1;
+  static_assert(may_be_resident<C>(), "no kernel keeps the weights of a cell with such phases");
   static constexpr int kPairs = team_pairs(Pass::kBackward, kCell, {kTiles, kHeld});
   static constexpr int kSentFirst = exchanged_values(Pass::kBackward, kCell, 0);
   static constexpr int kSentSecond = exchanged_values(Pass::kBackward, kCell, 1);
@@ -109,7 +109,7 @@ class TeamBackward {
 
   // The one that brings what step s sends in phase 0, or 1.
   RNNFAST_DEVICE int exchange(int n, int s, int phase) const {
-    return (tiles_.longest[n] - 1 - s) * C::kPhases + phase;
+    return (tiles_.longest[n] - 1 - s) * kGatePhases<C> + phase;
   }
 
   // Values, and bytes, of a unit in an exchange.
@@ -193,7 +193,7 @@ class TeamBackward {
 
   RNNFAST_DEVICE void finish(int n) {
     if (tiles_.longest[n] > 0) {
-      multiply(n, 0, C::kPhases - 1);
+      multiply(n, 0, kGatePhases<C> - 1);
       RNNFAST_UNROLL
       for (int q = 0; q < kPairs; ++q) {
         if (!pairs_.has(q)) continue;
@@ -228,10 +228,10 @@ class TeamBackward {
     const int64_t before = pairs_.place(s > 0 ? batch_.row_before(w, s, row) : w.first, q);
     in.reset = batch_.reset(w, s);
     in.reset_after = batch_.reset(w, s + 1);
-    const void* stored = kSlots > 1 ? d_.saved : d_.y;
+    const void* stored = C::kSavesOutput ? d_.y : d_.saved;
     in.saved = load_once(static_cast<const Gates*>(stored) + at);
     if (d_.dy != nullptr) in.dy = load_once(static_cast<const S*>(d_.dy) + at);
-    if constexpr (kReadsH) {
+    if constexpr (C::kReadsH) {
       in.h_before = load_once(static_cast<const S*>(s > 0 ? d_.y : d_.h0) + before);
     }
     if constexpr (kHasCell) {
@@ -257,7 +257,7 @@ class TeamBackward {
   // this one sends down.
   RNNFAST_DEVICE void complete(int s, int n) {
     if (s + 1 == tiles_.longest[n]) return;
-    multiply(n, s + 1, C::kPhases - 1);
+    multiply(n, s + 1, kGatePhases<C> - 1);
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {
       if (pairs_.has(q)) hand_down(n, s + 1, q, walk(n, q), in_[q].reset_after);
@@ -269,7 +269,7 @@ class TeamBackward {
                              Real (&ds_new)[C::kStates]) const {
     const Inputs& in = in_[q];
     state[0] = 0;
-    if constexpr (kReadsH) {
+    if constexpr (C::kReadsH) {
       if (!in.reset) state[0] = widen(in.h_before);
     }
     ds_new[0] = parking_.value(n, 0, q);
@@ -299,7 +299,7 @@ class TeamBackward {
       put(n, s, 0, q, dgh);
       RNNFAST_UNROLL
       for (int g = 0; g < kG; ++g) out[q].at[g] = rounded(dgx[g]);
-      if constexpr (kCell == CellId::kGru) out[q].at[3] = rounded(dgh[2]);
+      if constexpr (C::kOwnGate >= 0) out[q].at[kG] = rounded(dgh[C::kOwnGate]);
     }
     hand_over(s, n, 0, out);
   }
@@ -310,14 +310,14 @@ class TeamBackward {
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {
       if (!pairs_.has(q) || !walk(n, q).alive(s)) continue;
-      Real state[1], ds_new[1], ds[1], saved[C::kSaved], dg_z, dg_n;
+      Real state[1], ds_new[1], ds[1], saved[C::kSaved], dgx[kG], dgh[kG];
       gather(n, q, state, ds_new);
       decode_saved<Cell>(in_[q].saved, saved);
-      C::backward_candidate(ds_new, saved, state, dg_z, dg_n, ds);
+      C::backward(At<1>{}, ds_new, saved, state, dgx, dgh, ds);
       parking_.value(n, 0, q) = ds[0].value;
-      parking_.value(n, kDgZ, q) = dg_z.value;
-      parking_.value(n, kDgN, q) = dg_n.value;
-      const Real candidate[1] = {dg_n};
+      parking_.value(n, kDgZ, q) = dgx[1].value;
+      parking_.value(n, kDgN, q) = dgx[2].value;
+      const Real candidate[1] = {dgx[2]};
       put(n, s, 0, q, candidate);
     }
     signal(n, s, 0);
@@ -330,11 +330,12 @@ class TeamBackward {
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {
       if (!pairs_.has(q) || !walk(n, q).alive(s)) continue;
-      Real state[1], unused[1], ds[1] = {parking_.value(n, 0, q)}, saved[C::kSaved], dg_rz[2];
-      gather(n, q, state, unused);
+      Real state[1], d[1], ds[1] = {parking_.value(n, 0, q)}, saved[C::kSaved], dgx[kG], dgh[kG];
+      gather(n, q, state, d);
+      d[0] = sum(q);
       decode_saved<Cell>(in_[q].saved, saved);
-      C::backward_reset(sum(q), saved, state, dg_rz[0], ds);
-      dg_rz[1] = parking_.value(n, kDgZ, q);
+      C::backward(At<0>{}, d, saved, state, dgx, dgh, ds);
+      const Real dg_rz[2] = {dgx[0], parking_.value(n, kDgZ, q)};
       parking_.value(n, 0, q) = ds[0].value;
       put(n, s, 1, q, dg_rz);
       out[q].at[0] = rounded(dg_rz[0]);

@@ -135,8 +135,10 @@ void launch_team_cell(CellId cell, TeamChoice choice, const Args& args, void* wo
       return detail::run_team_cell<kPass, Lstm, Mma>(run);
     case CellId::kGru:
       return detail::run_team_cell<kPass, Gru, Mma>(run);
-    default:
+    case CellId::kGruResetBefore:
       return detail::run_team_cell<kPass, GruResetBefore, Mma>(run);
+    default:
+      detail::refuse_team(run, "no kernel for " + std::string(cell_info(cell).name));
   }
 }
 

@@ -56,7 +56,8 @@ class TeamForward {
   using Operand = typename Mma::Operand;
   static constexpr CellId kCell = kIdOf<Cell>;
   static constexpr int kSlots = Slots<Cell>::kSlots, kG = C::kGates;
-  static constexpr bool kTwoPhases = C::kPhases == 2, kHasCell = C::kStates > 1;
+  static constexpr bool kTwoPhases = kGatePhases<C> == 2, kHasCell = C::kStates > 1;
+  static_assert(may_be_resident<C>(), "no kernel keeps the weights of a cell with such phases");
   static constexpr int kPairs = team_pairs(Pass::kForward, kCell, {kTiles, kHeld});
   using Gates = SlotVector<S, kSlots>;
   using Park = Parking<parked_values(Pass::kForward, kCell, Mma::kMath)>;
@@ -94,7 +95,7 @@ class TeamForward {
   // --- exchanges -------------------------------------------------------------------------------
 
   // The one that brings phase 0, or 1, its operands at step s.
-  RNNFAST_DEVICE static int exchange(int s, int phase) { return s * C::kPhases + phase; }
+  RNNFAST_DEVICE static int exchange(int s, int phase) { return s * kGatePhases<C> + phase; }
 
   RNNFAST_DEVICE void put(int n, int e, int q, Real value) const {
     if (!pairs_.is_unit(q)) return;
@@ -194,7 +195,7 @@ class TeamForward {
     for (int i = 0; i < C::kStates; ++i) {
       t.after[q][i] = t.walk[q].alive(s) ? t.after[q][i] : before[i];
     }
-    if constexpr (kSlots > 1) t.saved[q] = encode_saved<Cell, S>(saved);
+    if constexpr (!C::kSavesOutput) t.saved[q] = encode_saved<Cell, S>(saved);
   }
 
   RNNFAST_DEVICE void turn(int s, int n) {
@@ -211,7 +212,7 @@ class TeamForward {
         gx[g] = in[g];
         gh[g] = sum(g, q);
       }
-      if constexpr (kCell == CellId::kGru) gh[2] = gh[2] + in[3];
+      if constexpr (C::kOwnGate >= 0) gh[C::kOwnGate] = gh[C::kOwnGate] + in[kG];
       state(n, q, before);
       cell_forward<Cell>(args_.relu, gx, gh, before, t.after[q], saved);
       keep(t, q, s, before, saved);
@@ -222,17 +223,18 @@ class TeamForward {
   // Of two phases: after the first product u = r·h goes to the others, and what will be saved is
   // parked, but gx_n where n will be.
   RNNFAST_DEVICE void reset_turn(int s, int n) {
+    constexpr int kU = C::kPhases[1].operand;
     multiply(n, exchange(s, 0), 0, 2 * pairs_.units / 16);
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {
       if (!pairs_.has(q)) continue;
-      Real in[kSlots], before[1], saved[C::kSaved];
+      Real in[kSlots], before[1], after[1], saved[C::kSaved];
       read_plain(gates_[q], in);
       const Real gx[2] = {in[0], in[1]}, gh[2] = {sum(0, q), sum(1, q)};
       state(n, q, before);
-      C::forward_reset(gx, gh, before, saved);
+      C::forward(At<0>{}, gx, gh, before, after, saved);
       saved[2] = 0;
-      put(n, exchange(s, 1), q, saved[C::kSavedU]);
+      put(n, exchange(s, 1), q, saved[kU]);
       Gates kept = encode_saved<Cell, S>(saved);
       kept.at[2] = gates_[q].at[2];
       parking_.put(n, 1, q, kept);
@@ -254,7 +256,8 @@ class TeamForward {
       parking_.get(n, 1, q, kept);
       decode_saved<Cell>(kept, saved);
       state(n, q, before);
-      C::forward_candidate(Real(widen(kept.at[2])), sum(2, q), before, t.after[q], saved);
+      const Real gx[1] = {widen(kept.at[2])}, gh[1] = {sum(2, q)};
+      C::forward(At<1>{}, gx, gh, before, t.after[q], saved);
       keep(t, q, s, before, saved);
     }
     hand_over(s, n, t);
@@ -299,7 +302,7 @@ class TeamForward {
     if constexpr (kHasCell) {
       if (d_.c != nullptr) store(d_.c + at, alive ? t.after[q][1].value : 0.0f);
     }
-    if constexpr (kSlots > 1) {
+    if constexpr (!C::kSavesOutput) {
       if (args_.training && alive) store(static_cast<Gates*>(d_.gates) + at, t.saved[q]);
     }
   }

@@ -76,7 +76,7 @@ constexpr TeamShapeList team_shapes(Pass pass, CellId cell) {
 // A block's units are a multiple of this: its rows then fill tiles, and what it sends is whole
 // words of 16 bytes.
 constexpr int unit_step(Pass pass, CellId cell) {
-  return pass == Pass::kForward && cell == CellId::kLstm ? 8 : 16;
+  return pass == Pass::kForward && cell_info(cell).gates % 2 == 0 ? 8 : 16;
 }
 
 // U, the units of a block.
@@ -100,13 +100,14 @@ constexpr int team_pairs(Pass pass, CellId cell, TeamShape shape) {
   return int(detail::ceil_div(most_units(pass, cell, shape) * kColumns, kThreads));
 }
 
-// An exchange sends one value a unit, or each gate's; a cell of two phases has two exchanges a step
-// and in backward two products: n's with W_hnᵀ, then r's and z's. Values a unit of exchange `part`.
+// An exchange sends one value a unit, or those of a phase's gates; a cell of two phases has two
+// exchanges a step and in backward two products: the second phase's, then the first one's. Values a
+// unit of exchange `part`.
 constexpr int exchanged_values(Pass pass, CellId cell, int part) {
   const CellInfo& info = cell_info(cell);
   if (pass == Pass::kForward) return 1;
-  if (info.phases == 2) return part == 0 ? 1 : 2;
-  return info.gates;
+  const int last = info.gate_phases() - 1;
+  return info.phases[part < last ? last - part : 0].gates;
 }
 
 // Slabs of the operands of exchange `part`.
@@ -116,7 +117,7 @@ constexpr int64_t team_slabs(Pass pass, CellId cell, Math math, int64_t H, int p
 
 // Products of a step with matrices of their own columns.
 constexpr int matrix_parts(Pass pass, CellId cell) {
-  return pass == Pass::kBackward ? cell_info(cell).phases : 1;
+  return pass == Pass::kBackward ? cell_info(cell).gate_phases() : 1;
 }
 
 // Slabs of a tile that a warp has, of all parts.
@@ -132,7 +133,7 @@ constexpr int64_t warp_slabs(Pass pass, CellId cell, Math math, int64_t H) {
 // memory an odd number of slabs, so that a warp's reads of 16 bytes meet no bank conflict.
 constexpr int64_t team_row_bytes(Pass pass, CellId cell, Math math, int64_t H) {
   const int64_t first = team_slabs(pass, cell, math, H, 0);
-  const int64_t last = team_slabs(pass, cell, math, H, cell_info(cell).phases - 1);
+  const int64_t last = team_slabs(pass, cell, math, H, cell_info(cell).gate_phases() - 1);
   return (first > last ? first : last) * kSlabBytes;
 }
 RNNFAST_HD constexpr int64_t team_row_stride(TeamKind kind, int64_t row_bytes) {
@@ -146,8 +147,9 @@ RNNFAST_HD constexpr int sum_stride(int tiles) { return tiles * 16 + 4; }
 // fp32 values that a (unit, sequence) pair leaves in shared memory between its turns.
 constexpr int parked_values(Pass pass, CellId cell, Math math) {
   const CellInfo& info = cell_info(cell);
-  if (info.phases == 1) return info.states;
-  return pass == Pass::kForward ? 1 + operand_bytes(math) : 3;  // the slots, or dg_z and dg_n
+  if (info.gate_phases() == 1) return info.states;
+  return pass == Pass::kForward ? 1 + operand_bytes(math)
+                                : 3;  // the slots, or dg of the second phase
 }
 
 // Dynamic shared memory of a block; `tiles` batch tiles of a team.

@@ -145,7 +145,7 @@ class Run {
     for (int64_t row = 0; row < p.T * p.B; ++row) {
       for (int64_t j = 0; j < p.H; ++j) {
         for (int g = 0; g < G; ++g) {
-          const int slot = p.cell == CellId::kGru && g == 2 ? 3 : g;
+          const int slot = g == p.info().own_gate ? G : g;
           out[g * p.H + j] += dgates[(row * p.H + j) * S_ + slot];
         }
       }
@@ -163,10 +163,10 @@ class Run {
       for (int64_t j = 0; j < p.H; ++j) {
         for (int g = 0; g < G; ++g) {
           const double b = in.option.bias ? in.b_hh[g * p.H + j] : 0;
-          const bool apart = p.cell == CellId::kGru && g == 2;
+          const bool apart = g == p.info().own_gate;
           double* slots = &out[(row * p.H + j) * S_];
           slots[g] = in.gx[(row * G + g) * p.H + j] + (apart ? 0 : b);
-          if (apart) slots[3] = b;
+          if (apart) slots[G] = b;
         }
       }
     }
