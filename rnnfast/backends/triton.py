@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..problem import Problem, Scan, ScanResult, problem_of
+from ..triton import cells
 from ..triton.plan import STRATEGY, device_of, why_not_resident
 from .base import Backend, Cotangents, Gradients, Needs, Saved, TensorLike, reserved
 
@@ -40,6 +41,9 @@ class Triton(Backend):
             return f"{under}it computes on {needed} tensors only, not on {problem.device}"
         if problem.dtype not in DTYPES:
             return f"it has no kernel for {problem.dtype}: its products are float32 at most"
+        unknown = cells.why_not(problem.spec)
+        if unknown is not None:
+            return unknown
         if problem.transformed:
             return "its kernels have no rules for vmap and forward-mode AD"
         if STRATEGY in os.environ:  # device_of is not for a tracer
