@@ -1,19 +1,21 @@
 """The cells that Triton has functions for, and what the kernels ask of a cell.
 
 The facts are rnnfast.cells'. The functions stand in the file of the cell's family, one forward and
-one backward a phase, in the order of the phases (``FUNCTIONS`` there). They take and return tuples
-of tiles [BLOCK_B, BLOCK_H]:
+one backward a phase of W_hh (``FUNCTIONS`` there). They take and return tuples of tiles [BLOCK_B,
+BLOCK_H]; ``x_forward_0`` is the first phase's, ``x_forward`` that of a cell with no other.
 
     forward(gx, gh, s, earlier) -> out, values
     backward(d, saved, s, left) -> dgx, dgh, ds, left
 
-gx = W_ih·x + b_ih and gh = W_hh·(the phase's operand) + b_hh, of the phase's gates; s: the states,
-s[0] is h. ``values``: of the phase's gates, and of what is saved besides if no product has it for
-its operand; ``earlier``: those of the phases before. ``out``: the operand of the next product; of
-the last phase, the new states (with a projection, its operand in the place of h). d: the gradient
-of ``out``; ds: the direct part of that of s, the part through gh is W_hhᵀ·dgh, outside. ``left``
-goes from the last phase to the first: what the last knows of the gradients of the first one's gates
-(None: nothing). Where the first returns None for a gate, what was left is the gradient.
+Forward: gx = W_ih·x + b_ih and gh = W_hh·operand + b_hh of the phase's gates; s the states, s[0] is
+h. ``values``: what is saved of the phase's gates, and after them what is saved besides, unless it
+is a product's operand; ``earlier``: the values of the phase before. ``out``: the operand of the
+next product; of the last phase the new states, the first of which a projection still multiplies.
+
+Backward, from the last phase to the first: d the gradient of ``out``; ``saved`` the values of all
+phases; ds the phase's direct part of the gradient of s (the part through gh, W_hhᵀ·dgh, is the
+kernel's). ``left``: what the last phase knows of the gradients of the gates before its own, None
+for nothing; the first phase gets it, and returns None for a gate where that is all.
 """
 
 from __future__ import annotations

@@ -26,29 +26,29 @@ def gru_backward(d, saved, s, left):
 
 
 @triton.jit
-def gru_reset_before_forward_reset(gx, gh, s, earlier):
+def gru_reset_before_forward_0(gx, gh, s, earlier):
     r = sigmoid(gx[0] + gh[0])
     z = sigmoid(gx[1] + gh[1])
     return (r * s[0],), (r, z)
 
 
 @triton.jit
-def gru_reset_before_forward_candidate(gx, gh, s, earlier):
+def gru_reset_before_forward_1(gx, gh, s, earlier):
     z = earlier[1]
     n = tanh(gx[0] + gh[0])
     return ((1.0 - z) * n + z * s[0],), (n,)
 
 
 @triton.jit
-def gru_reset_before_backward_candidate(d, saved, s, left):
+def gru_reset_before_backward_1(d, saved, s, left):
     z, n = saved[1], saved[2]
     dg_z = sigmoid_backward(d[0] * (s[0] - n), z)
     dg_n = (tanh_backward(d[0] * (1.0 - z), n),)
-    return dg_n, dg_n, (d[0] * z,), (None, dg_z)  # z is done, r has yet to begin
+    return dg_n, dg_n, (d[0] * z,), (None, dg_z)
 
 
 @triton.jit
-def gru_reset_before_backward_reset(d, saved, s, left):
+def gru_reset_before_backward_0(d, saved, s, left):
     r = saved[0]
     dg = (sigmoid_backward(d[0] * s[0], r), None)
     return dg, dg, (d[0] * r,), ()
@@ -57,7 +57,7 @@ def gru_reset_before_backward_reset(d, saved, s, left):
 FUNCTIONS = {
     "gru": ((gru_forward,), (gru_backward,)),
     "gru_reset_before": (
-        (gru_reset_before_forward_reset, gru_reset_before_forward_candidate),
-        (gru_reset_before_backward_reset, gru_reset_before_backward_candidate),
+        (gru_reset_before_forward_0, gru_reset_before_forward_1),
+        (gru_reset_before_backward_0, gru_reset_before_backward_1),
     ),
 }
