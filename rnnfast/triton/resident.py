@@ -109,7 +109,7 @@ def resident_forward(
         gx = load_planes(gates + row * (G * H), at_g, in_h, H, G)
         old = s
         if resets is not None:
-            s = only_where(going_on(resets, row, rows, in_batch, in_batch), s, S)
+            s = only_where(going_on(resets, row, rows, in_batch), s, S)
         operand, values = s[0], ()
         if FIRST is not None:
             gh = kept_products(operand, w, 0, BEGIN, zero, PRECISION)
@@ -214,7 +214,7 @@ def resident_backward(
         t = at(T - 1 - back, T, reverse)
         row = row_of(t, B, first)
         lives = alive(t, ends, in_batch)
-        goes_on = going_on(resets, row, rows, in_batch, lives)
+        goes_on = lives & going_on(resets, row, rows, in_batch)
         is_start = is_first(t, ends, T, reverse)
         if G > 1:
             saved = load_planes(gates + row * (G * H), at_g, in_h & lives, H, G)
@@ -265,9 +265,9 @@ def resident_backward(
         for g in tl.static_range(G if FIRST is None else BEGIN):
             handed = multiply_gradient(dgh[g], w[g], handed, PRECISION)
         # a padded unit stays as it is, too
-        dh = across(limited(handed, bound, limit), ds[0], in_p & lives, in_p & goes_on)
+        dh = across(limited(handed, bound, limit), ds[0], in_p & lives, goes_on)
         if S == 2:
-            dc = across(limited(direct[1], bound, limit), ds[1], in_h & lives, in_h & goes_on)
+            dc = across(limited(direct[1], bound, limit), ds[1], in_h & lives, goes_on)
             ds = (dh, dc)
         else:
             ds = (dh,)

@@ -50,8 +50,8 @@ def alive(t, ends, in_batch):
     """Whether a sequence has not ended at t, for t in 0 … T - 1."""
     if ends is None:
         return in_batch
-    else:
-        return in_batch & (t < ends)
+    else:  # outside the batch ends is 0
+        return t < ends
 
 
 @triton.jit
@@ -64,12 +64,12 @@ def is_first(t, ends, T, reverse):
 
 
 @triton.jit
-def going_on(resets, row, rows, in_batch, of):
-    """Those ``of`` the sequences that are not reset before this step."""
+def going_on(resets, row, rows, in_batch):
+    """Whether a sequence is not reset before this step."""
     if resets is None:
-        return of
-    else:  # not masked by ``of``: Triton would load it several times, in several layouts
-        return of & (tl.load(resets + row + rows, mask=in_batch, other=1) == 0)
+        return in_batch
+    else:  # masked by the batch alone: with ``alive`` Triton loads it again in each layout
+        return tl.load(resets + row + rows, mask=in_batch, other=1) == 0
 
 
 @triton.jit
@@ -92,4 +92,4 @@ def limited(g, bound, limit):
 def across(handed, ds, is_alive, goes_on):
     """The gradient that goes to the step before: ``handed``, but nothing over a reset; what a dead
     sequence got (``ds``) as it is."""
-    return tl.where(goes_on, handed, tl.where(is_alive, 0.0, ds))
+    return tl.where(is_alive, tl.where(goes_on, handed, 0.0), ds)

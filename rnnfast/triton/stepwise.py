@@ -62,7 +62,7 @@ def step_forward(
     in_h = in_batch & in_units
     t = at(step, T, reverse)
     row = row_of(t, B, first)
-    goes_on = going_on(resets, row, rows, in_batch, in_batch)
+    goes_on = going_on(resets, row, rows, in_batch)
     kept_row = row if SAVE else first
 
     w = w_hh + (BEGIN * H + first_unit) * P

@@ -69,7 +69,7 @@ def handed_on(
     later = at(step + 1, T, reverse)
     row = row_of(later, B, first)
     was_alive = alive(later, ends, in_batch)
-    through = going_on(resets, row, rows, in_batch & exists, was_alive)
+    through = was_alive & going_on(resets, row, rows, in_batch & exists)
     # one range for all: W's rows and dgates' columns both go over gates and units
     K = tl.where(exists, PLANES * H, 0)
     w = w_hh + first_out
@@ -177,7 +177,7 @@ def step_backward(
     t = at(step, T, reverse)
     row = row_of(t, B, first)
     lives = alive(t, ends, in_batch)
-    goes_on = going_on(resets, row, rows, in_batch, lives)
+    goes_on = lives & going_on(resets, row, rows, in_batch)
     is_start = is_first(t, ends, T, reverse)
     at_h = first_unit + (rows * H + units)
     own = first * H + at_h
