@@ -225,10 +225,10 @@ def resident_backward(
         s = ds
         if READS_H:
             y_at = before(row, B, reverse) * P + at_p
-            s = (previous(h0, first * P + at_p, y, y_at, is_start, in_p & goes_on),)
+            s = (previous(h0, first * P + at_p, y, y_at, goes_on, is_start, in_p),)
         if S == 2:
             c_at = before(row, B, reverse) * H + at_h
-            c = previous(c0, first * H + at_h, cells, c_at, is_start, in_h & goes_on)
+            c = previous(c0, first * H + at_h, cells, c_at, goes_on, is_start, in_h)
             s = (ds[0], c)
 
         dh = ds[0]

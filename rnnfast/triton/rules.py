@@ -73,13 +73,13 @@ def going_on(resets, row, rows, in_batch):
 
 
 @triton.jit
-def previous(initial, initial_at, every, every_at, is_start, in_tile):
+def previous(initial, initial_at, every, every_at, goes_on, is_start, in_tile):
     """The state that a step began with: ``initial`` at a sequence's first step, else a row of
-    ``every``; 0 outside ``in_tile``, to which dead sequences and those that are reset don't
-    belong."""
-    start = tl.load(initial + initial_at, mask=in_tile & is_start, other=0.0).to(tl.float32)
-    step = tl.load(every + every_at, mask=in_tile & (is_start == 0), other=0.0).to(tl.float32)
-    return start + step
+    ``every``; 0 where it does not go on."""
+    from_start, from_step = goes_on & is_start, goes_on & (is_start == 0)
+    start = tl.load(initial + initial_at, mask=in_tile & from_start, other=0.0)
+    step = tl.load(every + every_at, mask=in_tile & from_step, other=0.0)
+    return start.to(tl.float32) + step.to(tl.float32)
 
 
 @triton.jit

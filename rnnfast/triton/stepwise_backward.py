@@ -211,10 +211,10 @@ def step_backward(
     new = (d,)
     if READS_H:
         y_at = before(row, B, reverse) * H + at_h
-        s = (previous(h0, own, y, y_at, is_start, in_h & goes_on),)
+        s = (previous(h0, own, y, y_at, goes_on, is_start, in_h),)
     if S == 2:
         c_at = before(row, B, reverse) * H + at_h
-        s = (d, previous(c0, own, cells, c_at, is_start, in_h & goes_on))
+        s = (d, previous(c0, own, cells, c_at, goes_on, is_start, in_h))
         old_dc = tl.load(dc + own, mask=in_h, other=0.0)
         total = old_dc
         if dcells is not None:
