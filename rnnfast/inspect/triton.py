@@ -11,6 +11,7 @@ import torch
 
 from ..cells import CELLS
 from ..problem import Options, Problem
+from ..triton.cells import why_not
 from ..triton.plan import Device, Tiling, candidates, resident_tiling
 from . import amd, sass
 from .table import Row
@@ -60,15 +61,18 @@ def rows(cell: str, math: str, arch: str, tilings: tuple[Tiling, Tiling]) -> Ite
     """Every kernel of a training scan, compiled by these tilings (of forward, of backward).
 
     Raises:
-        InspectError: Triton is missing, or interprets in this process.
+        InspectError: Triton is missing or interprets in this process, or refuses the cell.
         sass.ToolError: the machine code can't be read.
     """
-    ahead = _compiler()
+    ahead = _compiler(cell)
     for kernel in ahead.kernels(cell, math, tilings):
         yield _row(ahead.compile_kernel(kernel, arch))
 
 
-def _compiler() -> Any:
+def _compiler(cell: str) -> Any:
+    reason = why_not(CELLS[cell])
+    if reason is not None:
+        raise InspectError(reason)
     if importlib.util.find_spec("triton") is None:
         raise InspectError("Triton is not installed")
     if os.environ.get("TRITON_INTERPRET") == "1":
@@ -99,7 +103,7 @@ def measure_limits(
     From large to small; of the numbers of warps the first that is clean. A tile whose weights are
     larger than shared memory is left out, since they pass through it.
     """
-    ahead = _compiler()
+    ahead = _compiler(cell)
     if arch not in SHARED_MEMORY:
         raise InspectError(f"limits are measured for {', '.join(SHARED_MEMORY)}, not for {arch}")
     found: dict[str, list[int]] = {}
