@@ -38,7 +38,7 @@ def before(row, B, reverse):
 
 @triton.jit
 def ends_of(lengths, first, rows, in_batch):
-    """Where each sequence ends, at T at the latest; None: all there."""
+    """Where each sequence ends, or beyond T as ``lengths`` may; None: all at T."""
     if lengths is None:
         return None
     else:
