@@ -14,8 +14,9 @@ next product; of the last phase the new states, the first of which a projection 
 
 Backward, from the last phase to the first: d the gradient of ``out``; ``saved`` the values of all
 phases; ds the phase's direct part of the gradient of s (the part through gh, W_hhᵀ·dgh, is the
-kernel's). ``left``: what the last phase knows of the gradients of the gates before its own, None
-for nothing; the first phase gets it, and returns None for a gate where that is all.
+kernel's). ``left``: what the last phase knows of the gradients of the last gates before its own,
+left[-1] of the very last. The first phase gets it, and returns gradients of as many of its gates,
+from the first on, as it has anything to add to.
 """
 
 from __future__ import annotations

@@ -44,14 +44,14 @@ def gru_reset_before_backward_1(d, saved, s, left):
     z, n = saved[1], saved[2]
     dg_z = sigmoid_backward(d[0] * (s[0] - n), z)
     dg_n = (tanh_backward(d[0] * (1.0 - z), n),)
-    return dg_n, dg_n, (d[0] * z,), (None, dg_z)
+    return dg_n, dg_n, (d[0] * z,), (dg_z,)
 
 
 @triton.jit
 def gru_reset_before_backward_0(d, saved, s, left):
     r = saved[0]
-    dg = (sigmoid_backward(d[0] * s[0], r), None)
-    return dg, dg, (d[0] * r,), ()
+    dg_r = (sigmoid_backward(d[0] * s[0], r),)
+    return dg_r, dg_r, (d[0] * r,), ()
 
 
 FUNCTIONS = {

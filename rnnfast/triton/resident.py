@@ -42,7 +42,6 @@ from .tiles import (
     multiply,
     multiply_gradient,
     only_where,
-    others_where_none,
     store_planes,
 )
 
@@ -255,7 +254,7 @@ def resident_backward(
             for g in tl.static_range(BEGIN, G):
                 d = multiply_gradient(dgh[g - BEGIN], w[g], d, PRECISION)
             some, _, through, _ = FIRST((d,), saved, s, left)
-            dgh = only_where(lives, others_where_none(some, left, BEGIN), BEGIN)
+            dgh = only_where(lives, some + left[len(left) + len(some) - BEGIN :], BEGIN)
             dgx = dgh + dgx
             handed = handed + through[0]
         store_planes(dgates + row * (G * H), at_g, in_h, H, dgx, G)

@@ -226,8 +226,8 @@ def step_backward(
     if not LAST:
         left = load_planes(out, in_g, in_h, H, N)
     dgx, dgh, direct, left = BACKWARD(new, saved, s, left)
-    store_gradients(out + BEGIN * H, in_g, in_h, H, dgx, lives, N)
-    store_gradients(out, in_g, in_h, H, left, lives, BEGIN)
+    store_gradients(out + BEGIN * H, in_g, in_h, H, dgx, lives)
+    store_gradients(out + (BEGIN - len(left)) * H, in_g, in_h, H, left, lives)
     if BEGIN == 0 and PLANES < N:
         tl.store(dextra + row * H + at_h, tl.where(lives, dgh[N - 1], 0.0), mask=in_h)
     if w_hr is None:

@@ -25,11 +25,10 @@ def store_planes(base, offsets, mask, stride, tiles, N: tl.constexpr):
 
 
 @triton.jit
-def store_gradients(base, offsets, mask, stride, tiles, lives, N: tl.constexpr):
-    """0 for dead sequences; what is None is left out."""
-    for g in tl.static_range(N):
-        if tiles[g] is not None:
-            tl.store(base + g * stride + offsets, tl.where(lives, tiles[g], 0.0), mask=mask)
+def store_gradients(base, offsets, mask, stride, tiles, lives):
+    """As many planes as there are tiles; 0 for dead sequences."""
+    for g in tl.static_range(len(tiles)):
+        tl.store(base + g * stride + offsets, tl.where(lives, tiles[g], 0.0), mask=mask)
 
 
 @triton.jit
@@ -39,17 +38,6 @@ def only_where(condition, tiles, N: tl.constexpr):
     for k in tl.static_range(N):
         cleared = cleared + (tl.where(condition, tiles[k], 0.0),)
     return cleared
-
-
-@triton.jit
-def others_where_none(tiles, others, N: tl.constexpr):
-    found = ()
-    for k in tl.static_range(N):
-        if tiles[k] is None:
-            found = found + (others[k],)
-        else:
-            found = found + (tiles[k],)
-    return found
 
 
 @triton.jit
