@@ -32,7 +32,6 @@ from .rules import (
     ends_of,
     going_on,
     is_first,
-    limited,
     previous,
     row_of,
 )
@@ -264,9 +263,9 @@ def resident_backward(
         for g in tl.static_range(G if FIRST is None else BEGIN):
             handed = multiply_gradient(dgh[g], w[g], handed, PRECISION)
         # a padded unit stays as it is, too
-        dh = across(limited(handed, bound, limit), ds[0], in_p & lives, goes_on)
+        dh = across(handed, ds[0], in_p & lives, goes_on, bound, limit)
         if S == 2:
-            dc = across(limited(direct[1], bound, limit), ds[1], in_h & lives, goes_on)
+            dc = across(direct[1], ds[1], in_h & lives, goes_on, bound, limit)
             ds = (dh, dc)
         else:
             ds = (dh,)

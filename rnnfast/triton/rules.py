@@ -89,7 +89,10 @@ def limited(g, bound, limit):
 
 
 @triton.jit
-def across(handed, ds, is_alive, goes_on):
-    """The gradient that goes to the step before: ``handed``, but nothing over a reset; what a dead
-    sequence got (``ds``) as it is."""
-    return tl.where(is_alive, tl.where(goes_on, handed, 0.0), ds)
+def across(handed, ds, is_alive, goes_on, bound, limit):
+    """The gradient that goes to the step before: ``handed`` within its bound (None: not limited
+    yet), nothing over a reset; what a dead sequence got (``ds``) as it is."""
+    handed = tl.where(goes_on, handed, 0.0)
+    if bound is not None:
+        handed = limited(handed, bound, limit)
+    return tl.where(is_alive, handed, ds)

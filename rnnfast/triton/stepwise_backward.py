@@ -234,13 +234,13 @@ def step_backward(
         if BEGIN > 0:
             kept = tl.where(lives, direct[0], d)
         elif LAST:
-            kept = across(direct[0], d, lives, goes_on)
+            kept = across(direct[0], d, lives, goes_on, None, None)
         else:
             dh = tl.load(carry + own, mask=in_h, other=0.0)
-            kept = across(dh + direct[0], dh, lives, goes_on)
+            kept = across(dh + direct[0], dh, lives, goes_on, None, None)
         tl.store(carry + own, kept, mask=in_h)
     if S == 2:
-        kept = across(limited(direct[1], bound, limit), old_dc, lives, goes_on)
+        kept = across(direct[1], old_dc, lives, goes_on, bound, limit)
         tl.store(dc + own, kept, mask=in_h)
 
 
