@@ -33,6 +33,7 @@ from .rules import (
     going_on,
     is_first,
     previous,
+    reset,
     row_of,
 )
 from .tiles import (
@@ -107,7 +108,7 @@ def resident_forward(
         gx = load_planes(gates + row * (G * H), at_g, in_h, H, G)
         old = s
         if resets is not None:
-            s = only_where(going_on(resets, row, rows, in_batch), s, S)
+            s = only_where(reset(resets, row, rows, in_batch) == 0, s, S)
         operand, values = s[0], ()
         if FIRST is not None:
             gh = kept_products(operand, w, 0, BEGIN, zero, PRECISION)
@@ -212,7 +213,8 @@ def resident_backward(
         t = at(T - 1 - back, T, reverse)
         row = row_of(t, B, first)
         lives = alive(t, ends, in_batch)
-        goes_on = lives & going_on(resets, row, rows, in_batch)
+        is_reset = reset(resets, row, rows, in_batch)
+        goes_on = going_on(lives, is_reset)
         is_start = is_first(t, ends, T, reverse)
         if G > 1:
             saved = load_planes(gates + row * (G * H), at_g, in_h & lives, H, G)
@@ -263,9 +265,9 @@ def resident_backward(
         for g in tl.static_range(G if FIRST is None else BEGIN):
             handed = multiply_gradient(dgh[g], w[g], handed, PRECISION)
         # a padded unit stays as it is, too
-        dh = across(handed, ds[0], in_p & lives, goes_on, bound, limit)
+        dh = across(handed, ds[0], in_p & lives, is_reset, bound, limit)
         if S == 2:
-            dc = across(direct[1], ds[1], in_h & lives, goes_on, bound, limit)
+            dc = across(direct[1], ds[1], in_h & lives, is_reset, bound, limit)
             ds = (dh, dc)
         else:
             ds = (dh,)

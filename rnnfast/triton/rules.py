@@ -64,12 +64,21 @@ def is_first(t, ends, T, reverse):
 
 
 @triton.jit
-def going_on(resets, row, rows, in_batch):
-    """Whether a sequence is not reset before this step."""
+def reset(resets, row, rows, in_batch):
+    """Whether a sequence is reset before this step; None: none is."""
     if resets is None:
-        return in_batch
+        return None
     else:  # masked by the batch alone: with ``alive`` Triton loads it again in each layout
-        return tl.load(resets + row + rows, mask=in_batch, other=1) == 0
+        return tl.load(resets + row + rows, mask=in_batch, other=0) != 0
+
+
+@triton.jit
+def going_on(of, is_reset):
+    """Those ``of`` the sequences that are not reset."""
+    if is_reset is None:
+        return of
+    else:
+        return of & (is_reset == 0)
 
 
 @triton.jit
@@ -89,10 +98,11 @@ def limited(g, bound, limit):
 
 
 @triton.jit
-def across(handed, ds, is_alive, goes_on, bound, limit):
+def across(handed, ds, is_alive, is_reset, bound, limit):
     """The gradient that goes to the step before: ``handed`` within its bound (None: not limited
     yet), nothing over a reset; what a dead sequence got (``ds``) as it is."""
-    handed = tl.where(goes_on, handed, 0.0)
+    if is_reset is not None:
+        handed = tl.where(is_reset, 0.0, handed)
     if bound is not None:
         handed = limited(handed, bound, limit)
     return tl.where(is_alive, handed, ds)

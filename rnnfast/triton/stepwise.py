@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .rules import alive, at, batch_tile, ends_of, going_on, row_of
+from .rules import alive, at, batch_tile, ends_of, going_on, reset, row_of
 from .tiles import load_planes, products, store_planes
 
 
@@ -62,7 +62,7 @@ def step_forward(
     in_h = in_batch & in_units
     t = at(step, T, reverse)
     row = row_of(t, B, first)
-    goes_on = going_on(resets, row, rows, in_batch)
+    goes_on = going_on(in_batch, reset(resets, row, rows, in_batch))
     kept_row = row if SAVE else first
 
     w = w_hh + (BEGIN * H + first_unit) * P

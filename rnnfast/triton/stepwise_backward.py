@@ -26,6 +26,7 @@ from .rules import (
     is_first,
     limited,
     previous,
+    reset,
     row_of,
 )
 from .tiles import gradient_product, load_planes, store_gradients
@@ -69,7 +70,7 @@ def handed_on(
     later = at(step + 1, T, reverse)
     row = row_of(later, B, first)
     was_alive = alive(later, ends, in_batch)
-    through = was_alive & going_on(resets, row, rows, in_batch & exists)
+    through = going_on(was_alive, reset(resets, row, rows, in_batch & exists))
     # one range for all: W's rows and dgates' columns both go over gates and units
     K = tl.where(exists, PLANES * H, 0)
     w = w_hh + first_out
@@ -177,7 +178,8 @@ def step_backward(
     t = at(step, T, reverse)
     row = row_of(t, B, first)
     lives = alive(t, ends, in_batch)
-    goes_on = lives & going_on(resets, row, rows, in_batch)
+    is_reset = reset(resets, row, rows, in_batch)
+    goes_on = going_on(lives, is_reset)
     is_start = is_first(t, ends, T, reverse)
     at_h = first_unit + (rows * H + units)
     own = first * H + at_h
@@ -234,13 +236,13 @@ def step_backward(
         if BEGIN > 0:
             kept = tl.where(lives, direct[0], d)
         elif LAST:
-            kept = across(direct[0], d, lives, goes_on, None, None)
+            kept = across(direct[0], d, lives, is_reset, None, None)
         else:
             dh = tl.load(carry + own, mask=in_h, other=0.0)
-            kept = across(dh + direct[0], dh, lives, goes_on, None, None)
+            kept = across(dh + direct[0], dh, lives, is_reset, None, None)
         tl.store(carry + own, kept, mask=in_h)
     if S == 2:
-        kept = across(direct[1], old_dc, lives, goes_on, bound, limit)
+        kept = across(direct[1], old_dc, lives, is_reset, bound, limit)
         tl.store(dc + own, kept, mask=in_h)
 
 
