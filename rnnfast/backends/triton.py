@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..problem import Cotangents, Gradients, Needs, Problem, Saved, Scan, ScanResult, problem_of
+from ..triton import cells
 from ..triton.plan import STRATEGY, device_of, why_not_resident
 from .base import KernelBackend, TensorLike, why_no_kernel
 
@@ -40,7 +41,7 @@ class Triton(KernelBackend):
             return f"{under}it computes on {needed} tensors only, not on {problem.device}"
         if problem.dtype == torch.float64:
             return "it has no kernel for torch.float64: its products are float32 at most"
-        reason = why_no_kernel(problem, needed, DTYPES)
+        reason = why_no_kernel(problem, needed, DTYPES) or cells.why_not(problem.spec)
         if reason is None and STRATEGY in os.environ:  # device_of is not for a tracer
             reason = why_not_resident(problem, device_of())
         return reason

@@ -52,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         proj = asked.proj or asked.hidden
         if asked.backend == "cuda":
             return _print_cuda(asked, proj)
-        plans = triton.plans_for(
+        tilings = triton.tilings_for(
             asked.cell, asked.dtype, asked.arch, asked.hidden, proj, asked.batch, asked.strategy
         )
-        for direction, plan in zip(("forward", "backward"), plans, strict=True):
-            print(f"{direction}: {plan.describe()}")
+        for direction, tiling in zip(("forward", "backward"), tilings, strict=True):
+            print(f"{direction}: {tiling.describe()}")
         print()
-        print(render(list(triton.rows(asked.cell, asked.dtype, asked.arch, plans))))
+        print(render(list(triton.rows(asked.cell, asked.dtype, asked.arch, tilings))))
     except (cuda.InspectError, triton.InspectError, ToolError) as error:
         print(f"rnnfast inspect: {error}", file=sys.stderr)
         return 1

@@ -11,7 +11,8 @@ import torch
 
 from ..cells import CELLS
 from ..problem import Options, Problem
-from ..triton.plan import Device, Plan, candidates, resident_plan
+from ..triton.cells import why_not
+from ..triton.plan import Device, Tiling, candidates, resident_tiling
 from . import amd, sass
 from .table import Row
 
@@ -36,10 +37,10 @@ def is_clean(row: Row) -> bool:
     return row.spills == 0 and row.stack == 0 and row.shared <= SHARED_MEMORY[row.arch]
 
 
-def plans_for(
+def tilings_for(
     cell: str, math: str, arch: str, H: int, P: int, B: int, strategy: str
-) -> tuple[Plan, Plan]:
-    """The plans of forward and backward that a GPU of this architecture gets, unmeasured.
+) -> tuple[Tiling, Tiling]:
+    """The tilings of forward and backward that a GPU of this architecture gets, unmeasured.
 
     ``strategy``: auto, resident or stepwise. Raises InspectError where no resident kernel fits.
     """
@@ -49,26 +50,29 @@ def plans_for(
     device = Device("", arch, SHARED_MEMORY.get(arch, 99 << 10))
     found = []
     for direction in ("forward", "backward"):
-        plans = candidates(direction, problem, device, math, strategy)
-        if not plans:
+        tilings = candidates(direction, problem, device, math, strategy)
+        if not tilings:
             raise InspectError(f"no resident {direction} kernel of {cell} in {math} has H = {H}")
-        found.append(plans[0])
+        found.append(tilings[0])
     return found[0], found[1]
 
 
-def rows(cell: str, math: str, arch: str, plans: tuple[Plan, Plan]) -> Iterator[Row]:
-    """Every kernel of a training scan, compiled by these plans (of forward, of backward).
+def rows(cell: str, math: str, arch: str, tilings: tuple[Tiling, Tiling]) -> Iterator[Row]:
+    """Every kernel of a training scan, compiled by these tilings (of forward, of backward).
 
     Raises:
-        InspectError: Triton is missing, or interprets in this process.
+        InspectError: Triton is missing or interprets in this process, or refuses the cell.
         sass.ToolError: the machine code can't be read.
     """
-    ahead = _compiler()
-    for kernel in ahead.kernels(cell, math, plans):
+    ahead = _compiler(cell)
+    for kernel in ahead.kernels(cell, math, tilings):
         yield _row(ahead.compile_kernel(kernel, arch))
 
 
-def _compiler() -> Any:
+def _compiler(cell: str) -> Any:
+    reason = why_not(CELLS[cell])
+    if reason is not None:
+        raise InspectError(reason)
     if importlib.util.find_spec("triton") is None:
         raise InspectError("Triton is not installed")
     if os.environ.get("TRITON_INTERPRET") == "1":
@@ -99,7 +103,7 @@ def measure_limits(
     From large to small; of the numbers of warps the first that is clean. A tile whose weights are
     larger than shared memory is left out, since they pass through it.
     """
-    ahead = _compiler()
+    ahead = _compiler(cell)
     if arch not in SHARED_MEMORY:
         raise InspectError(f"limits are measured for {', '.join(SHARED_MEMORY)}, not for {arch}")
     found: dict[str, list[int]] = {}
@@ -109,8 +113,8 @@ def measure_limits(
     while tile >= 16 and len(found) < 2:
         fits = planes * tile * tile * width <= SHARED_MEMORY[arch]
         for warps in WARPS[tile] if fits else ():
-            plan = resident_plan(tile, tile, num_warps=warps)
-            pair = ahead.kernels(cell, math, (plan, plan))
+            tiling = resident_tiling(tile, tile, num_warps=warps)
+            pair = ahead.kernels(cell, math, (tiling, tiling))
             for direction, kernel in zip(("forward", "backward"), pair, strict=True):
                 if direction in found:
                     continue

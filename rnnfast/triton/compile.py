@@ -12,9 +12,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import resident, resident_reset_before, stepwise, stepwise_backward, stepwise_reset_before
-from .cells import CELLS, TritonCell
-from .plan import Plan
+from . import launch
+from .cells import TritonCell, cell_of
+from .plan import Tiling
 
 STORAGE = {"fp32": "fp32", "tf32": "fp32", "bf16": "bf16", "fp16": "fp16"}
 MATH = tuple(STORAGE)  # how products are computed: fp32 by FMA, the others by tensor cores
@@ -27,7 +27,7 @@ class Kernel(NamedTuple):
     function: Any
     signature: dict[str, str]
     constants: dict[str, Any]
-    plan: Plan
+    tiling: Tiling
 
 
 class Compiled(NamedTuple):
@@ -61,7 +61,7 @@ def compile_kernel(kernel: Kernel, arch: str) -> Compiled:
         kernel.function, kernel.signature, kernel.constants, _attributes(kernel.signature)
     )
     began = time.perf_counter()
-    made = triton.compile(source, target=target_of(arch), options=kernel.plan.options)
+    made = triton.compile(source, target=target_of(arch), options=kernel.tiling.options)
     seconds = time.perf_counter() - began
     kind = "hsaco" if arch.startswith("gfx") else "cubin"
     return Compiled(
@@ -85,113 +85,59 @@ def _attributes(signature: dict[str, str]) -> dict[tuple[int, ...], list[list[An
 
 
 def kernels(
-    cell_name: str, math: str, plans: tuple[Plan, Plan], *, masked: bool = True
+    cell_name: str, math: str, tilings: tuple[Tiling, Tiling], *, masked: bool = True
 ) -> list[Kernel]:
     """Every kernel that a training scan launches.
 
-    ``plans``: of forward and of backward. ``masked``: with lengths, resets and the gradients of
+    ``tilings``: of forward and of backward. ``masked``: with lengths, resets and the gradients of
     all states, which is the largest form of each kernel.
     """
-    cell = CELLS[cell_name]
-    forward, backward = plans
-    make = _Maker(cell, math, masked)
-    if cell.phases == 2:
-        return make.reset_before(forward, True) + make.reset_before(backward, False)
-    return make.forward(forward) + make.backward(backward)
+    cell = cell_of(cell_name)
+    types = _types(cell, math, masked)
+    precision = "tf32" if math == "tf32" else "ieee"
+    forward, backward = tilings
+    steps, ending = launch.backward_launches(cell, backward, precision)
+    return [
+        *(
+            _kernel(made, forward, types)
+            for made in launch.forward_launches(cell, forward, True, precision)
+        ),
+        *(_kernel(made, backward, types) for made in (*steps, *ending)),
+    ]
 
 
-class _Maker:
-    """Builds the signatures: an argument that is None, or a constant, by its name."""
+def _types(cell: TritonCell, math: str, masked: bool) -> dict[str, str]:
+    """Of the arguments of a scan, by name; those that it has not are missing."""
+    storage = STORAGE[math]
+    types = dict.fromkeys(
+        ("y", "h0", "c0", "h_last", "c_last", "w_hh", "w_hr", "b_n", "dy", "dcells", "dh_last",
+         "dc_last", "dh0", "dc0"), "*" + storage
+    )  # fmt: skip
+    types |= dict.fromkeys(
+        ("gates", "cells", "extra", "dgates", "dextra", "h_in", "h_out", "c", "operand",
+         "out", "carry", "dc"), "*fp32"
+    )  # fmt: skip
+    types |= dict.fromkeys(("T", "B", "H", "P", "reverse", "step"), "i32")
+    types |= {"bound": "fp32", "limit": "fp32", "lengths": "*i64", "resets": "*u8"}
+    spec = cell.spec
+    absent = {
+        ("lengths", "resets", "dcells"): not masked,
+        ("c0", "c_last", "cells", "c", "dcells", "dc", "dc_last", "dc0"): not spec.has_cell_state,
+        ("w_hr",): not spec.projected,
+        ("b_n",): not cell.owns_product,
+        ("extra",): spec.extra is None,
+        ("dextra",): not cell.has_dextra,
+    }
+    gone = {name for names, is_absent in absent.items() if is_absent for name in names}
+    return {name: kind for name, kind in types.items() if name not in gone}
 
-    def __init__(self, cell: TritonCell, math: str, masked: bool) -> None:
-        self.cell, self.math = cell, math
-        storage = STORAGE[math]
-        self.types = dict.fromkeys(
-            ("y", "h0", "c0", "h_last", "c_last", "w_hh", "w_hr", "b_n", "dy", "dcells", "dh_last",
-             "dc_last", "dh0", "dc0"), "*" + storage
-        )  # fmt: skip
-        self.types |= dict.fromkeys(
-            ("gates", "cells", "extra", "dgates", "dextra", "dh_total", "h_in", "h_out", "c", "m",
-             "carry", "dc", "direct"), "*fp32"
-        )  # fmt: skip
-        self.types |= dict.fromkeys(("T", "B", "H", "P", "reverse", "step"), "i32")
-        self.types |= {"bound": "fp32", "limit": "fp32", "lengths": "*i64", "resets": "*u8"}
-        self.absent = set() if masked else {"lengths", "resets", "dcells"}
-        if cell.states == 1:
-            self.absent |= {"c0", "c_last", "cells", "c", "dcells", "dc", "dc_last", "dc0"}
-        if not cell.projected:
-            self.absent |= {"w_hr", "m"}
-        if cell.name != "gru":
-            self.absent |= {"b_n"}
-        if cell.saved == cell.gates:
-            self.absent |= {"extra"}
-        if not cell.projected and cell.name != "gru":
-            self.absent |= {"dextra"}
-        self.constants = {
-            "FORWARD": cell.forward,
-            "BACKWARD": cell.backward,
-            "G": cell.gates,
-            "S": cell.states,
-            "SAVED": cell.saved,
-            "SAVE": True,
-            "READS_H": cell.reads_h,
-            "PLANES": cell.gates - 1 if cell.reads_h else cell.gates,
-            "PRECISION": "tf32" if math == "tf32" else "ieee",
-        }
 
-    def kernel(self, function: Any, plan: Plan, *absent: str) -> Kernel:
-        constants = {
-            **self.constants,
-            "BLOCK_B": plan.block_b,
-            "BLOCK_H": plan.block_h,
-            "BLOCK_K": plan.block_k,
-            "BLOCK_P": plan.block_p,
-        }
-        signature: dict[str, str] = {}
-        own: dict[str, Any] = {}
-        for name in function.arg_names:
-            if name in constants:
-                signature[name], own[name] = "constexpr", constants[name]
-            elif name in self.absent or name in absent:
-                signature[name], own[name] = "constexpr", None
-            else:
-                signature[name] = self.types[name]
-        return Kernel(function.__name__, function, signature, own, plan)
-
-    def forward(self, plan: Plan) -> list[Kernel]:
-        if plan.resident:
-            return [self.kernel(resident.resident_forward, plan)]
-        projected = self.cell.projected
-        step = self.kernel(stepwise.step_forward, plan, *(("extra",) if projected else ()))
-        return [step, self.kernel(stepwise.step_project, plan)] if projected else [step]
-
-    def backward(self, plan: Plan) -> list[Kernel]:
-        unread = ("extra",) if self.cell.projected else ()
-        if plan.resident:
-            return [self.kernel(resident.resident_backward, plan, *unread)]
-        made = [self.kernel(stepwise_backward.step_backward, plan, *unread)]
-        if self.cell.projected:
-            made.insert(0, self.kernel(stepwise_backward.step_output_gradient, plan))
-        unread = () if self.cell.reads_h else ("dextra",)
-        return [*made, self.kernel(stepwise_backward.first_state_gradient, plan, *unread)]
-
-    def reset_before(self, plan: Plan, forward: bool) -> list[Kernel]:
-        if plan.resident:
-            two = resident_reset_before
-            which = (
-                two.resident_forward_reset_before
-                if forward
-                else (two.resident_backward_reset_before)
-            )
-            return [self.kernel(which, plan)]
-        two_launches = stepwise_reset_before
-        if forward:
-            return [
-                self.kernel(two_launches.step_reset, plan),
-                self.kernel(two_launches.step_candidate, plan),
-            ]
-        self_made = [
-            self.kernel(two_launches.step_backward_candidate, plan),
-            self.kernel(two_launches.step_backward_reset, plan),
-        ]
-        return [*self_made, self.kernel(stepwise_backward.first_state_gradient, plan, "dextra")]
+def _kernel(made: launch.Launch, tiling: Tiling, types: dict[str, str]) -> Kernel:
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    for name in made.kernel.arg_names:
+        if name in types and name not in made.without:
+            signature[name] = types[name]
+        else:
+            signature[name], constants[name] = "constexpr", made.constants.get(name)
+    return Kernel(made.kernel.__name__, made.kernel, signature, constants, tiling)

@@ -33,9 +33,9 @@ def allowed(device: torch.device, T: int) -> bool:
     return not torch.cuda.is_current_stream_capturing()
 
 
-def key_of(device: torch.device, plan: Any, groups: Sequence[tuple], *more: Any) -> tuple:
+def key_of(device: torch.device, tiling: Any, groups: Sequence[tuple], *more: Any) -> tuple:
     """What makes two calls the same: everything but the tensors' values and addresses."""
-    facts: list[Any] = [plan, *more, device]
+    facts: list[Any] = [tiling, *more, device]
     if device.type == "cuda":
         facts.append(torch.cuda.current_stream(device).cuda_stream)
     for group in groups:

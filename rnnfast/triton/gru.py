@@ -9,7 +9,7 @@ from .math import sigmoid, sigmoid_backward, tanh, tanh_backward
 
 
 @triton.jit
-def gru_forward(gx, gh, s):
+def gru_forward(gx, gh, s, earlier):
     r = sigmoid(gx[0] + gh[0])
     z = sigmoid(gx[1] + gh[1])
     n = tanh(gx[2] + r * gh[2])
@@ -17,38 +17,47 @@ def gru_forward(gx, gh, s):
 
 
 @triton.jit
-def gru_backward(ds_new, saved, s):
+def gru_backward(d, saved, s, left):
     r, z, n, q = saved[0], saved[1], saved[2], saved[3]
-    dn = tanh_backward(ds_new[0] * (1.0 - z), n)
+    dn = tanh_backward(d[0] * (1.0 - z), n)
     dg_r = sigmoid_backward(dn * q, r)
-    dg_z = sigmoid_backward(ds_new[0] * (s[0] - n), z)
-    return (dg_r, dg_z, dn), (dg_r, dg_z, dn * r), (ds_new[0] * z,)
+    dg_z = sigmoid_backward(d[0] * (s[0] - n), z)
+    return (dg_r, dg_z, dn), (dg_r, dg_z, dn * r), (d[0] * z,), ()
 
 
 @triton.jit
-def gru_reset_before_forward_reset(gx, gh, s):
-    """(r, z, u = r·h)."""
+def gru_reset_before_forward_0(gx, gh, s, earlier):
     r = sigmoid(gx[0] + gh[0])
     z = sigmoid(gx[1] + gh[1])
-    return r, z, r * s[0]
+    return (r * s[0],), (r, z)
 
 
 @triton.jit
-def gru_reset_before_forward_candidate(gx_n, gh_n, z, s):
-    """(h', n)."""
-    n = tanh(gx_n + gh_n)
-    return (1.0 - z) * n + z * s[0], n
+def gru_reset_before_forward_1(gx, gh, s, earlier):
+    z = earlier[1]
+    n = tanh(gx[0] + gh[0])
+    return ((1.0 - z) * n + z * s[0],), (n,)
 
 
 @triton.jit
-def gru_reset_before_backward_candidate(ds_new, z, n, s):
-    """(dg_z, dg_n, the part of ds through z·h)."""
-    dg_z = sigmoid_backward(ds_new * (s[0] - n), z)
-    dg_n = tanh_backward(ds_new * (1.0 - z), n)
-    return dg_z, dg_n, ds_new * z
+def gru_reset_before_backward_1(d, saved, s, left):
+    z, n = saved[1], saved[2]
+    dg_z = sigmoid_backward(d[0] * (s[0] - n), z)
+    dg_n = (tanh_backward(d[0] * (1.0 - z), n),)
+    return dg_n, dg_n, (d[0] * z,), (dg_z,)
 
 
 @triton.jit
-def gru_reset_before_backward_reset(du, r, s):
-    """(dg_r, the part of ds through u = r·h)."""
-    return sigmoid_backward(du * s[0], r), du * r
+def gru_reset_before_backward_0(d, saved, s, left):
+    r = saved[0]
+    dg_r = (sigmoid_backward(d[0] * s[0], r),)
+    return dg_r, dg_r, (d[0] * r,), ()
+
+
+FUNCTIONS = {
+    "gru": ((gru_forward,), (gru_backward,)),
+    "gru_reset_before": (
+        (gru_reset_before_forward_0, gru_reset_before_forward_1),
+        (gru_reset_before_backward_0, gru_reset_before_backward_1),
+    ),
+}

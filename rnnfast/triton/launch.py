@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from . import resident, resident_reset_before, stepwise, stepwise_backward, stepwise_reset_before
-from .cells import CELLS, TritonCell
-from .plan import Plan
+from . import resident, stepwise, stepwise_backward
+from .cells import TritonCell, cell_of
+from .plan import Tiling
 
 
 class Shape(NamedTuple):
@@ -91,32 +93,133 @@ class Clip(NamedTuple):
         return Clip(abs(option), max(option, 0.0))
 
 
-def forward(plan: Plan, r: Recurrence, out: Outputs) -> None:
+class Launch(NamedTuple):
+    """One launch: a kernel, its compile-time arguments, the arguments that are None here though the
+    scan has them, and what its grid is over: "batch", and "H" units or "P" outputs."""
+
+    kernel: Any
+    constants: dict[str, Any]
+    without: frozenset[str]
+    grid: str
+
+
+def forward_launches(cell: TritonCell, tiling: Tiling, save: bool, precision: str) -> list[Launch]:
+    """The launch of a forward pass, or those of each step, in order."""
+    make = _Maker(cell, tiling, precision, SAVE=save)
+    unsaved = () if cell.reads_extra else ("extra",)  # a product's operand: it is ``out``
+    if tiling.resident:
+        return [make(resident.resident_forward, "batch", **make.all_phases("forward"))]
+    made = []
+    for n, phase in enumerate(cell.phases):
+        without = [*unsaved, *(() if n > 0 else ("operand",))]
+        if phase is cell.phases[-1] and not cell.spec.projected:
+            without.append("out")
+        own = {"FORWARD": phase.forward, "BEGIN": phase.begin, "N": phase.gates}
+        made.append(make(stepwise.step_forward, "H", *without, **own))
+    if cell.spec.projected:
+        made.append(make(stepwise.step_project, "P"))
+    return made
+
+
+def backward_launches(
+    cell: TritonCell, tiling: Tiling, precision: str
+) -> tuple[list[Launch], list[Launch]]:
+    """The launch of a backward pass, or those of each step, in order; and those at the end."""
+    make = _Maker(cell, tiling, precision)
+    unread = () if cell.reads_extra else ("extra",)
+    if tiling.resident:
+        own = make.all_phases("backward")
+        return [make(resident.resident_backward, "batch", *unread, **own)], []
+    made = []
+    if cell.spec.projected:
+        made.append(make(stepwise_backward.step_output_gradient, "P"))
+    for phase in reversed(cell.phases):
+        own = {"BACKWARD": phase.backward, "BEGIN": phase.begin, "N": phase.gates}
+        made.append(make(stepwise_backward.step_backward, "H", *unread, **own))
+    unread = ("dextra",) if cell.spec.projected else ()
+    return made, [make(stepwise_backward.first_state_gradient, "P", *unread)]
+
+
+class _Maker:
+    """Picks the constants that a kernel has."""
+
+    def __init__(self, cell: TritonCell, tiling: Tiling, precision: str, **more: Any) -> None:
+        spec, self.cell = cell.spec, cell
+        self.constants = {
+            "G": spec.gates,
+            "S": len(spec.states),
+            "READS_H": spec.reads_h,
+            "PLANES": cell.phases[0].gates - int(cell.owns_product),
+            "PRECISION": precision,
+            **tiling.blocks,
+            **more,
+        }
+
+    def all_phases(self, name: str) -> dict[str, Any]:
+        """Of the resident kernels."""
+        functions = [getattr(phase, name) for phase in self.cell.phases]
+        first = functions[0] if len(functions) > 1 else None
+        return {"FIRST": first, name.upper(): functions[-1], "BEGIN": self.cell.phases[-1].begin}
+
+    def __call__(self, kernel: Any, grid: str, *without: str, **own: Any) -> Launch:
+        known = {**self.constants, **own}
+        constants = {name: known[name] for name in kernel.arg_names if name in known}
+        return Launch(kernel, constants, frozenset(without), grid)
+
+
+def forward(tiling: Tiling, r: Recurrence, out: Outputs) -> None:
     """Runs the T steps. ``out.gates`` holds gx, and is overwritten."""
     if r.shape.B == 0:
         return
+    cell = cell_of(r.cell)
+    launches = forward_launches(cell, tiling, out.save, r.precision)
+    given = {**_arguments(r), **out._asdict()}
     with device_of(out.y):
-        if plan.resident:
-            _resident_forward(plan, r, out)
-        elif CELLS[r.cell].phases == 2:
-            _stepwise_forward_reset_before(plan, r, out)
-        else:
-            _stepwise_forward(plan, r, out)
+        if tiling.resident:
+            _bound(launches[0], tiling, given)()
+            return
+        T, B, H, _ = r.shape
+        h = r.h0.to(torch.float32, copy=True)
+        buffers = (h, torch.empty_like(h))
+        c = None if r.c0 is None else r.c0.to(torch.float32, copy=True)
+        operand = None  # of a second product
+        if len(launches) > 1:
+            operand = out.extra if out.save else h.new_empty(B, H)
+        given |= {"c": c, "operand": operand, "out": operand}
+        runs = [_bound(launch, tiling, given) for launch in launches]
+        for step in range(T):
+            for run in runs:
+                run(step=step, h_in=buffers[step % 2], h_out=buffers[(step + 1) % 2])
+        out.h_last.copy_(buffers[T % 2])
+        if c is not None:
+            assert out.c_last is not None
+            out.c_last.copy_(c)
 
 
 def backward(
-    plan: Plan, r: Recurrence, saved: Outputs, given: Cotangents, found: Inputs, clip: Clip
+    tiling: Tiling, r: Recurrence, saved: Outputs, given: Cotangents, found: Inputs, clip: Clip
 ) -> None:
     """Runs the T steps back. ``clip``: of what a step hands to the one before it."""
     if r.shape.B == 0:
         return
+    steps, ending = backward_launches(cell_of(r.cell), tiling, r.precision)
+    values = {**_arguments(r), **saved._asdict(), **given._asdict(), **found._asdict()}
+    values |= clip._asdict()
     with device_of(saved.y):
-        if plan.resident:
-            _resident_backward(plan, r, saved, given, found, clip)
-        elif CELLS[r.cell].phases == 2:
-            _stepwise_backward_reset_before(plan, r, saved, given, found, clip)
-        else:
-            _stepwise_backward(plan, r, saved, given, found, clip)
+        if tiling.resident:
+            _bound(steps[0], tiling, values)()
+            return
+        dc = None if given.dc_last is None else given.dc_last.to(torch.float32, copy=True)
+        values |= {"carry": given.dh_last.to(torch.float32, copy=True), "dc": dc}
+        runs = [_bound(launch, tiling, values) for launch in steps]
+        for step in reversed(range(r.shape.T)):
+            for run in runs:
+                run(step=step)
+        for launch in ending:
+            _bound(launch, tiling, values)()
+        if dc is not None:
+            assert found.dc0 is not None
+            found.dc0.copy_(dc)
 
 
 def device_of(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
@@ -124,321 +227,18 @@ def device_of(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
-# --- resident ----------------------------------------------------------------------------------
+def _arguments(r: Recurrence) -> dict[str, Any]:
+    """What a scan gives to kernels, by the names of their arguments."""
+    return {**r._asdict(), **r.shape._asdict(), "reverse": int(r.reverse)}
 
 
-def _resident_forward(plan: Plan, r: Recurrence, out: Outputs) -> None:
-    cell, (T, B, H, P) = CELLS[r.cell], r.shape
-    grid = (triton.cdiv(B, plan.block_b),)
-    if cell.phases == 2:
-        resident_reset_before.resident_forward_reset_before[grid](
-            out.gates,
-            out.y,
-            out.extra,
-            r.h0,
-            out.h_last,
-            r.w_hh,
-            r.lengths,
-            r.resets,
-            T,
-            B,
-            H,
-            int(r.reverse),
-            SAVE=out.save,
-            BLOCK_B=plan.block_b,
-            BLOCK_H=plan.block_h,
-            PRECISION=r.precision,
-            **plan.options,
-        )
-        return
-    resident.resident_forward[grid](
-        out.gates,
-        out.y,
-        out.cells,
-        out.extra,
-        r.h0,
-        r.c0,
-        out.h_last,
-        out.c_last,
-        r.w_hh,
-        r.w_hr,
-        r.b_n,
-        r.lengths,
-        r.resets,
-        T,
-        B,
-        H,
-        P,
-        int(r.reverse),
-        FORWARD=cell.forward,
-        G=cell.gates,
-        S=cell.states,
-        SAVED=cell.saved,
-        SAVE=out.save,
-        BLOCK_B=plan.block_b,
-        BLOCK_H=plan.block_h,
-        BLOCK_P=plan.block_p,
-        PRECISION=r.precision,
-        **plan.options,
+def _bound(launch: Launch, tiling: Tiling, given: Mapping[str, Any]) -> Callable[..., Any]:
+    """Launches with what is ``given`` by the arguments' names; the rest is for each call."""
+    grid = [triton.cdiv(given["B"], tiling.block_b)]
+    if launch.grid != "batch":
+        grid.append(triton.cdiv(given[launch.grid], tiling.block_h))
+    names = [name for name in launch.kernel.arg_names if name in given]
+    taken = {name: None if name in launch.without else given[name] for name in names}
+    return functools.partial(
+        launch.kernel[tuple(grid)], **taken, **launch.constants, **tiling.options
     )
-
-
-def _resident_backward(
-    plan: Plan, r: Recurrence, saved: Outputs, given: Cotangents, found: Inputs, clip: Clip
-) -> None:
-    cell, (T, B, H, P) = CELLS[r.cell], r.shape
-    grid = (triton.cdiv(B, plan.block_b),)
-    if cell.phases == 2:
-        resident_reset_before.resident_backward_reset_before[grid](
-            saved.gates,
-            saved.y,
-            r.h0,
-            r.w_hh,
-            r.lengths,
-            r.resets,
-            given.dy,
-            given.dh_last,
-            found.dgates,
-            found.dh0,
-            T,
-            B,
-            H,
-            int(r.reverse),
-            *clip,
-            BLOCK_B=plan.block_b,
-            BLOCK_H=plan.block_h,
-            PRECISION=r.precision,
-            **plan.options,
-        )
-        return
-    resident.resident_backward[grid](
-        saved.gates,
-        saved.y,
-        saved.cells,
-        _read_extra(cell, saved),
-        r.h0,
-        r.c0,
-        r.w_hh,
-        r.w_hr,
-        r.lengths,
-        r.resets,
-        given.dy,
-        given.dcells,
-        given.dh_last,
-        given.dc_last,
-        found.dgates,
-        found.dextra,
-        found.dh0,
-        found.dc0,
-        T,
-        B,
-        H,
-        P,
-        int(r.reverse),
-        *clip,
-        BACKWARD=cell.backward,
-        G=cell.gates,
-        S=cell.states,
-        READS_H=cell.reads_h,
-        BLOCK_B=plan.block_b,
-        BLOCK_H=plan.block_h,
-        BLOCK_P=plan.block_p,
-        PRECISION=r.precision,
-        **plan.options,
-    )
-
-
-def _read_extra(cell: TritonCell, saved: Outputs) -> Tensor | None:
-    """The extra saved value where backward's gate math reads it; a projection's m it does not."""
-    return None if cell.projected else saved.extra
-
-
-# --- stepwise ----------------------------------------------------------------------------------
-
-
-def _stepwise_forward(plan: Plan, r: Recurrence, out: Outputs) -> None:
-    cell, (T, B, H, P) = CELLS[r.cell], r.shape
-    buffers = _two_buffers(r.h0)
-    c = None if r.c0 is None else r.c0.to(torch.float32, copy=True)
-    m, extra = None, out.extra
-    if cell.projected:
-        extra, m = None, out.extra if out.save else buffers[0].new_empty(B, H)
-    units = (triton.cdiv(B, plan.block_b), triton.cdiv(H, plan.block_h))
-    outs = (units[0], triton.cdiv(P, plan.block_h))
-    blocks = plan.blocks
-    reverse = int(r.reverse)
-    for step in range(T):
-        h_in, h_out = buffers[step % 2], buffers[(step + 1) % 2]
-        stepwise.step_forward[units](
-            out.gates,
-            out.y,
-            out.cells,
-            extra,
-            h_in,
-            h_out,
-            c,
-            m,
-            r.w_hh,
-            r.b_n,
-            r.lengths,
-            r.resets,
-            step,
-            T,
-            B,
-            H,
-            P,
-            reverse,
-            FORWARD=cell.forward,
-            G=cell.gates,
-            S=cell.states,
-            SAVED=cell.saved,
-            SAVE=out.save,
-            PRECISION=r.precision,
-            **blocks,
-        )
-        if m is not None:
-            stepwise.step_project[outs](
-                out.y,
-                m,
-                h_in,
-                h_out,
-                r.w_hr,
-                r.lengths,
-                step,
-                T,
-                B,
-                H,
-                P,
-                reverse,
-                SAVE=out.save,
-                PRECISION=r.precision,
-                **blocks,
-            )
-    out.h_last.copy_(buffers[T % 2])
-    if c is not None:
-        assert out.c_last is not None
-        out.c_last.copy_(c)
-
-
-def _stepwise_forward_reset_before(plan: Plan, r: Recurrence, out: Outputs) -> None:
-    T, B, H, _ = r.shape
-    buffers = _two_buffers(r.h0)
-    extra = out.extra if out.save else buffers[0].new_empty(B, H)
-    grid = (triton.cdiv(B, plan.block_b), triton.cdiv(H, plan.block_h))
-    ends = (r.w_hh, r.lengths, r.resets)
-    for step in range(T):
-        h_in, h_out = buffers[step % 2], buffers[(step + 1) % 2]
-        tail = (*ends, step, T, B, H, int(r.reverse), out.save)
-        kernel = stepwise_reset_before.step_reset[grid]
-        kernel(out.gates, extra, h_in, *tail, PRECISION=r.precision, **plan.blocks)
-        kernel = stepwise_reset_before.step_candidate[grid]
-        kernel(out.gates, out.y, extra, h_in, h_out, *tail, PRECISION=r.precision, **plan.blocks)
-    out.h_last.copy_(buffers[T % 2])
-
-
-def _stepwise_backward(
-    plan: Plan, r: Recurrence, saved: Outputs, given: Cotangents, found: Inputs, clip: Clip
-) -> None:
-    cell, (T, B, H, P) = CELLS[r.cell], r.shape
-    carry = given.dh_last.to(torch.float32, copy=True)
-    dc = None if given.dc_last is None else given.dc_last.to(torch.float32, copy=True)
-    units = (triton.cdiv(B, plan.block_b), triton.cdiv(H, plan.block_h))
-    outs = (units[0], triton.cdiv(P, plan.block_h))
-    planes = cell.gates - int(cell.reads_h)
-    tail = (T, B, H, P, int(r.reverse), *clip)
-    blocks = {**plan.blocks, "PRECISION": r.precision}
-    for step in range(T):
-        if cell.projected:
-            stepwise_backward.step_output_gradient[outs](
-                carry,
-                found.dgates,
-                found.dextra,
-                given.dy,
-                r.w_hh,
-                r.lengths,
-                r.resets,
-                step,
-                *tail,
-                G=cell.gates,
-                **blocks,
-            )
-        stepwise_backward.step_backward[units](
-            saved.gates,
-            saved.y,
-            saved.cells,
-            _read_extra(cell, saved),
-            r.h0,
-            r.c0,
-            carry,
-            dc,
-            r.w_hh,
-            r.w_hr,
-            r.lengths,
-            r.resets,
-            given.dy,
-            given.dcells,
-            found.dgates,
-            found.dextra,
-            step,
-            *tail,
-            BACKWARD=cell.backward,
-            G=cell.gates,
-            S=cell.states,
-            READS_H=cell.reads_h,
-            **blocks,
-        )
-    dextra = found.dextra if cell.reads_h else None
-    stepwise_backward.first_state_gradient[outs](
-        carry,
-        found.dgates,
-        dextra,
-        r.w_hh,
-        r.lengths,
-        r.resets,
-        found.dh0,
-        *tail,
-        G=cell.gates,
-        PLANES=planes,
-        **blocks,
-    )
-    if dc is not None:
-        assert found.dc0 is not None
-        found.dc0.copy_(dc)
-
-
-def _stepwise_backward_reset_before(
-    plan: Plan, r: Recurrence, saved: Outputs, given: Cotangents, found: Inputs, clip: Clip
-) -> None:
-    T, B, H, P = r.shape
-    carry = given.dh_last.to(torch.float32, copy=True)
-    direct = torch.empty_like(carry)
-    grid = (triton.cdiv(B, plan.block_b), triton.cdiv(H, plan.block_h))
-    head = (saved.gates, saved.y, r.h0, carry, r.w_hh, r.lengths, r.resets)
-    blocks = {**plan.blocks, "PRECISION": r.precision}
-    for step in range(T):
-        tail = (found.dgates, direct, step, T, B, H, int(r.reverse))
-        stepwise_reset_before.step_backward_candidate[grid](*head, given.dy, *tail, *clip, **blocks)
-        stepwise_reset_before.step_backward_reset[grid](*head, *tail, **blocks)
-    stepwise_backward.first_state_gradient[grid](
-        carry,
-        found.dgates,
-        None,
-        r.w_hh,
-        r.lengths,
-        r.resets,
-        found.dh0,
-        T,
-        B,
-        H,
-        P,
-        int(r.reverse),
-        *clip,
-        G=3,
-        PLANES=2,
-        **blocks,
-    )
-
-
-def _two_buffers(h0: Tensor) -> tuple[Tensor, Tensor]:
-    first = h0.to(torch.float32, copy=True)
-    return first, torch.empty_like(first)

@@ -1,6 +1,6 @@
 """LSTM, gates i, f, g, o, states h and c, as csrc/cells/lstm.h.
 
-With a projection, s_new[0] is m = o·tanh(c') and ds_new[0] is its gradient; the product with W_hr
+With a projection, what it yields is m = o·tanh(c') and d[0] is its gradient; the product with W_hr
 stands outside.
 """
 
@@ -13,7 +13,7 @@ from .math import sigmoid, sigmoid_backward, tanh, tanh_backward
 
 
 @triton.jit
-def lstm_forward(gx, gh, s):
+def lstm_forward(gx, gh, s, earlier):
     i = sigmoid(gx[0] + gh[0])
     f = sigmoid(gx[1] + gh[1])
     g = tanh(gx[2] + gh[2])
@@ -23,25 +23,20 @@ def lstm_forward(gx, gh, s):
 
 
 @triton.jit
-def lstm_backward(ds_new, saved, s):
+def lstm_backward(d, saved, s, left):
     i, f, g, o = saved[0], saved[1], saved[2], saved[3]
     tanh_c = tanh(f * s[1] + i * g)
-    dc = ds_new[1] + tanh_backward(ds_new[0] * o, tanh_c)
-    dgx = (
+    dc = d[1] + tanh_backward(d[0] * o, tanh_c)
+    dg = (
         sigmoid_backward(dc * g, i),
         sigmoid_backward(dc * s[1], f),
         tanh_backward(dc * i, g),
-        sigmoid_backward(ds_new[0] * tanh_c, o),
+        sigmoid_backward(d[0] * tanh_c, o),
     )
-    return dgx, dgx, (tl.zeros_like(dc), dc * f)
+    return dg, dg, (tl.zeros_like(dc), dc * f), ()
 
 
-@triton.jit
-def lstm_proj_forward(gx, gh, s):
-    s_new, gates = lstm_forward(gx, gh, s)
-    return s_new, (gates[0], gates[1], gates[2], gates[3], s_new[0])
-
-
-@triton.jit
-def lstm_proj_backward(ds_new, saved, s):
-    return lstm_backward(ds_new, saved, s)
+FUNCTIONS = {
+    "lstm": ((lstm_forward,), (lstm_backward,)),
+    "lstm_proj": ((lstm_forward,), (lstm_backward,)),
+}

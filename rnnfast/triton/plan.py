@@ -14,7 +14,7 @@ STRATEGY = "RNNFAST_TRITON_STRATEGY"
 RESIDENT_BATCH = 16  # sequences of a resident program: the least that fills a tensor core's tile
 
 
-class Plan(NamedTuple):
+class Tiling(NamedTuple):
     """How one pass is computed.
 
     Attributes:
@@ -44,21 +44,21 @@ class Plan(NamedTuple):
 
     @property
     def blocks(self) -> dict[str, Any]:
-        """Of a stepwise kernel."""
-        tiles = {"BLOCK_B": self.block_b, "BLOCK_H": self.block_h, "BLOCK_K": self.block_k}
-        return {**tiles, **self.options}
+        """By the names of the kernels' arguments."""
+        sizes = (self.block_b, self.block_h, self.block_k, self.block_p)
+        return dict(zip(("BLOCK_B", "BLOCK_H", "BLOCK_K", "BLOCK_P"), sizes, strict=True))
 
 
 class Device(NamedTuple):
-    """What a plan looks at. ``arch``: as limits.json has it; ``shared``: bytes that one program may
-    ask for."""
+    """What choosing a tiling looks at. ``arch``: as limits.json has it; ``shared``: bytes that one
+    program may ask for."""
 
     name: str
     arch: str
     shared: int
 
 
-INTERPRETER = Device("interpreter", "90", 227 << 10)  # plans as for an sm_90
+INTERPRETER = Device("interpreter", "90", 227 << 10)  # tilings as for an sm_90
 
 
 def device_of(device: torch.device | None = None) -> Device:
@@ -97,29 +97,29 @@ def power_of_two(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
 
 
-def resident_plan(H: int, P: int, block_b: int = RESIDENT_BATCH, num_warps: int = 8) -> Plan:
-    return Plan(True, block_b, power_of_two(H), 0, power_of_two(P), num_warps, 1)
+def resident_tiling(H: int, P: int, block_b: int = RESIDENT_BATCH, num_warps: int = 8) -> Tiling:
+    return Tiling(True, block_b, power_of_two(H), 0, power_of_two(P), num_warps, 1)
 
 
-def stepwise_plan(
+def stepwise_tiling(
     block_b: int = 16, block_h: int = 32, block_k: int = 64, num_warps: int = 4, num_stages: int = 3
-) -> Plan:
-    return Plan(False, block_b, block_h, block_k, 0, num_warps, num_stages)
+) -> Tiling:
+    return Tiling(False, block_b, block_h, block_k, 0, num_warps, num_stages)
 
 
-def staged_bytes(plan: Plan, gates: int, itemsize: int) -> int:
+def staged_bytes(tiling: Tiling, gates: int, itemsize: int) -> int:
     """Shared memory that a stepwise kernel asks for at most: the tiles of its product, states in
     float32 and weights, once for each stage of the pipeline that loads them."""
-    summand = plan.block_b * 4 + gates * plan.block_h * itemsize
-    return plan.num_stages * plan.block_k * summand
+    summand = tiling.block_b * 4 + gates * tiling.block_h * itemsize
+    return tiling.num_stages * tiling.block_k * summand
 
 
-def _fitting(plan: Plan, problem: Problem, device: Device) -> Plan:
-    """The plan with so many summands at a time as fit the device."""
+def _fitting(tiling: Tiling, problem: Problem, device: Device) -> Tiling:
+    """The tiling with so many summands at a time as fit the device."""
     gates, itemsize = problem.spec.gates, problem.dtype.itemsize
-    while plan.block_k > 16 and staged_bytes(plan, gates, itemsize) > device.shared:
-        plan = plan._replace(block_k=plan.block_k // 2)
-    return plan
+    while tiling.block_k > 16 and staged_bytes(tiling, gates, itemsize) > device.shared:
+        tiling = tiling._replace(block_k=tiling.block_k // 2)
+    return tiling
 
 
 def candidates(
@@ -128,8 +128,8 @@ def candidates(
     device: Device,
     math: str | None = None,
     strategy: str | None = None,
-) -> list[Plan]:
-    """The plans that come into question, the one for want of a measurement first.
+) -> list[Tiling]:
+    """The tilings that come into question, the one for want of a measurement first.
 
     Resident where it fits. Stepwise: a program for each 32 units is enough to occupy a GPU from
     H = 1024 on, below narrower tiles make more programs; a large batch wants tiles with more rows,
@@ -145,14 +145,14 @@ def candidates(
     if forced != "stepwise" and limit is not None and tile <= limit.block_h:
         smaller = max(4, limit.num_warps * tile // limit.block_h)
         warps = limit.num_warps if tile == limit.block_h else min(limit.num_warps, smaller)
-        found.append(resident_plan(problem.H, problem.P, num_warps=warps))
+        found.append(resident_tiling(problem.H, problem.P, num_warps=warps))
     if forced == "resident":
         return found
     if device == INTERPRETER and problem.H > 64:  # its time goes by operations, not their size
-        return [*found, stepwise_plan(16, 128, 128)]
+        return [*found, stepwise_tiling(16, 128, 128)]
     few, many, narrow = (
-        _fitting(plan, problem, device)
-        for plan in (stepwise_plan(), stepwise_plan(64), stepwise_plan(16, 16, 128))
+        _fitting(tiling, problem, device)
+        for tiling in (stepwise_tiling(), stepwise_tiling(64), stepwise_tiling(16, 16, 128))
     )
     return found + ([few, narrow] if problem.B <= 32 else [many, few])
 

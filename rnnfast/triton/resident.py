@@ -13,6 +13,9 @@ The tensors, here and in the other kernels; what a scan has not is None:
     w_hh [G*H, P]  w_hr [P, H]    b_n [H] the bias of gh's last gate; other biases are in gx
     lengths [B] int64             resets [T, B] uint8
     dgates [T, B, G*H] float32    of gx; dextra: of gh's last gate [T, B, H], or of h' [T, B, P]
+
+The cell's functions (cells.py): FORWARD and BACKWARD of its last phase; of the phase before that,
+where there is one, with gates 0 … BEGIN - 1: FIRST.
 """
 
 from __future__ import annotations
@@ -20,7 +23,27 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .tiles import clear, limited, load_planes, multiply, multiply_gradient, store_planes
+from .rules import (
+    across,
+    alive,
+    at,
+    batch_tile,
+    before,
+    ends_of,
+    going_on,
+    is_first,
+    previous,
+    reset,
+    row_of,
+)
+from .tiles import (
+    kept_products,
+    load_planes,
+    multiply,
+    multiply_gradient,
+    only_where,
+    store_planes,
+)
 
 
 @triton.jit(do_not_specialize=["T", "B", "reverse"])
@@ -43,21 +66,20 @@ def resident_forward(
     H,
     P,
     reverse,
+    FIRST: tl.constexpr,
     FORWARD: tl.constexpr,
     G: tl.constexpr,
+    BEGIN: tl.constexpr,
     S: tl.constexpr,
-    SAVED: tl.constexpr,
     SAVE: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_P: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    first = tl.program_id(0).to(tl.int64) * BLOCK_B
-    rows = tl.arange(0, BLOCK_B)[:, None]
+    first, rows, in_batch = batch_tile(B, BLOCK_B)
     units = tl.arange(0, BLOCK_H)[None, :]
     outs = tl.arange(0, BLOCK_P)[None, :]
-    in_batch = rows < B - first
     in_h, in_p = in_batch & (units < H), in_batch & (outs < P)
     at_g, at_h, at_p = rows * (G * H) + units, rows * H + units, rows * P + outs
 
@@ -74,53 +96,52 @@ def resident_forward(
     if b_n is not None:
         bias = tl.load(b_n + units, mask=units < H, other=0.0).to(tl.float32)
 
-    h = tl.load(h0 + first * P + at_p, mask=in_p, other=0.0).to(tl.float32)
-    s = (h,)
+    s = (tl.load(h0 + first * P + at_p, mask=in_p, other=0.0).to(tl.float32),)
     if S == 2:
-        s = (h, tl.load(c0 + first * H + at_h, mask=in_h, other=0.0).to(tl.float32))
-    if lengths is not None:
-        ends = tl.load(lengths + first + rows, mask=in_batch, other=0)
+        s = (s[0], tl.load(c0 + first * H + at_h, mask=in_h, other=0.0).to(tl.float32))
+    ends = ends_of(lengths, first, rows, in_batch)
+    zero = tl.zeros((BLOCK_B, BLOCK_H), tl.float32)
 
-    begin = tl.where(reverse != 0, T - 1, 0)
-    way = tl.where(reverse != 0, -1, 1)
-    for i in range(T):
-        t = begin + i * way
-        row = t.to(tl.int64) * B + first
+    for step in range(T):
+        t = at(step, T, reverse)
+        row = row_of(t, B, first)
         gx = load_planes(gates + row * (G * H), at_g, in_h, H, G)
         old = s
         if resets is not None:
-            restart = tl.load(resets + row + rows, mask=in_batch, other=0) != 0
-            s = clear(restart, s, S)
-        gh = ()
-        for g in tl.static_range(G):
-            zero = tl.zeros((BLOCK_B, BLOCK_H), tl.float32)
-            gh = gh + (multiply(s[0], w[g], zero, PRECISION),)
+            s = only_where(reset(resets, row, rows, in_batch) == 0, s, S)
+        operand, values = s[0], ()
+        if FIRST is not None:
+            gh = kept_products(operand, w, 0, BEGIN, zero, PRECISION)
+            out, values = FIRST(gx[:BEGIN], gh, s, ())
+            operand = out[0]
+        gh = kept_products(operand, w, BEGIN, G, zero, PRECISION)
         if b_n is not None:
-            gh = (gh[0], gh[1], gh[2] + bias)
-        new, saved = FORWARD(gx, gh, s)
+            gh = gh[: G - 1] + (gh[G - 1] + bias,)
+        new, own = FORWARD(gx[BEGIN:], gh, s, values)
+        values = values + own
         hidden = new[0]
         if w_hr is not None:
-            zero = tl.zeros((BLOCK_B, BLOCK_P), tl.float32)
-            hidden = multiply(hidden, w_out, zero, PRECISION)
+            hidden = multiply(hidden, w_out, tl.zeros((BLOCK_B, BLOCK_P), tl.float32), PRECISION)
         if SAVE:
             if G > 1:
-                store_planes(gates + row * (G * H), at_g, in_h, H, saved, G)
-        if lengths is not None:
-            alive = t < ends
-            keep_h, keep_p = in_h & alive, in_p & alive
-        else:
-            alive = in_batch
-            keep_h, keep_p = in_h, in_p
-        shown = tl.where(alive, hidden, 0.0)
+                store_planes(gates + row * (G * H), at_g, in_h, H, values, G)
+        lives = alive(t, ends, in_batch)
+        shown = tl.where(lives, hidden, 0.0)
         tl.store(y + row * P + at_p, shown.to(y.dtype.element_ty), mask=in_p)
         if extra is not None:
-            tl.store(extra + row * H + at_h, tl.where(alive, saved[SAVED - 1], 0.0), mask=in_h)
+            if FIRST is not None:
+                kept = operand
+            elif w_hr is not None:
+                kept = new[0]
+            else:
+                kept = values[G]
+            tl.store(extra + row * H + at_h, tl.where(lives, kept, 0.0), mask=in_h)
         if cells is not None:
-            c = tl.where(alive, new[1], 0.0)
+            c = tl.where(lives, new[1], 0.0)
             tl.store(cells + row * H + at_h, c.to(cells.dtype.element_ty), mask=in_h)
-        h = tl.where(keep_p, hidden, old[0])
+        h = tl.where(in_p & lives, hidden, old[0])
         if S == 2:
-            s = (h, tl.where(keep_h, new[1], old[1]))
+            s = (h, tl.where(in_h & lives, new[1], old[1]))
         else:
             s = (h,)
 
@@ -156,8 +177,10 @@ def resident_backward(
     reverse,
     bound,
     limit,
+    FIRST: tl.constexpr,
     BACKWARD: tl.constexpr,
     G: tl.constexpr,
+    BEGIN: tl.constexpr,
     S: tl.constexpr,
     READS_H: tl.constexpr,
     BLOCK_B: tl.constexpr,
@@ -165,11 +188,9 @@ def resident_backward(
     BLOCK_P: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    first = tl.program_id(0).to(tl.int64) * BLOCK_B
-    rows = tl.arange(0, BLOCK_B)[:, None]
+    first, rows, in_batch = batch_tile(B, BLOCK_B)
     units = tl.arange(0, BLOCK_H)[None, :]
     outs = tl.arange(0, BLOCK_P)[None, :]
-    in_batch = rows < B - first
     in_h, in_p = in_batch & (units < H), in_batch & (outs < P)
     at_g, at_h, at_p = rows * (G * H) + units, rows * H + units, rows * P + outs
 
@@ -182,76 +203,72 @@ def resident_backward(
         into = tl.arange(0, BLOCK_P)[:, None]
         w_out = tl.load(w_hr + (into * H + units), mask=(into < P) & (units < H), other=0.0)
 
-    dh = tl.load(dh_last + first * P + at_p, mask=in_p, other=0.0).to(tl.float32)
-    ds = (dh,)
+    ds = (tl.load(dh_last + first * P + at_p, mask=in_p, other=0.0).to(tl.float32),)
     if S == 2:
-        ds = (dh, tl.load(dc_last + first * H + at_h, mask=in_h, other=0.0).to(tl.float32))
-    ends = tl.zeros((BLOCK_B, 1), tl.int64) + T
-    if lengths is not None:
-        ends = tl.minimum(tl.load(lengths + first + rows, mask=in_batch, other=0), ends)
-    began = tl.where(reverse != 0, ends - 1, 0)
+        ds = (ds[0], tl.load(dc_last + first * H + at_h, mask=in_h, other=0.0).to(tl.float32))
+    ends = ends_of(lengths, first, rows, in_batch)
+    zero = tl.zeros((BLOCK_B, BLOCK_H), tl.float32)
 
-    begin = tl.where(reverse != 0, 0, T - 1)
-    way = tl.where(reverse != 0, 1, -1)
-    for i in range(T):
-        t = begin + i * way
-        row = t.to(tl.int64) * B + first
-        before = row + way.to(tl.int64) * B
-        alive = in_batch & (t < ends)
-        from_start, from_step = alive & (t == began), alive & (t != began)
-        if resets is not None:
-            restart = tl.load(resets + row + rows, mask=in_batch, other=0) != 0
-            from_start, from_step = from_start & (restart == 0), from_step & (restart == 0)
+    for back in range(T):
+        t = at(T - 1 - back, T, reverse)
+        row = row_of(t, B, first)
+        lives = alive(t, ends, in_batch)
+        is_reset = reset(resets, row, rows, in_batch)
+        goes_on = going_on(lives, is_reset)
+        is_start = is_first(t, ends, T, reverse)
         if G > 1:
-            saved = load_planes(gates + row * (G * H), at_g, in_h & alive, H, G)
+            saved = load_planes(gates + row * (G * H), at_g, in_h & lives, H, G)
         else:
-            saved = load_planes(y + row * P, at_p, in_p & alive, 0, 1)
+            saved = load_planes(y + row * P, at_p, in_p & lives, 0, 1)
         if extra is not None:
-            saved = saved + load_planes(extra + row * H, at_h, in_h & alive, 0, 1)
+            saved = saved + load_planes(extra + row * H, at_h, in_h & lives, 0, 1)
         s = ds
         if READS_H:
-            h = tl.load(h0 + first * P + at_p, mask=in_p & from_start, other=0.0).to(tl.float32)
-            y_at = y + before * P + at_p
-            s = (h + tl.load(y_at, mask=in_p & from_step, other=0.0).to(tl.float32),)
+            y_at = before(row, B, reverse) * P + at_p
+            s = (previous(h0, first * P + at_p, y, y_at, goes_on, is_start, in_p),)
         if S == 2:
-            c = tl.load(c0 + first * H + at_h, mask=in_h & from_start, other=0.0).to(tl.float32)
-            c_at = cells + before * H + at_h
-            s = (ds[0], c + tl.load(c_at, mask=in_h & from_step, other=0.0).to(tl.float32))
+            c_at = before(row, B, reverse) * H + at_h
+            c = previous(c0, first * H + at_h, cells, c_at, goes_on, is_start, in_h)
+            s = (ds[0], c)
 
         dh = ds[0]
         if dy is not None:
-            dh += tl.load(dy + row * P + at_p, mask=in_p & alive, other=0.0).to(tl.float32)
+            dh += tl.load(dy + row * P + at_p, mask=in_p & lives, other=0.0).to(tl.float32)
         new = (dh,)
         if w_hr is not None:
-            shown = tl.where(alive, dh, 0.0)
+            shown = tl.where(lives, dh, 0.0)
             tl.store(dextra + row * P + at_p, shown, mask=in_p)
-            zero = tl.zeros((BLOCK_B, BLOCK_H), tl.float32)
             new = (multiply_gradient(shown, w_out, zero, PRECISION),)
         if S == 2:
             dc = ds[1]
             if dcells is not None:
                 d_at = dcells + row * H + at_h
-                dc += tl.load(d_at, mask=in_h & alive, other=0.0).to(tl.float32)
+                dc += tl.load(d_at, mask=in_h & lives, other=0.0).to(tl.float32)
             new = (new[0], dc)
-        dgx, dgh, direct = BACKWARD(new, saved, s)
-        dgx, dgh = clear(alive == 0, dgx, G), clear(alive == 0, dgh, G)
-        store_planes(dgates + row * (G * H), at_g, in_h, H, dgx, G)
-        if READS_H:
-            tl.store(dextra + row * H + at_h, dgh[G - 1], mask=in_h)
-
+        dgx, dgh, direct, left = BACKWARD(new, saved, s, ())
+        dgx, dgh = only_where(lives, dgx, G - BEGIN), only_where(lives, dgh, G - BEGIN)
         handed = tl.zeros((BLOCK_B, BLOCK_P), tl.float32)
         if READS_H:
             handed = direct[0]
-        for g in tl.static_range(G):
+        if FIRST is not None:
+            d = zero
+            for g in tl.static_range(BEGIN, G):
+                d = multiply_gradient(dgh[g - BEGIN], w[g], d, PRECISION)
+            some, _, through, _ = FIRST((d,), saved, s, left)
+            dgh = only_where(lives, some + left[len(left) + len(some) - BEGIN :], BEGIN)
+            dgx = dgh + dgx
+            handed = handed + through[0]
+        store_planes(dgates + row * (G * H), at_g, in_h, H, dgx, G)
+        if dextra is not None and w_hr is None:
+            tl.store(dextra + row * H + at_h, dgh[G - 1], mask=in_h)
+
+        for g in tl.static_range(G if FIRST is None else BEGIN):
             handed = multiply_gradient(dgh[g], w[g], handed, PRECISION)
-        if resets is not None:
-            handed = tl.where(restart, 0.0, handed)
-        dh = tl.where(in_p & alive, limited(handed, bound, limit), ds[0])
+        # a padded unit stays as it is, too
+        dh = across(handed, ds[0], in_p & lives, is_reset, bound, limit)
         if S == 2:
-            dc = direct[1]
-            if resets is not None:
-                dc = tl.where(restart, 0.0, dc)
-            ds = (dh, tl.where(in_h & alive, limited(dc, bound, limit), ds[1]))
+            dc = across(direct[1], ds[1], in_h & lives, is_reset, bound, limit)
+            ds = (dh, dc)
         else:
             ds = (dh,)
 

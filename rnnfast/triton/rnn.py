@@ -9,24 +9,30 @@ from .math import relu, relu_backward, tanh, tanh_backward
 
 
 @triton.jit
-def rnn_tanh_forward(gx, gh, s):
+def rnn_tanh_forward(gx, gh, s, earlier):
     h = tanh(gx[0] + gh[0])
     return (h,), (h,)
 
 
 @triton.jit
-def rnn_tanh_backward(ds_new, saved, s):
-    dg = (tanh_backward(ds_new[0], saved[0]),)
-    return dg, dg, (tl.zeros_like(ds_new[0]),)
+def rnn_tanh_backward(d, saved, s, left):
+    dg = (tanh_backward(d[0], saved[0]),)
+    return dg, dg, (tl.zeros_like(d[0]),), ()
 
 
 @triton.jit
-def rnn_relu_forward(gx, gh, s):
+def rnn_relu_forward(gx, gh, s, earlier):
     h = relu(gx[0] + gh[0])
     return (h,), (h,)
 
 
 @triton.jit
-def rnn_relu_backward(ds_new, saved, s):
-    dg = (relu_backward(ds_new[0], saved[0]),)
-    return dg, dg, (tl.zeros_like(ds_new[0]),)
+def rnn_relu_backward(d, saved, s, left):
+    dg = (relu_backward(d[0], saved[0]),)
+    return dg, dg, (tl.zeros_like(d[0]),), ()
+
+
+FUNCTIONS = {
+    "rnn_tanh": ((rnn_tanh_forward,), (rnn_tanh_backward,)),
+    "rnn_relu": ((rnn_relu_forward,), (rnn_relu_backward,)),
+}

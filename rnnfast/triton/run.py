@@ -1,4 +1,4 @@
-"""A scan with these kernels: its tensors allocated, the products around them, its plan."""
+"""A scan with these kernels: its tensors allocated, the products around them, its tiling."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ..products.gates import GateMajor
 from ..products.gradients import Backward
 from ..products.projection import biased_projection, own_product_bias
 from . import graphs, launch, tune
-from .cells import CELLS
+from .cells import cell_of
 from .launch import Clip, Inputs, Outputs, Recurrence, Shape
-from .plan import Plan, candidates, device_of, math_of
+from .plan import Tiling, candidates, device_of, math_of
 
 Kept = tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]  # gates, y, cells, extra
 
 
 def describe(problem: Problem) -> str:
-    """The plan in words, for ``explain``."""
+    """The tiling in words, for ``explain``."""
     device = device_of()
     directions = ("forward", "backward") if problem.options.training else ("forward",)
     told = []
     for direction in directions:
-        plans = candidates(direction, problem, device)
-        told.append(tune.best(tune.key_of(direction, problem, device), plans).describe())
+        tilings = candidates(direction, problem, device)
+        told.append(tune.best(tune.key_of(direction, problem, device), tilings).describe())
     if len(set(told)) == 1:
         return told[0]
     return "; ".join(f"{d} {t}" for d, t in zip(directions, told, strict=True))
@@ -48,16 +48,16 @@ def forward(scan: Scan, problem: Problem) -> Outputs:
     out = Outputs(biased_projection(scan), y, cells, extra, h_last, c_last, training)
     recurrence = _recurrence(scan, problem)
 
-    def trial(plan: Plan) -> float:
+    def trial(tiling: Tiling) -> float:
         gates = out.gates.clone()  # a run overwrites them
-        return _time(lambda: launch.forward(plan, recurrence, out._replace(gates=gates)))
+        return _time(lambda: launch.forward(tiling, recurrence, out._replace(gates=gates)))
 
-    plan = _plan("forward", problem, scan.input.device, trial)
-    if plan.resident or not graphs.allowed(y.device, T):
-        launch.forward(plan, recurrence, out)
+    tiling = _tiling("forward", problem, scan.input.device, trial)
+    if tiling.resident or not graphs.allowed(y.device, T):
+        launch.forward(tiling, recurrence, out)
     else:
-        key = graphs.key_of(y.device, plan, (recurrence, out))
-        graphs.GRAPHS.run(key, functools.partial(launch.forward, plan), (recurrence,), (out,))
+        key = graphs.key_of(y.device, tiling, (recurrence, out))
+        graphs.GRAPHS.run(key, functools.partial(launch.forward, tiling), (recurrence,), (out,))
     return out
 
 
@@ -66,13 +66,13 @@ def backward(
 ) -> Gradients:
     """``kept``: what forward saved."""
     T, B, H, P = problem.T, problem.B, problem.H, problem.P
-    cell = CELLS[scan.cell]
+    cell, spec = cell_of(scan.cell), scan.spec
     gates, y, cells, extra = kept
     new = scan.states[0].new_empty
     dextra = None
-    if cell.projected or (cell.reads_h and cell.phases == 1):
-        dextra = new(T, B, P if cell.projected else H, dtype=torch.float32)
-    dgates = new(T, B, cell.gates * H, dtype=torch.float32)
+    if cell.has_dextra:
+        dextra = new(T, B, P if spec.projected else H, dtype=torch.float32)
+    dgates = new(T, B, spec.gates * H, dtype=torch.float32)
     dc0 = new(B, H) if len(scan.states) == 2 else None
     found = Inputs(dgates, dextra, new(B, P), dc0)
     dy, dfinal, dtrace = cotangents
@@ -86,21 +86,21 @@ def backward(
     recurrence = _recurrence(scan, problem)
     clip = Clip.of(scan.options.grad_clip_time)
 
-    def work(plan: Plan, r: Recurrence, s: Outputs, g: launch.Cotangents, into: Inputs) -> None:
-        launch.backward(plan, r, s, g, into, clip)
+    def work(tiling: Tiling, r: Recurrence, s: Outputs, g: launch.Cotangents, into: Inputs) -> None:
+        launch.backward(tiling, r, s, g, into, clip)
 
-    plan = _plan(
+    tiling = _tiling(
         "backward",
         problem,
         y.device,
-        lambda plan: _time(lambda: work(plan, recurrence, saved, given, found)),
+        lambda tiling: _time(lambda: work(tiling, recurrence, saved, given, found)),
     )
     read = (recurrence, saved, given)
-    if plan.resident or not graphs.allowed(y.device, T):
-        work(plan, *read, found)
+    if tiling.resident or not graphs.allowed(y.device, T):
+        work(tiling, *read, found)
     else:
-        key = graphs.key_of(y.device, plan, (*read, found), clip)
-        graphs.GRAPHS.run(key, functools.partial(work, plan), read, (found,))
+        key = graphs.key_of(y.device, tiling, (*read, found), clip)
+        graphs.GRAPHS.run(key, functools.partial(work, tiling), read, (found,))
     dstates = [found.dh0, *([] if dc0 is None else [dc0])]
     return _products(scan, y, dgates, dextra, extra).gradients(needs, dstates)
 
@@ -143,14 +143,14 @@ def _recurrence(scan: Scan, problem: Problem) -> Recurrence:
     )
 
 
-def _plan(
-    direction: str, problem: Problem, device: torch.device, trial: Callable[[Plan], float]
-) -> Plan:
+def _tiling(
+    direction: str, problem: Problem, device: torch.device, trial: Callable[[Tiling], float]
+) -> Tiling:
     here = device_of(device)
-    plans = candidates(direction, problem, here)
+    tilings = candidates(direction, problem, here)
     measurable = device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
     key = tune.key_of(direction, problem, here)
-    return tune.best(key, plans, trial if measurable and problem.B > 0 else None)
+    return tune.best(key, tilings, trial if measurable and problem.B > 0 else None)
 
 
 def _time(work: Callable[[], None], repeats: int = 3) -> float:

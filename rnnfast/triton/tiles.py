@@ -25,18 +25,19 @@ def store_planes(base, offsets, mask, stride, tiles, N: tl.constexpr):
 
 
 @triton.jit
-def clear(condition, tiles, N: tl.constexpr):
-    """The tiles, 0 where the condition holds."""
-    cleared = ()
-    for k in tl.static_range(N):
-        cleared = cleared + (tl.where(condition, 0.0, tiles[k]),)
-    return cleared
+def store_gradients(base, offsets, mask, stride, tiles, lives):
+    """As many planes as there are tiles; 0 for dead sequences."""
+    for g in tl.static_range(len(tiles)):
+        tl.store(base + g * stride + offsets, tl.where(lives, tiles[g], 0.0), mask=mask)
 
 
 @triton.jit
-def limited(g, bound, limit):
-    """What lies beyond ±bound becomes ±limit (grad_clip_time); a NaN stays one."""
-    return tl.where(g > bound, limit, tl.where(g < -bound, -limit, g))
+def only_where(condition, tiles, N: tl.constexpr):
+    """The tiles, 0 where the condition fails."""
+    cleared = ()
+    for k in tl.static_range(N):
+        cleared = cleared + (tl.where(condition, tiles[k], 0.0),)
+    return cleared
 
 
 @triton.jit
@@ -79,3 +80,73 @@ def multiply_gradient(a, b, acc, PRECISION: tl.constexpr):
         return acc + scaled * inverse
     else:
         return product(a.to(b.dtype), b, acc, PRECISION)
+
+
+@triton.jit
+def kept_products(a, w, FROM: tl.constexpr, TO: tl.constexpr, zero, PRECISION: tl.constexpr):
+    """a times each of the tiles of weights w[FROM:TO]."""
+    found = ()
+    for g in tl.static_range(FROM, TO):
+        found = found + (multiply(a, w[g], zero, PRECISION),)
+    return found
+
+
+@triton.jit
+def products(
+    a,
+    of,
+    w,
+    plane,
+    outs,
+    in_outs,
+    K,
+    N: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """N tiles: rows ``of`` a [·, K], times those of w [·, K] that are a tile of outputs, and those
+    ``plane`` elements further on, and so on."""
+    rows = tl.arange(0, BLOCK_B)[:, None]
+    ks = tl.arange(0, BLOCK_K)
+    sums = ()
+    for _ in tl.static_range(N):
+        sums = sums + (tl.zeros((BLOCK_B, BLOCK_H), tl.float32),)
+    for k in range(0, K, BLOCK_K):
+        tile = tl.load(a + (rows * K + k + ks[None, :]), mask=of & (k + ks[None, :] < K), other=0.0)
+        w_at = outs * K + k + ks[:, None]
+        more = ()
+        for g in tl.static_range(N):
+            w_mask = in_outs & (k + ks[:, None] < K)
+            part = tl.load(w + g * plane + w_at, mask=w_mask, other=0.0)
+            more = more + (multiply(tile, part, sums[g], PRECISION),)
+        sums = more
+    return sums
+
+
+@triton.jit
+def gradient_product(
+    acc,
+    a,
+    stride,
+    of,
+    w,
+    width,
+    outs,
+    in_outs,
+    K,
+    BLOCK_B: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """acc + rows ``of`` a, K numbers ``stride`` apart, times a tile of columns of w [K, width]."""
+    rows = tl.arange(0, BLOCK_B)[:, None]
+    ks = tl.arange(0, BLOCK_K)
+    for k in range(0, K, BLOCK_K):
+        a_mask = of & (k + ks[None, :] < K)
+        tile = tl.load(a + (rows * stride + k + ks[None, :]), mask=a_mask, other=0.0)
+        w_at = (k + ks[:, None]).to(tl.int64) * width + outs
+        part = tl.load(w + w_at, mask=in_outs & (k + ks[:, None] < K), other=0.0)
+        acc = multiply_gradient(tile, part, acc, PRECISION)
+    return acc

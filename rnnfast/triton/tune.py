@@ -1,4 +1,4 @@
-"""Which of a few plans is fastest on this device: measured once, remembered in a file.
+"""Which of a few tilings is fastest on this device: measured once, remembered in a file.
 
 A key holds cell, direction, H, P, I, math, device and a bucket of batch sizes, so that a new batch
 size is not measured anew. ``RNNFAST_TRITON_TUNE=0`` measures nothing; what the file has still
@@ -17,12 +17,12 @@ from pathlib import Path
 
 from .. import store
 from ..problem import Problem
-from .plan import Device, Plan, math_of
+from .plan import Device, Tiling, math_of
 
 SWITCH = "RNNFAST_TRITON_TUNE"
 LARGEST_BUCKET = 2048
 _lock = threading.Lock()
-_unsaved: dict[str, Plan] = {}  # where the folder can't be written
+_unsaved: dict[str, Tiling] = {}  # where the folder can't be written
 
 
 def cache_file() -> Path:
@@ -46,22 +46,24 @@ def key_of(direction: str, problem: Problem, device: Device) -> str:
     )
 
 
-def best(key: str, plans: Sequence[Plan], time_of: Callable[[Plan], float] | None = None) -> Plan:
-    """The plan that the file has under ``key``, else the fastest, else the first.
+def best(
+    key: str, tilings: Sequence[Tiling], time_of: Callable[[Tiling], float] | None = None
+) -> Tiling:
+    """The tiling that the file has under ``key``, else the fastest, else the first.
 
     Args:
-        plans: what comes into question; a remembered plan that is not among them does not count.
-        time_of: runs a plan and returns its time; None, or ``RNNFAST_TRITON_TUNE=0``: not measured.
+        tilings: what comes into question; a remembered one that is not among them does not count.
+        time_of: runs one and returns its time; None, or ``RNNFAST_TRITON_TUNE=0``: not measured.
     """
-    if len(plans) == 1:
-        return plans[0]
+    if len(tilings) == 1:
+        return tilings[0]
     with _lock:
         remembered = _unsaved.get(key) or _read(cache_file()).get(key)
-        if remembered is not None and remembered in plans:
+        if remembered is not None and remembered in tilings:
             return remembered
         if time_of is None or os.environ.get(SWITCH, "1") == "0":
-            return plans[0]
-        fastest = min(plans, key=time_of)
+            return tilings[0]
+        fastest = min(tilings, key=time_of)
         try:
             store.update(cache_file(), lambda lines: {**lines, key: fastest})
         except OSError as error:
@@ -72,14 +74,14 @@ def best(key: str, plans: Sequence[Plan], time_of: Callable[[Plan], float] | Non
 
 
 @functools.lru_cache(maxsize=8)
-def _read_at(path: Path, modified: int, size: int) -> dict[str, Plan]:
+def _read_at(path: Path, modified: int, size: int) -> dict[str, Tiling]:
     try:
-        return {key: Plan(*values) for key, values in store.read(path).items()}
+        return {key: Tiling(*values) for key, values in store.read(path).items()}
     except (TypeError, AttributeError):  # somebody else's: measured anew
         return {}
 
 
-def _read(path: Path) -> dict[str, Plan]:
+def _read(path: Path) -> dict[str, Tiling]:
     try:
         facts = path.stat()
     except FileNotFoundError:

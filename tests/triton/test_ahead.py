@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from rnnfast import CELLS
+from rnnfast.cells import Product
 from rnnfast.inspect import triton as inspect_triton
 from rnnfast.inspect.cli import main
 from rnnfast.inspect.sass import class_of, parse
 from rnnfast.inspect.table import Row
+from rnnfast.triton.cells import FILES, cell_of, why_not
 from rnnfast.triton.limits import table
 
 ARCHITECTURES = ("80", "90", "100", "gfx942")
@@ -35,7 +38,7 @@ def check_products(row: Row, math: str) -> None:
 def check_resident(cell: str, math: str, arch: str) -> None:
     limits = [table()[arch, math, cell, d] for d in ("forward", "backward")]
     forward, backward = (
-        inspect_triton.resident_plan(limit.block_h, limit.block_h, num_warps=limit.num_warps)
+        inspect_triton.resident_tiling(limit.block_h, limit.block_h, num_warps=limit.num_warps)
         for limit in limits
     )
     found = list(inspect_triton.rows(cell, math, arch, (forward, backward)))
@@ -47,8 +50,8 @@ def check_resident(cell: str, math: str, arch: str) -> None:
 
 
 def check_stepwise(cell: str, math: str, arch: str) -> None:
-    plans = inspect_triton.plans_for(cell, math, arch, 1000, 500, 64, "stepwise")
-    for row in inspect_triton.rows(cell, math, arch, plans):
+    tilings = inspect_triton.tilings_for(cell, math, arch, 1000, 500, 64, "stepwise")
+    for row in inspect_triton.rows(cell, math, arch, tilings):
         assert row.shared <= inspect_triton.SHARED_MEMORY[arch], row
         check_products(row, math)
 
@@ -83,8 +86,8 @@ def test_every_stepwise_kernel(cell: str, math: str, arch: str) -> None:
 def test_a_kernel_beyond_its_limit_is_seen_to_spill_or_not_to_fit() -> None:
     """The checks can fail: an LSTM of four times the limit's weights."""
     limit = table()["90", "bf16", "lstm", "forward"]
-    plan = inspect_triton.resident_plan(2 * limit.block_h, 2 * limit.block_h)
-    row = next(inspect_triton.rows("lstm", "bf16", "90", (plan, plan)))
+    tiling = inspect_triton.resident_tiling(2 * limit.block_h, 2 * limit.block_h)
+    row = next(inspect_triton.rows("lstm", "bf16", "90", (tiling, tiling)))
     assert not inspect_triton.is_clean(row)
 
 
@@ -116,14 +119,23 @@ def test_the_command_says_what_is_wrong(
 
 
 def test_the_list_of_cells_is_everybodys() -> None:
-    from rnnfast.triton.cells import CELLS as TRITON_CELLS
+    assert list(FILES) == list(CELLS)
+    for name, spec in CELLS.items():
+        assert why_not(spec) is None
+        assert sum(phase.gates for phase in cell_of(name).phases) == spec.gates
 
-    assert list(TRITON_CELLS) == list(CELLS)
-    for name, cell in TRITON_CELLS.items():
-        spec = CELLS[name]
-        assert (cell.name, cell.gates, cell.states) == (name, spec.gates, len(spec.states))
-        assert cell.projected == spec.projected
-        assert cell.saved == len(spec.saved)
+
+def test_a_cell_that_the_kernels_do_not_know_is_refused_with_the_reason() -> None:
+    gru, u = CELLS["gru"], Product("w_hh", "u", (2,))
+    for change, reason in (
+        ({"name": "another"}, "no functions for the cell another"),
+        ({"products": (Product("w_hh", "h", (0,)), Product("w_hh", "u", (1,)), u)}, "two phases"),
+        ({"products": (Product("w_hh", "h", (1, 0)), u)}, "in the order of the phases"),
+        ({"own_product_gate": 0}, "the last gate apart"),
+    ):
+        refused = why_not(replace(gru, **change))
+        assert refused is not None
+        assert reason in refused
 
 
 # --- reading machine code ------------------------------------------------------------------------

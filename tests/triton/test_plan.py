@@ -24,7 +24,7 @@ from rnnfast.triton.plan import (
     Device,
     candidates,
     math_of,
-    resident_plan,
+    resident_tiling,
 )
 
 from ..cases import Case, leaves, scan_of
@@ -76,7 +76,7 @@ def test_stepwise_plans_ask_for_no_more_shared_memory_than_there_is(B: int, shar
 def test_resident_as_far_as_was_measured_and_no_further() -> None:
     limit = table()["90", "bf16", "lstm", "forward"]
     at = candidates("forward", problem(H=limit.block_h), H100)
-    assert at[0] == resident_plan(limit.block_h, limit.block_h, num_warps=limit.num_warps)
+    assert at[0] == resident_tiling(limit.block_h, limit.block_h, num_warps=limit.num_warps)
     beyond = candidates("forward", problem(H=limit.block_h + 1), H100)
     assert beyond
     assert not any(plan.resident for plan in beyond)
@@ -204,7 +204,7 @@ def test_a_spoilt_file_is_measured_anew(own_cache: Path, text: str) -> None:
 
 def test_a_plan_that_is_no_longer_offered_does_not_count(own_cache: Path) -> None:
     tune.best("key", PLANS, Clock([2.0, 1.0]))
-    assert tune.best("key", [PLANS[0], resident_plan(64, 64)], None) == PLANS[0]
+    assert tune.best("key", [PLANS[0], resident_tiling(64, 64)], None) == PLANS[0]
 
 
 def test_batches_share_buckets() -> None:
