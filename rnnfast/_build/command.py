@@ -17,7 +17,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 from . import ninja_file, record
-from .plan import WITHOUT_IT, BuildError, Plan, extension_suffix, make_plan
+from .recipe import WITHOUT_IT, BuildError, Recipe, extension_suffix, make_recipe
 
 Commands = dict[str, type[Command]]
 
@@ -25,7 +25,7 @@ Commands = dict[str, type[Command]]
 def extension_wanted(root: Path) -> bool:
     """False where no extension can be built here, so that the wheel is a pure-Python one."""
     try:
-        return not isinstance(make_plan(), str)
+        return not isinstance(make_recipe(), str)
     except BuildError:
         return True  # build_ext then raises it, with the message
 
@@ -55,45 +55,45 @@ def commands(root: Path) -> Commands:
 def build_extension(root: Path, package: Path) -> None:
     """Build _C and put it and its record into `package`; where that can't be, say why."""
     try:
-        plan = make_plan()
+        recipe = make_recipe()
     except BuildError as error:
         raise SystemExit(f"rnnfast build: {error}") from None
     package.mkdir(parents=True, exist_ok=True)
     target = package / f"_C{extension_suffix()}"
-    if isinstance(plan, str):
+    if isinstance(recipe, str):
         target.unlink(missing_ok=True)
-        record.write(package, {"built": False, "reason": plan})
-        print(f"rnnfast build: extension skipped: {plan}; {WITHOUT_IT}", flush=True)
+        record.write(package, {"built": False, "reason": recipe})
+        print(f"rnnfast build: extension skipped: {recipe}; {WITHOUT_IT}", flush=True)
         return
-    print(f"rnnfast build: {plan.summary()}", flush=True)
-    folder = root / "build" / f"ext{extension_suffix()}{'-debug' if plan.debug else ''}"
-    ninja_file.write_ninja(plan, _torch_paths(), root / "csrc", folder)
+    print(f"rnnfast build: {recipe.summary()}", flush=True)
+    folder = root / "build" / f"ext{extension_suffix()}{'-debug' if recipe.debug else ''}"
+    ninja_file.write_ninja(recipe, _torch_paths(), root / "csrc", folder)
     jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
-    if subprocess.run([plan.ninja, "-C", str(folder), "-j", jobs]).returncode != 0:
+    if subprocess.run([recipe.ninja, "-C", str(folder), "-j", jobs]).returncode != 0:
         raise SystemExit("rnnfast build: the compiler failed; its message is above")
     _install(folder / "_C.so", target)
-    record.write(package, _facts(plan))
+    record.write(package, _facts(recipe))
 
 
-def _facts(plan: Plan) -> dict[str, Any]:
-    openmp = plan.torch.openmp_library()
+def _facts(recipe: Recipe) -> dict[str, Any]:
+    openmp = recipe.torch.openmp_library()
     return {
         "built": True,
-        "torch": plan.torch.version,
+        "torch": recipe.torch.version,
         "python": sysconfig.get_config_var("SOABI"),
-        "cuda": plan.nvcc.version if plan.nvcc else None,
-        "cuda_note": plan.cuda_note,
-        "archs": list(plan.archs),
-        "compiler": plan.compiler.version,
-        "flags": " ".join(ninja_file.cxx_flags(plan)),
-        "cuda_flags": " ".join(ninja_file.cuda_flags(plan)) if plan.nvcc else None,
+        "cuda": recipe.nvcc.version if recipe.nvcc else None,
+        "cuda_note": recipe.cuda_note,
+        "archs": list(recipe.archs),
+        "compiler": recipe.compiler.version,
+        "flags": " ".join(ninja_file.cxx_flags(recipe)),
+        "cuda_flags": " ".join(ninja_file.cuda_flags(recipe)) if recipe.nvcc else None,
         "openmp": openmp.name if openmp else "the compiler's",
-        "debug": plan.debug,
+        "debug": recipe.debug,
     }
 
 
 def _torch_paths() -> ninja_file.TorchPaths:
-    # Importing it looks for a CUDA toolkit and warns; which nvcc is used is decided in plan.py.
+    # Importing it looks for a CUDA toolkit and warns; which nvcc is used is decided in recipe.py.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # of no use to a build

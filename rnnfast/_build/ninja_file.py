@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .nvcc import toolkit_root
-from .plan import Plan, gencode
+from .recipe import Recipe, gencode
 
 WARNINGS = ("-Wall", "-Wextra")
 
@@ -50,20 +50,25 @@ def find_sources(csrc: Path, with_cuda: bool) -> Sources:
     )
 
 
-def write_ninja(plan: Plan, paths: TorchPaths, csrc: Path, folder: Path) -> Path:
+def write_ninja(recipe: Recipe, paths: TorchPaths, csrc: Path, folder: Path) -> Path:
     """Write `folder`/build.ninja, which links `folder`/_C.so; its path is returned."""
-    sources = find_sources(csrc, with_cuda=plan.nvcc is not None)
+    sources = find_sources(csrc, with_cuda=recipe.nvcc is not None)
     binding_flags = [
-        f"-std={plan.torch.cxx_standard}",
-        *_binding_defines(plan),
-        *(f"-isystem{p}" for p in [*paths.include, str(plan.python_include), *_cuda_include(plan)]),
+        f"-std={recipe.torch.cxx_standard}",
+        *_binding_defines(recipe),
+        *(
+            f"-isystem{p}"
+            for p in [*paths.include, str(recipe.python_include), *_cuda_include(recipe)]
+        ),
     ]
     lines = [
-        _rule("cxx", [*plan.compiler.command, "-MMD", "-MF", "$out.d", *cxx_flags(plan), "$flags"]),
-        _rule("link", [*plan.compiler.command, "-shared", "$in", "-o", "$out", "$flags"], "$in"),
+        _rule(
+            "cxx", [*recipe.compiler.command, "-MMD", "-MF", "$out.d", *cxx_flags(recipe), "$flags"]
+        ),
+        _rule("link", [*recipe.compiler.command, "-shared", "$in", "-o", "$out", "$flags"], "$in"),
     ]
-    if plan.nvcc is not None:
-        nvcc = [str(plan.nvcc.path), "-MD", "-MF", "$out.d", *cuda_flags(plan)]
+    if recipe.nvcc is not None:
+        nvcc = [str(recipe.nvcc.path), "-MD", "-MF", "$out.d", *cuda_flags(recipe)]
         lines.append(_rule("nvcc", nvcc))
     objects: list[str] = []
     edges = [(source, "cxx", ["-std=c++17", *flags]) for source, flags in sources.core]
@@ -72,7 +77,7 @@ def write_ninja(plan: Plan, paths: TorchPaths, csrc: Path, folder: Path) -> Path
     for source, rule, flags in edges:
         objects.append(f"{source.relative_to(csrc)}.o")
         lines.append(_edge(objects[-1], rule, [str(source)], [f"-I{csrc}", *flags]))
-    lines.append(_edge("_C.so", "link", objects, link_flags(plan, paths)))
+    lines.append(_edge("_C.so", "link", objects, link_flags(recipe, paths)))
     path = folder / "build.ninja"
     text = "\n".join(["ninja_required_version = 1.5", *lines, ""])
     if not path.is_file() or path.read_text() != text:
@@ -81,35 +86,37 @@ def write_ninja(plan: Plan, paths: TorchPaths, csrc: Path, folder: Path) -> Path
     return path
 
 
-def cxx_flags(plan: Plan) -> list[str]:
+def cxx_flags(recipe: Recipe) -> list[str]:
     """The flags that every C++ source gets."""
-    mode = ["-O0", "-g", "-UNDEBUG", "-D_GLIBCXX_ASSERTIONS"] if plan.debug else ["-O3", "-DNDEBUG"]
+    mode = (
+        ["-O0", "-g", "-UNDEBUG", "-D_GLIBCXX_ASSERTIONS"] if recipe.debug else ["-O3", "-DNDEBUG"]
+    )
     return [*mode, "-fPIC", "-fopenmp", "-fvisibility=hidden", *WARNINGS]
 
 
-def cuda_flags(plan: Plan) -> list[str]:
+def cuda_flags(recipe: Recipe) -> list[str]:
     """The flags that every .cu source gets."""
-    host = plan.compiler.command[-1] if len(plan.compiler.command) == 1 else "c++"
-    mode = ["-O0", "-g", "-G"] if plan.debug else ["-O3", "-DNDEBUG", "-lineinfo"]
+    host = recipe.compiler.command[-1] if len(recipe.compiler.command) == 1 else "c++"
+    mode = ["-O0", "-g", "-G"] if recipe.debug else ["-O3", "-DNDEBUG", "-lineinfo"]
     return [
         f"-ccbin={host}",
         "-std=c++17",
         *mode,
-        *gencode(plan.archs),
-        *_compressed(plan),
+        *gencode(recipe.archs),
+        *_compressed(recipe),
         "-Xcompiler=" + ",".join(["-fPIC", "-fvisibility=hidden", *WARNINGS]),
     ]
 
 
-def _compressed(plan: Plan) -> list[str]:
+def _compressed(recipe: Recipe) -> list[str]:
     """Device code as small as nvcc makes it: a sixth of its default, at the price of unpacking a
     kernel's module once when it is first loaded."""
-    assert plan.nvcc is not None
-    version = tuple(int(part) for part in plan.nvcc.version.split(".")[:2])
+    assert recipe.nvcc is not None
+    version = tuple(int(part) for part in recipe.nvcc.version.split(".")[:2])
     return ["-compress-mode=size"] if version >= (12, 8) else ["-Xfatbin=-compress-all"]
 
 
-def link_flags(plan: Plan, paths: TorchPaths) -> list[str]:
+def link_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
     """torch's libraries, its OpenMP runtime and, with CUDA, its CUDA runtime.
 
     The runtimes by file name where torch brings its own. The pip wheel of the CUDA runtime has a
@@ -117,31 +124,31 @@ def link_flags(plan: Plan, paths: TorchPaths) -> list[str]:
     system's OpenMP, a second one in the process where torch's has a name of its own. No rpath:
     torch is imported first and has loaded them all by then.
     """
-    openmp = plan.torch.openmp_library()
+    openmp = recipe.torch.openmp_library()
     flags = [f"-L{p}" for p in paths.library]
     flags += ["-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python"]
     flags.append(str(openmp) if openmp else "-fopenmp")
-    if plan.nvcc is not None:
-        cudart = plan.torch.cudart_library()
-        root = toolkit_root(plan.nvcc)
+    if recipe.nvcc is not None:
+        cudart = recipe.torch.cudart_library()
+        root = toolkit_root(recipe.nvcc)
         system = [f"-L{root / 'lib64'}", f"-L{root / 'lib'}", "-lcudart"]
         flags += ["-lc10_cuda", *([str(cudart)] if cudart else system)]
     return flags
 
 
-def _binding_defines(plan: Plan) -> list[str]:
+def _binding_defines(recipe: Recipe) -> list[str]:
     return [
         "-DTORCH_EXTENSION_NAME=_C",
         "-DTORCH_API_INCLUDE_EXTENSION_H",
         # In the command line so that another torch rebuilds what includes its headers.
-        f'-DRNNFAST_TORCH_VERSION="{plan.torch.version}"',
-        *(["-DRNNFAST_WITH_CUDA"] if plan.nvcc else []),
+        f'-DRNNFAST_TORCH_VERSION="{recipe.torch.version}"',
+        *(["-DRNNFAST_WITH_CUDA"] if recipe.nvcc else []),
     ]
 
 
-def _cuda_include(plan: Plan) -> list[str]:
+def _cuda_include(recipe: Recipe) -> list[str]:
     """The folder of cuda_runtime_api.h, which c10/cuda includes: nvcc's own, so that both agree."""
-    return [str(toolkit_root(plan.nvcc) / "include")] if plan.nvcc else []
+    return [str(toolkit_root(recipe.nvcc) / "include")] if recipe.nvcc else []
 
 
 def _rule(name: str, command: Iterable[str], tail: str = "") -> str:

@@ -62,7 +62,7 @@ class Outputs(NamedTuple):
     save: bool
 
 
-class Cotangents(NamedTuple):
+class LoopCotangents(NamedTuple):
     """dy [T, B, P] and dcells [T, B, H] or None; gradients of the last states."""
 
     dy: Tensor | None
@@ -197,7 +197,7 @@ def forward(tiling: Tiling, r: Recurrence, out: Outputs) -> None:
 
 
 def backward(
-    tiling: Tiling, r: Recurrence, saved: Outputs, given: Cotangents, found: Inputs, clip: Clip
+    tiling: Tiling, r: Recurrence, saved: Outputs, given: LoopCotangents, found: Inputs, clip: Clip
 ) -> None:
     """Runs the T steps back. ``clip``: of what a step hands to the one before it."""
     if r.shape.B == 0:

@@ -76,7 +76,7 @@ def backward(
     dc0 = new(B, H) if len(scan.states) == 2 else None
     found = Inputs(dgates, dextra, new(B, P), dc0)
     dy, dfinal, dtrace = cotangents
-    given = launch.Cotangents(
+    given = launch.LoopCotangents(
         None if dy is None else dy.contiguous(),
         dtrace[0].contiguous() if dtrace else None,
         dfinal[0].contiguous(),
@@ -86,7 +86,9 @@ def backward(
     recurrence = _recurrence(scan, problem)
     clip = Clip.of(scan.options.grad_clip_time)
 
-    def work(tiling: Tiling, r: Recurrence, s: Outputs, g: launch.Cotangents, into: Inputs) -> None:
+    def work(
+        tiling: Tiling, r: Recurrence, s: Outputs, g: launch.LoopCotangents, into: Inputs
+    ) -> None:
         launch.backward(tiling, r, s, g, into, clip)
 
     tiling = _tiling(

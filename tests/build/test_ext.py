@@ -9,7 +9,7 @@ import pytest
 
 from rnnfast import _ext
 from rnnfast._build import record
-from rnnfast._build.plan import extension_suffix
+from rnnfast._build.recipe import extension_suffix
 
 from .support import copy_project, python
 

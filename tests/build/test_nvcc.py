@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rnnfast._build import host, nvcc, torchinfo
-from rnnfast._build.plan import gencode
+from rnnfast._build.recipe import gencode
 
 from .support import ROOT
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rnnfast._build import host, record
-from rnnfast._build.plan import extension_suffix
+from rnnfast._build.recipe import extension_suffix
 
 from .support import build_in_place, python, tiny_project
 

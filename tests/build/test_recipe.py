@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rnnfast._build import host, ninja_file, nvcc, plan, torchinfo
-from rnnfast._build.plan import BuildError, gencode, make_plan, parse_archs
+from rnnfast._build import host, ninja_file, nvcc, recipe, torchinfo
+from rnnfast._build.recipe import BuildError, gencode, make_recipe, parse_archs
 
 from .support import ROOT, clean_env, fake_nvcc
 
@@ -48,7 +48,7 @@ def tools(folder: Path) -> Path:
 
 def test_auto_without_nvcc_builds_without_cuda_and_says_why(env, torch_with):
     torch_with("13.0")
-    made = make_plan(env)
+    made = make_recipe(env)
     assert made.nvcc is None
     assert made.archs == ()
     assert "CUDA off: no nvcc for torch 2.9.1+13.0: " in made.summary()
@@ -58,7 +58,7 @@ def test_auto_without_nvcc_builds_without_cuda_and_says_why(env, torch_with):
 def test_auto_with_a_fitting_nvcc_says_which_and_for_what(env, torch_with, tmp_path):
     torch_with("13.0")
     path = fake_nvcc(tmp_path / "bin/nvcc", "13.0.88")
-    made = make_plan(env)
+    made = make_recipe(env)
     assert made.nvcc.path == path
     assert f"CUDA on: nvcc 13.0.88 (PATH: {path}), architectures 8.0 9.0+PTX" in made.summary()
 
@@ -69,7 +69,7 @@ def test_1_without_a_fitting_nvcc_fails_with_both_versions_and_the_command(
     torch_with("13.0")
     fake_nvcc(tmp_path / "bin/nvcc", "12.4.131")
     with pytest.raises(BuildError) as error:
-        make_plan(env | {"RNNFAST_CUDA": "1"})
+        make_recipe(env | {"RNNFAST_CUDA": "1"})
     for part in ("RNNFAST_CUDA=1", "nvcc 12.4.131", "CUDA 13.0", "pip install 'rnnfast[cuda]'"):
         assert part in str(error.value)
 
@@ -78,8 +78,8 @@ def test_1_with_a_torch_without_cuda_fails(env, torch_with, tmp_path):
     torch_with(None)
     fake_nvcc(tmp_path / "bin/nvcc", "13.0.88")
     with pytest.raises(BuildError, match=r"torch 2\.9\.1\+cpu is a build without CUDA"):
-        make_plan(env | {"RNNFAST_CUDA": "1"})
-    assert make_plan(env).nvcc is None
+        make_recipe(env | {"RNNFAST_CUDA": "1"})
+    assert make_recipe(env).nvcc is None
 
 
 @pytest.mark.parametrize("asked", [{"TORCH_CUDA_ARCH_LIST": "9.0"}, {"FORCE_CUDA": "1"}])
@@ -89,18 +89,18 @@ def test_without_a_gpu_cuda_is_built_where_it_is_asked_for(
     torch_with("13.0")
     fake_nvcc(tmp_path / "bin/nvcc", "13.0.88")
     monkeypatch.setattr(host, "gpu_visible", lambda env: False)
-    note = make_plan(env).cuda_note
+    note = make_recipe(env).cuda_note
     assert note.startswith("CUDA off: no NVIDIA GPU is visible (TORCH_CUDA_ARCH_LIST or FORCE_CUDA")
-    assert make_plan(env | asked).nvcc is not None
-    assert make_plan(env | asked | {"RNNFAST_CUDA": "0"}).nvcc is None
+    assert make_recipe(env | asked).nvcc is not None
+    assert make_recipe(env | asked | {"RNNFAST_CUDA": "0"}).nvcc is None
 
 
 def test_force_cuda_fails_without_an_nvcc_and_is_a_switch(env, torch_with):
     torch_with("13.0")
     with pytest.raises(BuildError, match=r"FORCE_CUDA=1 asks for CUDA, but no nvcc"):
-        make_plan(env | {"FORCE_CUDA": "1"})
+        make_recipe(env | {"FORCE_CUDA": "1"})
     with pytest.raises(BuildError, match=r"FORCE_CUDA='yes'"):
-        make_plan(env | {"FORCE_CUDA": "yes"})
+        make_recipe(env | {"FORCE_CUDA": "yes"})
 
 
 def test_a_gpu_is_seen_as_a_device_or_by_nvidia_smi(tmp_path):
@@ -130,34 +130,34 @@ def test_a_gpu_is_seen_as_a_device_or_by_nvidia_smi(tmp_path):
 def test_device_code_is_compressed(env, torch_with, tmp_path, version, flag):
     torch_with(version[:2] + ".0")
     fake_nvcc(tmp_path / "bin/nvcc", version)
-    assert flag in ninja_file.cuda_flags(make_plan(env))
+    assert flag in ninja_file.cuda_flags(make_recipe(env))
 
 
 def test_0_builds_without_cuda_beside_an_nvcc(env, torch_with, tmp_path):
     torch_with("13.0")
     fake_nvcc(tmp_path / "bin/nvcc", "13.0.88")
-    made = make_plan(env | {"RNNFAST_CUDA": "0"})
+    made = make_recipe(env | {"RNNFAST_CUDA": "0"})
     assert made.nvcc is None
     assert made.cuda_note == "CUDA off: RNNFAST_CUDA=0"
 
 
 def test_a_switch_with_another_value_is_refused(env):
     with pytest.raises(BuildError, match=r"RNNFAST_CUDA='yes'.*auto, 0, 1"):
-        make_plan(env | {"RNNFAST_CUDA": "yes"})
+        make_recipe(env | {"RNNFAST_CUDA": "yes"})
 
 
 def test_no_compiler_skips_unless_cuda_is_asked_for(env):
     without = env | {"PATH": os.devnull}
-    assert make_plan(without) == "no C++ compiler (no c++, g++ or clang++ on PATH)"
-    named = make_plan(env | {"CXX": "/no/such/compiler"})
+    assert make_recipe(without) == "no C++ compiler (no c++, g++ or clang++ on PATH)"
+    named = make_recipe(env | {"CXX": "/no/such/compiler"})
     assert named == "no C++ compiler (CXX=/no/such/compiler does not run)"
     with pytest.raises(BuildError, match=r"RNNFAST_CUDA=1.*no C"):
-        make_plan(without | {"RNNFAST_CUDA": "1"})
+        make_recipe(without | {"RNNFAST_CUDA": "1"})
 
 
 def test_no_torch_skips_with_the_flag_to_use(env, monkeypatch):
     monkeypatch.setattr(torchinfo, "find_torch", lambda: None)
-    assert "--no-build-isolation" in make_plan(env)
+    assert "--no-build-isolation" in make_recipe(env)
 
 
 def test_what_is_known_of_torch_without_importing_it_is_true():
@@ -206,7 +206,7 @@ def test_torch_free_sources_include_no_torch_header():
 
 
 def test_ninja_file_compiles_each_source_once_and_links_torchs_openmp(tmp_path):
-    made = make_plan(clean_env({"RNNFAST_CUDA": "0"}))
+    made = make_recipe(clean_env({"RNNFAST_CUDA": "0"}))
     if isinstance(made, str):
         pytest.skip(f"no extension can be built here: {made}")
     paths = ninja_file.TorchPaths(("/torch/include",), ("/torch/lib",))
@@ -217,4 +217,4 @@ def test_ninja_file_compiles_each_source_once_and_links_torchs_openmp(tmp_path):
     openmp = made.torch.openmp_library()
     link = text[text.index("build _C.so: link") :]
     assert (str(openmp) if openmp else "-fopenmp") in link
-    assert plan.DEFAULT_ARCHS not in text
+    assert recipe.DEFAULT_ARCHS not in text

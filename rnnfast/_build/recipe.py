@@ -20,7 +20,7 @@ class BuildError(Exception):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Recipe:
     torch: torchinfo.TorchInfo
     compiler: host.Compiler
     ninja: str
@@ -35,8 +35,8 @@ class Plan:
         return f"{mode}C++ by {self.compiler} against torch {self.torch.version}; {self.cuda_note}"
 
 
-def make_plan(env: Mapping[str, str] | None = None) -> Plan | str:
-    """The plan, or the reason why no extension is built here.
+def make_recipe(env: Mapping[str, str] | None = None) -> Recipe | str:
+    """The recipe, or the reason why no extension is built here.
 
     Raises BuildError where RNNFAST_CUDA=1 asks for what isn't there, or a switch has a bad value.
     """
@@ -60,7 +60,7 @@ def make_plan(env: Mapping[str, str] | None = None) -> Plan | str:
     archs = parse_archs(env.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_ARCHS) if found else ()
     if found:
         note += f", architectures {' '.join(archs)}"
-    return Plan(torch, compiler, ninja, include, found, note, archs, debug)
+    return Recipe(torch, compiler, ninja, include, found, note, archs, debug)
 
 
 def parse_archs(text: str) -> tuple[str, ...]:
