@@ -147,8 +147,8 @@ class BackwardPass {
     V dgx[G], dgh[G];
     S *const dgates = dgx_row(t, b) + j, *const dh = g_.dh0 + b * g_.P + j;
     ds_new[0] = d;
-    load_saved(row, j, n, saved);
     s[0] = Cell::kReadsH ? V::load(rows.h[i] + j, n) : V(S(0));
+    load_saved(row, j, n, saved);
     if constexpr (kTwoStates) {
       s[1] = V::load(rows.c[i] + j, n);
       ds_new[1] = p == kLast ? V::load(g_.dc0 + b * H + j, n) : V(S(0));

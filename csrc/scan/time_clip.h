@@ -32,12 +32,4 @@ RNNFAST_HD inline S limit_in_time(S g, S bound, S limit) {
   return g > bound ? limit : (g < -bound ? -limit : g);
 }
 
-// By the op's number, as TimeClip::of has it.
-template <class S, class Option>
-RNNFAST_HD inline S limit_in_time(S g, Option v) {
-  if (v == 0) return g;
-  const S bound = v < 0 ? -v : v;
-  return limit_in_time(g, bound, v < 0 ? S(0) : bound);
-}
-
 }  // namespace rnnfast

@@ -76,7 +76,7 @@ RULES = (
     Rule("length", r"if \(b >= B\) return 0;", "", ("device/sequences.h",)),
     Rule("clamp", r"b < B \? b : B - 1", "b", ("device/sequences.h",)),
     Rule("owner mask", r"(?<=length_of\(own\), )b < B", "true", ("device/sequences.h",)),
-    Rule("direction", r"time_of\(s, w\.length, reverse\)", "s", ("device/sequences.h",)),
+    Rule("direction", r"reverse && s < w\.length", "false", ("device/sequences.h",)),
     Rule("direction", r"reverse && w\.alive\(s\)", "false", ("device/sequences.h",)),
     Rule("chains", r"half\[n\] = keep \+ ", "half[n] = ", ("device/mma.h",)),
 )

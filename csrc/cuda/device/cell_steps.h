@@ -29,7 +29,9 @@ RNNFAST_DEVICE void cell_backward(bool relu, const Real (&ds_new)[N], const Real
 
 // By BackwardArgs::clip.
 RNNFAST_DEVICE Real clipped(Real gradient, float clip) {
-  return limit_in_time(gradient.value, clip);
+  if (clip == 0) return gradient;
+  const float bound = clip < 0 ? -clip : clip;
+  return limit_in_time(gradient.value, bound, clip < 0 ? 0.0f : bound);
 }
 
 }  // namespace rnnfast::cuda

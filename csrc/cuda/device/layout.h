@@ -32,10 +32,18 @@ constexpr int slots_of(CellId id) {
 template <template <class> class Cell>
 struct Slots {
   static constexpr int kSlots = slots_of(kIdOf<Cell>);
-  static constexpr Range range(int slot) {
-    using C = Cell<float>;
-    return slot < C::kSaved ? C::kRange[slot] : Range::kPlain;
-  }
 };
+
+namespace detail {
+
+template <class C>
+constexpr Range slot_range(int slot) {
+  return slot < C::kSaved ? C::kRange[slot] : Range::kPlain;
+}
+
+}  // namespace detail
+
+template <template <class> class Cell, int kSlot>
+inline constexpr Range kSlotRange = detail::slot_range<Cell<float>>(kSlot);
 
 }  // namespace rnnfast::cuda

@@ -98,7 +98,7 @@ namespace detail {
 template <template <class> class Cell, int kSlot, class S, class V, int N>
 RNNFAST_DEVICE void encode_from(const V (&values)[N], SlotVector<S, N>& out) {
   if constexpr (kSlot < N) {
-    out.at[kSlot] = encode_slot<S, Slots<Cell>::range(kSlot)>(Wide<S>(values[kSlot]));
+    out.at[kSlot] = encode_slot<S, kSlotRange<Cell, kSlot>>(Wide<S>(values[kSlot]));
     encode_from<Cell, kSlot + 1>(values, out);
   }
 }
@@ -106,7 +106,7 @@ RNNFAST_DEVICE void encode_from(const V (&values)[N], SlotVector<S, N>& out) {
 template <template <class> class Cell, int kSlot, class S, class V, int N>
 RNNFAST_DEVICE void decode_from(const SlotVector<S, N>& stored, V (&values)[N]) {
   if constexpr (kSlot < N) {
-    values[kSlot] = V(decode_slot<S, Slots<Cell>::range(kSlot)>(stored.at[kSlot]));
+    values[kSlot] = V(decode_slot<S, kSlotRange<Cell, kSlot>>(stored.at[kSlot]));
     decode_from<Cell, kSlot + 1>(stored, values);
   }
 }

@@ -3,7 +3,6 @@
 
 #include "cuda/device/device.h"
 #include "cuda/device/slabs.h"
-#include "scan/rules.h"
 
 namespace rnnfast::cuda {
 
@@ -62,7 +61,9 @@ struct Batch {
   RNNFAST_DEVICE int64_t row_before(const Walk& w, int s, int64_t row) const {
     return reverse && w.alive(s) ? row + step : row - step;
   }
-  RNNFAST_DEVICE int time(const Walk& w, int s) const { return time_of(s, w.length, reverse); }
+  RNNFAST_DEVICE int time(const Walk& w, int s) const {
+    return reverse && s < w.length ? w.length - 1 - s : s;
+  }
 
   // Whether the state is replaced by 0 before the s-th step.
   RNNFAST_DEVICE bool reset(const Walk& w, int s) const {

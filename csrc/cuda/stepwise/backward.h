@@ -21,7 +21,9 @@ RNNFAST_DEVICE Scalar<S> unscaled(const StepwiseBackward& g, Scalar<S> value) {
 
 template <class S>
 RNNFAST_DEVICE Scalar<S> clipped(const StepwiseBackward& g, Scalar<S> gradient) {
-  return limit_in_time(Wide<S>(gradient), g.clip);
+  if (g.clip == 0) return gradient;
+  const Wide<S> bound = g.clip < 0 ? -g.clip : g.clip;
+  return limit_in_time(Wide<S>(gradient), bound, g.clip < 0 ? Wide<S>(0) : bound);
 }
 
 // The gradient of h that the step after hands over: what it left in dh_state and its product.
