@@ -132,12 +132,13 @@ def described(
 
 
 def _layers(stack: Stack, choices: list[Choice]) -> str:
-    names = {choice.chosen for choice in choices}
-    (name,) = names if len(names) == 1 else (None,)
-    if name is None:
+    names = [choice.chosen for choice in choices if choice.chosen is not None]
+    if len(names) < len(choices):
         return ""
     problems = [choice.problem for choice in choices]
-    how = registry.named(name, problems[0]).whole_strategy(problems, call_of(stack))
+    how = registry.named(names[0], problems[0]).whole_strategy(problems, call_of(stack))
+    if how and len(set(names)) > 1:
+        how = "not pipelined: not all layers have the same backend"
     return f"layers {how}" if how else ""
 
 

@@ -54,7 +54,7 @@ def facts(layer: Any, input: Tensor, hx: Any, weight: Tensor) -> tuple[Any, ...]
 
 
 def call(layer: Any, input: Tensor, hx: Any, weights: list[Tensor]) -> tuple[Any, ...]:
-    """torch's kernel for the whole of ``layer``, as ``stack.torch_stack`` calls it."""
+    """torch's kernel for the whole of ``layer``, as the backend ``torch`` calls it."""
     if hx is None:
         hx = layer._zero_states(input)
     training = layer.training

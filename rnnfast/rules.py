@@ -38,31 +38,23 @@ def states_between(scan: Scan, y: Tensor) -> tuple[slice, Tensor]:
     """The steps that begin with another's output, and these outputs [T-1, B, P].
 
     Of ``y`` [T, B, P] as the scan gave it. 0 where a step begins with nothing: after a reset, and
-    past an end, where an inf would make a NaN of the gradient's 0. The steps that are not among
-    them, or that begin a sequence, begin with the initial state: ``at_first_step``.
+    past an end, where an inf would make a NaN of the gradient's 0. The first step of each sequence
+    begins with the initial state: ``at_first_step``, ``initial_h``.
     """
     later, earlier = (slice(1, None), slice(None, -1))
     if scan.options.reverse:
         later, earlier = earlier, later
-    h = y[earlier]
-    if scan.resets is not None:
-        h = h.masked_fill(scan.resets[later].unsqueeze(-1), 0)
     live = alive(scan)
-    if live is not None:
-        h = h.masked_fill(live[later].logical_not().unsqueeze(-1), 0)
-    return later, h
+    nothing = None if live is None else live[later].logical_not()
+    if scan.resets is not None:
+        after_reset = scan.resets[later]
+        nothing = after_reset if nothing is None else nothing.logical_or_(after_reset)
+    h = y[earlier]
+    return later, h if nothing is None else h.masked_fill(nothing.unsqueeze(-1), 0)
 
 
 def at_first_step(scan: Scan, values: Tensor) -> Tensor:
-    """[B, N]: of ``values`` [T, B, N] those of the step that each sequence begins with; 0 where
-    that step begins with a reset."""
-    found = _of_first_step(scan, values)
-    if scan.resets is None:
-        return found
-    return found.masked_fill(_of_first_step(scan, scan.resets.unsqueeze(-1)), 0)
-
-
-def _of_first_step(scan: Scan, values: Tensor) -> Tensor:
+    """[B, N]: of ``values`` [T, B, N] those of the step that each sequence begins with."""
     if not scan.options.reverse:
         return values[0]
     if scan.lengths is None:
@@ -70,6 +62,17 @@ def _of_first_step(scan: Scan, values: Tensor) -> Tensor:
     T, B, N = values.shape
     at = (scan.lengths.clamp(1, T) - 1).view(1, B, 1).expand(1, B, N)
     return values.gather(0, at).squeeze(0)
+
+
+def initial_h(scan: Scan) -> Tensor:
+    """[B, P]: the h that each sequence begins with; 0 where it begins with a reset, or has no
+    step."""
+    h = scan.states[0]
+    if scan.resets is not None:
+        h = h.masked_fill(at_first_step(scan, scan.resets.unsqueeze(-1)), 0)
+    if scan.lengths is not None:
+        h = h.masked_fill((scan.lengths <= 0).unsqueeze(-1), 0)
+    return h
 
 
 def cut_lengths(lengths: Tensor | None, T: int, steps: int) -> Sequence[Tensor | None]:

@@ -127,6 +127,8 @@ _choose_once = functools.lru_cache(maxsize=1024)(_choose)  # sizes repeat from c
 def why_not_whole(stack: Stack, assigned: Sequence[Assigned], packed: bool = False) -> str | None:
     """Why the layers are run one by one, None where their backend runs all of them at once."""
     backend = assigned[0].backend
+    if not backend.takes_whole:
+        return "this backend runs them one after the other"
     if any(one.backend.name != backend.name for one in assigned):
         return "not all layers have the same backend"
     return backend.why_not_whole([one.problem for one in assigned], call_of(stack, packed))

@@ -113,7 +113,9 @@ def run_packed(
 
 def _in_one_call(stack: Stack, assigned: list[Assigned], packed: bool = False) -> bool:
     """Whether a composite backend runs all layers (never where a mode is to see our op)."""
-    one_call = assigned[0].backend.composite and why_not_whole(stack, assigned, packed) is None
+    backend = assigned[0].backend
+    one_call = backend.composite and backend.takes_whole
+    one_call = one_call and why_not_whole(stack, assigned, packed) is None
     return one_call and not in_dispatch_mode()  # in this order: no tracer knows of modes
 
 
@@ -210,7 +212,7 @@ def _run_at_once(
 ) -> StackResult | None:
     """The layers by the kernels of a backend that takes all of them at once; else None."""
     backend = assigned[0].backend
-    if backend.composite or why_not_whole(stack, assigned) is not None:
+    if backend.composite or not backend.takes_whole or why_not_whole(stack, assigned) is not None:
         return None
     below = [x, *(x.new_empty(0) for _ in assigned[1:])]
     scans = [

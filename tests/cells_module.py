@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from rnnfast._build import ninja_file, plan
+from rnnfast._build import ninja_file, recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (ROOT / "tests/cpp/cells_module.cpp", ROOT / "csrc/scan/problem.cpp")
@@ -23,12 +23,12 @@ def load() -> ModuleType:
     """The module; skips the test where nothing can be built.
 
     Raises RuntimeError with the compiler's message where that fails."""
-    found = plan.make_plan({**os.environ, "RNNFAST_CUDA": "0"})
+    found = recipe.make_recipe({**os.environ, "RNNFAST_CUDA": "0"})
     if isinstance(found, str):
         pytest.skip(found)
     command = _command(found)
     folder = ROOT / "build" / "cells" / _digest(command)
-    library = folder / f"cells_module{plan.extension_suffix()}"
+    library = folder / f"cells_module{recipe.extension_suffix()}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the processes of one test run
@@ -46,7 +46,7 @@ def load() -> ModuleType:
     return module
 
 
-def _command(found: plan.Plan) -> list[str]:
+def _command(found: recipe.Recipe) -> list[str]:
     torch = found.torch.root
     include = (torch / "include", torch / "include/torch/csrc/api/include", found.python_include)
     libraries = ninja_file.TorchPaths((), (str(torch / "lib"),))

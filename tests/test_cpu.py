@@ -196,6 +196,27 @@ def test_backward_does_not_overwrite_what_forward_saved(cell: str) -> None:
     assert_same(dict(enumerate(second)), dict(enumerate(first)))
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cell", rnnfast.CELLS)
+def test_an_inf_in_a_state_that_nothing_begins_with_stays_there(cell: str, reverse: bool) -> None:
+    """Of a sequence without a step, and of one whose first step is a reset: 0 · inf is a NaN."""
+    spec = rnnfast.CELLS[cell]
+    steps, batch, hidden, width = 4, 3, 3, 2 if spec.projected else 3
+    shapes = {"w_ih": (spec.gates * hidden, 2), "w_hh": (spec.gates * hidden, width)}
+    shapes |= {"b_ih": (spec.gates * hidden,), "b_hh": (spec.gates * hidden,)}
+    shapes["w_hr"] = (width, hidden)
+    names = spec.weight_names("dense", True)
+    weights = [torch.randn(shapes[n], requires_grad=True) for n in names]
+    states = [torch.zeros(batch, w) for w in (width, hidden)][: len(spec.states)]
+    states[0][:2] = torch.inf
+    lengths, resets = torch.tensor([0, 3, 4]), torch.zeros(steps, batch, dtype=torch.bool)
+    resets[2 if reverse else 0, 1] = True
+    options = {"lengths": lengths, "resets": resets, "reverse": reverse}
+    y, _, _ = rnnfast.scan(cell, torch.randn(steps, batch, 2), states, weights, **options)
+    for grad in torch.autograd.grad(y.sum(), weights):
+        assert torch.isfinite(grad).all()
+
+
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 @pytest.mark.parametrize("cell", rnnfast.CELLS)
 def test_gates_that_come_in_are_not_overwritten(cell: str, training: bool) -> None:

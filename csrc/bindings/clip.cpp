@@ -1,4 +1,4 @@
-// Norm, scale and clamp of gradients on the CPU, for rnnfast/clip.py. Lists that hold anything else
+// Norm, scale and clamp of gradients on the CPU, for rnnfast/clip. Lists that hold anything else
 // than plain dense floating-point CPU tensors are not taken: None or False is returned, and nothing
 // has been touched.
 #include <ATen/MemoryOverlap.h>

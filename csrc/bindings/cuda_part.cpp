@@ -1,4 +1,4 @@
-// The ops of a part of a scan's steps, for rnnfast/backends/cuda_stack.py: one direction, into
+// The ops of a part of a scan's steps, for rnnfast/backends/cuda/pipeline.py: one direction, into
 // memory that is there, the state handed from part to part in fp32.
 #include <torch/library.h>
 

@@ -1,4 +1,4 @@
-// The ops of the CUDA kernels, for rnnfast/backends/cuda.py: they check the tensors and hand them
+// The ops of the CUDA kernels, for rnnfast/backends/cuda: they check the tensors and hand them
 // to a strategy.
 #include "cuda_scan.h"
 

@@ -44,11 +44,13 @@ class Backend:
             graph to torch; under a tracer it hides behind the op like every other.
         paired: is better given both directions of a layer at once (``forward_all``), which eager
             code then does.
+        takes_whole: may take layers on top of one another in one go.
     """
 
     name: str = ""
     composite: bool = False
     paired: bool = False
+    takes_whole: bool = False
 
     def unusable(self) -> str | None:
         """Why this backend can take nothing at all in this process, or None."""
@@ -210,8 +212,12 @@ class KernelBackend(Backend):
 
     def to_save(self, scan: Scan, made: Mapping[str | None, Tensor | None]) -> list[Tensor]:
         """Of what the kernels made, by name, what is saved."""
-        found = [made[name] for name in self._names(scan)] if scan.options.training else []
-        return [tensor for tensor in found if tensor is not None]
+        found = []
+        for name in self._names(scan) if scan.options.training else ():
+            tensor = made[name]
+            assert tensor is not None, name
+            found.append(tensor)
+        return found
 
     def kept(self, scan: Scan, saved: Saved) -> dict[str | None, Tensor]:
         """What ``to_save`` chose, by name; and the states that were an output."""

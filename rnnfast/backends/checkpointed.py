@@ -48,6 +48,10 @@ class Checkpointed(Backend):
     def why_not_whole(self, problems: Sequence[Problem], call: Call) -> str | None:
         return "checkpoint_every cuts the steps already"
 
+    def whole_strategy(self, problems: Sequence[Problem], call: Call) -> str:
+        asked = self.inner.whole_strategy(problems, call)
+        return f"not pipelined: {self.why_not_whole(problems, call)}" if asked else ""
+
     def run(self, scan: Scan) -> ScanResult:
         """Under a transform: at once, for torch to keep what it wants."""
         return self.inner.run(scan)

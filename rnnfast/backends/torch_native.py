@@ -26,6 +26,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
 
 class TorchNative(CompositeBackend):
     name = "torch"
+    takes_whole = True
 
     def why_not(self, problem: Problem) -> str | None:
         spec = problem.spec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
@@ -61,6 +61,10 @@ class CellSpec:
         wide_under_autocast: states whose dtype torch's CPU kernels keep where it is wider than
             autocast's.
         source: where the formula comes from.
+        projected: the output is ``W_hr`` times the hidden units, so that P may be less than H.
+        has_cell_state: there is a state that is no output.
+        saves_gates: false where all that backward needs is the output.
+        extra: the name of the value saved beside those of the gates, or None.
     """
 
     name: str
@@ -75,29 +79,21 @@ class CellSpec:
     wide_under_autocast: tuple[str, ...] = ()
     source: str = ""
 
-    @property
-    def projected(self) -> bool:
-        """Whether the output is ``W_hr`` times the hidden units, so that P may be less than H."""
-        return any(product.weight == "w_hr" for product in self.products)
+    # derived, once
+    projected: bool = field(init=False)
+    has_cell_state: bool = field(init=False)
+    saves_gates: bool = field(init=False)
+    extra: str | None = field(init=False)
 
-    @property
-    def has_cell_state(self) -> bool:
-        """Whether there is a state that is no output."""
-        return len(self.states) > 1
+    def __post_init__(self) -> None:
+        def derive(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
 
-    @property
-    def saves_gates(self) -> bool:
-        """False where all that backward needs is the output."""
-        return self.saved[0].name != self.states[0]
-
-    @property
-    def extra(self) -> str | None:
-        """The name of the value saved beside those of the gates."""
-        return self.saved[self.gates].name if len(self.saved) > self.gates else None
-
-    def operand_of(self, gate: int) -> str:
-        """What a gate's rows of ``w_hh`` multiply."""
-        return next(p.operand for p in self.products if gate in p.gates)
+        derive("projected", any(product.weight == "w_hr" for product in self.products))
+        derive("has_cell_state", len(self.states) > 1)
+        derive("saves_gates", self.saved[0].name != self.states[0])
+        more = self.saved[self.gates :]
+        derive("extra", more[0].name if more else None)
 
     def weight_names(self, kind: str, bias: bool) -> tuple[str, ...]:
         """Names of the weights that a scan takes, in order.

@@ -33,11 +33,6 @@ CELL_TYPES = {
 MATH_TYPES = {"bf16": "MmaBf16", "fp16": "MmaF16", "tf32": "MmaTf32", "fp32": "MmaFp32"}
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "tf32": "float32", "fp32": "float32"}
 STEPWISE_SOURCES = {"bf16": "bf16", "fp16": "f16", "tf32": "f32", "fp32": "f32"}
-STEPWISE_TYPES = {
-    **CELL_TYPES,
-    "rnn_relu": "RnnRelu",
-    "lstm_proj": "LstmProj",
-}
 # by compute capability: a GPU that csrc/cuda/plan/plan.h knows
 DEVICES = {75: "T4", 80: "A100", 89: "RTX 4090", 90: "H100", 100: "B200"}
 THREADS = 256
@@ -200,14 +195,16 @@ def _title(kernel: Resident) -> str:
     return f"{name}_{kernel.pass_name} {kernel.groups}x{kernel.held_slabs}"
 
 
+def stepwise_source(math: str) -> Path:
+    """The file that is compiled for it."""
+    return CSRC / "cuda" / "stepwise" / f"{STEPWISE_SOURCES[math]}.cu"
+
+
 def stepwise_kernels(cell: str, math: str, arch: int) -> list[tuple[str, str, Code]]:
     """(pass, name, code) of every pointwise kernel of the stepwise strategy for a cell."""
-    path = CSRC / "cuda" / f"stepwise_{STEPWISE_SOURCES[math]}.cu"
-    kind, spec = STEPWISE_TYPES[cell], CELLS[cell]
+    path, spec = stepwise_source(math), CELLS[cell]
+    kind = "".join(part.capitalize() for part in cell.split("_"))  # its type in csrc/cells
     helpers = {"forward": ["start"], "backward": ["finish"]}
-    if cell == "gru_reset_before":
-        helpers["forward"].append("reset")
-        helpers["backward"].append("candidate")
     if spec.projected:
         helpers["forward"].append("project")
         helpers["backward"].append("unproject")
@@ -216,8 +213,10 @@ def stepwise_kernels(cell: str, math: str, arch: int) -> list[tuple[str, str, Co
         match = re.search(r"stepwise_([a-z]+)I", code.name)
         step = match.group(1) if match else ""
         for pass_name in PASSES:
-            own = step == pass_name and f"{len(kind)}{kind}E" in code.name
-            if own or step in helpers[pass_name]:
+            own = re.search(f"{len(kind)}{kind}ELi(\\d+)E", code.name)
+            if step == pass_name and own:
+                found.append((pass_name, f"stepwise_{step} phase {own.group(1)}", code))
+            elif step in helpers[pass_name]:
                 found.append((pass_name, f"stepwise_{step}", code))
     return sorted(found, key=lambda k: k[:2])
 

@@ -28,18 +28,15 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 class Rounding(NamedTuple):
-    """How sums become gradients: in the dtype ``storage``, divided by ``scale`` ([1] or scalar, a
-    power of two, of float32), by which what was summed had been multiplied."""
+    """How sums become gradients: in the dtype ``storage``, divided by ``scale`` ([1], a power of
+    two, float32; a scalar would be rounded to float16), which what was summed had been
+    multiplied by."""
 
     storage: torch.dtype
     scale: Tensor | None = None
 
     def __call__(self, total: Tensor) -> Tensor:
         return (total if self.scale is None else total / self.scale).to(self.storage)
-
-    def unscaled(self, values: Tensor) -> Tensor:
-        """Values of single steps, in float32 where they had been scaled."""
-        return values if self.scale is None else values / self.scale
 
 
 def power_of_two(largest: Tensor, exponent: int) -> Tensor:

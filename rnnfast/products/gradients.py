@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..problem import Gradients, Needs, Scan, wide
-from ..rules import at_first_step, states_between, without_padding
+from ..rules import at_first_step, initial_h, states_between, without_padding
 from .arithmetic import Rounding, add_product, wide_product
 from .gates import GateGradients, GateRows
 from .projection import weight_of_input
@@ -47,7 +47,8 @@ class Backward(NamedTuple):
         if self.scan.kind == "gates":
             return self.rounding(rows.steps())
         weight = self.dgates.arranged(weight_of_input(self.scan))
-        product = wide_product(rows.values.flatten(0, 1), weight)
+        flat = rows.values.flatten(0, 1)
+        product = flat @ weight if self.rounding.scale is None else wide_product(flat, weight)
         return self.rounding(product).view_as(self.scan.input)
 
     def weights(self) -> list[Tensor]:
@@ -100,7 +101,7 @@ class Backward(NamedTuple):
         scan, values = self.scan, rows.values
         later, h = states_between(scan, self.y)
         total = wide_product(_columns(values[later]), h.flatten(0, 1))
-        return add_product(total, at_first_step(scan, values).t(), scan.states[0])
+        return add_product(total, at_first_step(scan, values).t(), initial_h(scan))
 
     def _times(self, values: Tensor, operand: Tensor | None) -> Tensor:
         assert operand is not None

@@ -115,7 +115,7 @@ def _products(
     storage, scale = scan.weights[0].dtype, None
     if storage == torch.float16 and dgates.numel() > 0:
         given = [dgates] if dextra is None else [dgates, dextra]
-        scale = power_of_two(torch.stack([largest_of(t) for t in given]).amax(), 0)
+        scale = power_of_two(torch.stack([largest_of(t) for t in given]).amax(), 0).view(1)
 
     def narrow(values: Tensor | None) -> Tensor | None:
         return None if values is None else (values if scale is None else values * scale).to(storage)

@@ -86,6 +86,11 @@ def test_an_unknown_cell_is_refused() -> None:
         cuda.resident_kernels("lstm_proj", "bf16", 90)
 
 
+@pytest.mark.parametrize("math", cuda.STEPWISE_SOURCES)
+def test_the_stepwise_sources_are_there(math: str) -> None:
+    assert cuda.stepwise_source(math).is_file()
+
+
 def test_a_source_that_does_not_compile_says_so() -> None:
     require_tools()
     with pytest.raises(cuda.InspectError, match="nvcc failed"):

@@ -42,9 +42,9 @@ def test_a_missing_barrier_is_reported_as_a_race(tmp_path: Path) -> None:
     copy = copy_project(tmp_path / "project")
     forward = copy / "csrc/cpu/forward.h"
     text = forward.read_text()
-    end_of_step = "      }\n      place.wait();\n    }\n"
-    assert text.count(end_of_step) == 1
-    forward.write_text(text.replace(end_of_step, "      }\n    }\n"))
+    end_of_phase = "        place.wait();\n      });\n"
+    assert text.count(end_of_phase) == 1
+    forward.write_text(text.replace(end_of_phase, "      });\n"))
     done = cpp_suite(copy, tmp_path / "build", "thread", "test_cpu_fixed")
     assert done.returncode != 0
     assert "ThreadSanitizer: data race" in done.stdout, done.stdout

@@ -43,7 +43,7 @@ struct ForwardArgs {
 // One direction, backward.
 struct BackwardDirection {
   const void* w_hh = nullptr;     // [G·H, H]
-  const void* saved = nullptr;    // [T, B, H, S], forward's gates; cells with one gate: null
+  const void* saved = nullptr;    // [T, B, H, S], forward's gates; null where y is all
   const void* y = nullptr;        // [T, B, H]
   const float* c = nullptr;       // [T, B, H] fp32
   const void* h0 = nullptr;       // [B, H]

@@ -9,8 +9,9 @@
 // gru              gx_r + b_hr, gx_z + b_hz, gx_n, b_hn  r, z, n, q = gh_n   dgx of r, z, n; dgh_n
 // gru_reset_before gx + b_hh of r, z, n; slot 3 unused   r, z, n, u = r·h    dgx of r, z, n; 0
 //
-// Others alike: the gates, of D too; then a gate kOwnGate has its bias, or its dgh, in slot G; and of
-// what is saved the value beside the gates. So no kernel reads a bias, and a slot of D times x or h is a weight's gradient.
+// Others alike: the gates, of D too; then, in slot G, of a gate kOwnGate its bias or its dgh, and of
+// what is saved the value beside the gates. So no kernel reads a bias, and a slot of D times x or h
+// is a weight's gradient.
 //
 // Saved slots of 16-bit storage: values of a sigmoid and of a tanh as fixed point (an error of
 // 8e-6 and 1.5e-5; bf16 would cost 2e-3), q and u in the storage dtype. Of 32-bit storage: floats.
@@ -32,6 +33,7 @@ constexpr int slots_of(CellId id) {
 template <template <class> class Cell>
 struct Slots {
   static constexpr int kSlots = slots_of(kIdOf<Cell>);
+  static_assert(Cell<float>::kOwnGate < 0 || kSlots > Cell<float>::kGates);
 };
 
 namespace detail {

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "cells/step.h"
+
 namespace rnnfast::cuda {
 
 enum class Pass { kForward, kBackward };
@@ -33,5 +35,14 @@ namespace detail {
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace detail
+
+// What the kernels that keep the weights can compute: one phase, or two of two gates and one.
+template <class C>
+constexpr bool may_be_resident() {
+  const Phase& last = C::kPhases[kGatePhases<C> - 1];
+  return !kProjected<C> &&
+         (kGatePhases<C> == 1 || (kGatePhases<C> == 2 && C::kStates == 1 && C::kGates == 3 &&
+                                  last.gates == 1 && last.grads == bits(1, 2)));
+}
 
 }  // namespace rnnfast::cuda

@@ -82,7 +82,7 @@ void launch_cell(CellId cell, int shape, Args args, Stream stream) {
   }
 }
 
-// Defined in sequence_<pass>_<math>.cu.
+// Defined in <pass>_<math>.cu.
 template <class Mma>
 void launch_forward(CellId cell, int shape, const ForwardArgs& args, Stream stream);
 template <class Mma>

@@ -5,7 +5,7 @@
 
 namespace rnnfast::cuda {
 
-// Defined in sequence_<pass>_<math>.cu.
+// Defined in <pass>_<math>.cu.
 template <class Mma>
 void launch_forward(CellId cell, int shape, const ForwardArgs& args, Stream stream);
 template <class Mma>

@@ -1,12 +1,12 @@
-// The compiled shapes of the kernels of one block and what each needs, in plain C++. Tiles and slabs
-// are those of device/slabs.h.
+// The compiled shapes of the kernels of one block and what each needs, in plain C++; tiles and slabs
+// are device/slabs.h's.
 //
 // A block owns 8 sequences and all hidden units. Of each tile of a warp the first `held_slabs` slabs
 // stay in registers, the others in shared memory.
 //
 // Forward: the matrix is W_hh, its rows grouped so that a thread has all gates of a unit
-// (device/fragments.h): a group is 8 units in 2 tiles (LSTM), 16 in 3 (both GRUs), 16 in 1 (RNN). Warp w
-// owns groups w, w + 8, … Backward: the matrix is W_hhᵀ, a tile 16 units, its columns the G gates
+// (device/fragments.h): a group is 8 units in 2 tiles (LSTM), 16 in 3 (both GRUs), 16 in 1 (RNN).
+// Warp w owns groups w, w + 8, … Backward: the matrix is W_hhᵀ, a tile 16 units, its columns the G gates
 // of all units. Warp w owns tiles w, w + 8, …
 #pragma once
 
@@ -52,8 +52,8 @@ constexpr ShapeList list(const Shape (&shapes)[N]) {
 
 }  // namespace detail
 
-// THE list of what is compiled, smallest first. RnnRelu runs in RnnTanh's kernels; a cell that is not
-// here runs stepwise.
+// THE list of what is compiled, smallest first. RnnRelu runs in RnnTanh's kernels; a cell that is
+// not here runs stepwise.
 constexpr ShapeList shapes(Pass pass, CellId cell, Math math) {
   using namespace detail;
   const bool narrow = operand_bytes(math) == 2, forward = pass == Pass::kForward;
@@ -85,15 +85,6 @@ struct Group {
 constexpr Group group_of(Pass pass, CellId cell) {
   const int gates = pass == Pass::kForward ? cell_info(cell).gates : 1;
   return gates % 4 == 0 ? Group{8, gates / 2} : Group{16, gates};
-}
-
-// What the kernels that keep the weights can compute: one phase, or two of two gates and one.
-template <class C>
-constexpr bool may_be_resident() {
-  const Phase& last = C::kPhases[kGatePhases<C> - 1];
-  return !kProjected<C> &&
-         (kGatePhases<C> == 1 || (kGatePhases<C> == 2 && C::kStates == 1 && C::kGates == 3 &&
-                                  last.gates == 1 && last.grads == bits(1, 2)));
 }
 
 constexpr int64_t groups_of(Pass pass, CellId cell, int64_t H) {

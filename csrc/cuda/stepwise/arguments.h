@@ -56,7 +56,7 @@ struct StepwiseBackward {
   bool reverse = false;
   const int64_t* lengths = nullptr;
   const bool* resets = nullptr;
-  const void* saved = nullptr;  // [T, B, H, S], forward's gates; cells with one gate: null
+  const void* saved = nullptr;  // [T, B, H, S], forward's gates; null where y is all
   const void* y = nullptr;      // [T, B, P]
   const void* c = nullptr;      // [T, B, H] W
   const void* h0 = nullptr;     // [B, P]

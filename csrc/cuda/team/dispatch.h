@@ -142,7 +142,7 @@ void launch_team_cell(CellId cell, TeamChoice choice, const Args& args, void* wo
   }
 }
 
-// Defined in team_<pass>_<math>.cu.
+// Defined in <pass>_<math>.cu.
 template <class Mma>
 void launch_teams_forward(CellId cell, TeamChoice choice, const ForwardArgs& args, void* workspace,
                           Stream stream);

@@ -5,7 +5,7 @@
 
 namespace rnnfast::cuda {
 
-// Defined in team_<pass>_<math>.cu.
+// Defined in <pass>_<math>.cu.
 template <class Mma>
 void launch_teams_forward(CellId cell, TeamChoice choice, const ForwardArgs& args, void* workspace,
                           Stream stream);

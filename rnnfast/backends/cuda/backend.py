@@ -41,6 +41,7 @@ class Cuda(Kernels, KernelBackend):
     name = "cuda"
     device = "cuda"
     paired = True  # in one launch
+    takes_whole = True  # pipelined
 
     def __init__(self) -> None:
         self._missing = why_not_built()  # once, and where no tracer looks on

@@ -58,8 +58,11 @@ def why_not(kernels: Kernels, problems: Sequence[Problem], call: Call) -> str | 
     """Why layers of these problems, bottom to top, can't be pipelined, or None."""
     first, steps = problems[0], part_steps()
     options = first.options
+    if steps == 0:
+        return "RNNFAST_PIPELINE does not ask for it"
+    if first.tracing or first.transformed:  # before a question about T, which may be symbolic
+        return "a tracer or transform looks on"
     reasons = (
-        (steps == 0, "RNNFAST_PIPELINE does not ask for it"),
         (len(problems) < 2, "there is one layer"),
         (call.directions > 1, "a reversed layer begins with the last step"),
         (first.T <= steps, f"T is no more than a part's {steps} steps"),
@@ -71,7 +74,6 @@ def why_not(kernels: Kernels, problems: Sequence[Problem], call: Call) -> str | 
             options.training and first.dtype == torch.float16,
             "float16 scales gradients by the largest of all steps",
         ),
-        (first.tracing or first.transformed, "a tracer or transform looks on"),
     )
     for applies, reason in reasons:
         if applies:
