@@ -13,10 +13,8 @@ from .backends.registry import AUTO, requested_backend
 from .problem import Problem, Stack
 from .recurrent import Recurrent
 from .selection import (
+    asked_of,
     call_of,
-    cast_for,
-    differentiable,
-    first_problem,
     problems_of,
     tuned_backend,
 )
@@ -123,12 +121,15 @@ def described(
         input = input.data.new_empty(0).expand(len(input.batch_sizes), batch, 0)
     else:
         input, _ = layer._batch(input, resets)
-    training = differentiable(stack, input, None)
-    cast = cast_for(stack, input, None)
-    first = first_problem(
-        stack, input, has_lengths, resets is not None, return_all_states, training, cast
+    asked = asked_of(
+        stack,
+        input,
+        None,
+        has_lengths=has_lengths,
+        has_resets=resets is not None,
+        all_states=return_all_states,
     )
-    return stack, first
+    return stack, asked.first
 
 
 def _layers(stack: Stack, choices: list[Choice]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from .checks import check_checkpoint_every, check_metadata, check_names, check_v
 from .direct import run_direct
 from .problem import Options, Problem, Scan, ScanResult, kind_of, problem_of
 from .schema import pack
-from .surroundings import may_train, observed, surroundings
+from .surroundings import observed, surroundings
 from .time_clip import GradClipTime, as_option
 
 
@@ -87,16 +88,18 @@ def _scan(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """What a tensor subclass's ``__torch_function__`` is asked about."""
     device = input.device.type
-    training = may_train(device) and any(t.requires_grad for t in (input, *states, *weights))
+    around = surroundings(device)
+    records = torch.is_grad_enabled() or around.recorded  # a trace is for calls with and without
+    training = records and any(t.requires_grad for t in (input, *states, *weights))
     clip = grad_clip_time if training else 0.0
     every = check_checkpoint_every(checkpoint_every)
     options = Options(reverse, all_states, training, every, clip)
     kind = "gates" if projected else kind_of(input)
     asked = Scan(cell, kind, input, list(states), list(weights), lengths, resets, options)
     check_names(asked)
-    low, dtypes = surroundings(device).autocast, [s.dtype for s in asked.states]
-    cast = cast_of(asked.spec, device, low, asked.weights[0].dtype, dtypes)
-    with without_autocast(device):
+    dtypes = [s.dtype for s in asked.states]
+    cast = cast_of(asked.spec, device, around.autocast, asked.weights[0].dtype, dtypes)
+    with without_autocast(device) if around.autocast is not None else nullcontext():
         if cast is not None:
             asked = _cast_scan(asked, cast.computed)
         check_metadata(asked)

@@ -108,9 +108,10 @@ class Scan(NamedTuple):
         )
 
     def step_weights(self) -> StepWeights:
-        w_hh = self.weight("w_hh")
-        assert w_hh is not None
-        return StepWeights(w_hh, self.weight("b_hh"), self.weight("w_hr"))
+        found = dict(
+            zip(self.spec.weight_names(self.kind, self.has_bias), self.weights, strict=True)
+        )
+        return StepWeights(found["w_hh"], found.get("b_hh"), found.get("w_hr"))
 
 
 class ScanResult(NamedTuple):

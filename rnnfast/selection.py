@@ -15,7 +15,7 @@ from .backends.base import Backend, Call
 from .backends.registry import AUTO, requested_backend
 from .cells import CELLS
 from .problem import Options, Problem, Stack, changed, kind_of
-from .surroundings import may_train, surroundings
+from .surroundings import surroundings
 
 
 class Assigned(NamedTuple):
@@ -25,27 +25,41 @@ class Assigned(NamedTuple):
     backend: Backend
 
 
-def first_problem(
+class Asked(NamedTuple):
+    """What is asked for: ``first``, the problem of the first layer's forward direction; what
+    autocast asks of it, and whether it is on at all."""
+
+    first: Problem
+    cast: Cast | None
+    autocast: bool
+
+
+def asked_of(
     stack: Stack,
     input: Tensor,
-    has_lengths: bool,
-    has_resets: bool,
-    all_states: bool,
-    training: bool,
-    cast: Cast | None,
-) -> Problem:
-    """The problem of the first layer's forward direction; ``input`` [T, B, …] or batch first."""
+    hx: Sequence[Tensor] | None,
+    *,
+    has_lengths: bool = False,
+    has_resets: bool = False,
+    all_states: bool = False,
+    data: Tensor | None = None,
+) -> Asked:
+    """``input`` [T, B, …] or batch first; ``data``: its numbers, where it is their shape only."""
+    around = surroundings(input.device.type)  # once: asking takes as long as a small product
     T, B = (1, 0) if stack.batch_first else (0, 1)
-    first = stack.weights[0][0]
-    tracing, recorded, transformed, low = surroundings(input.device.type)
-    return Problem(
+    weight = stack.weights[0][0]
+    cast = None
+    if around.autocast is not None:
+        cast = _cast_for(stack, input, hx, around.autocast)
+    training = _differentiable(stack, input if data is None else data, hx, around.recorded)
+    first = Problem(
         stack.cell,
         kind_of(input),
         input.device.type,
-        first.dtype if cast is None else cast.computed,
+        weight.dtype if cast is None else cast.computed,
         input.shape[T],
         input.shape[B],
-        first.shape[1],
+        weight.shape[1],
         stack.hidden_size,
         stack.output_size,
         stack.has_bias,
@@ -58,16 +72,18 @@ def first_problem(
             stack.checkpoint_every,
             stack.grad_clip_time if training else 0.0,
         ),
-        tracing,
-        recorded,
-        transformed,
-        None if cast is None else low,
+        around.tracing,
+        around.recorded,
+        around.transformed,
+        None if cast is None else around.autocast,
     )
+    return Asked(first, cast, around.autocast is not None)
 
 
-def cast_for(stack: Stack, input: Tensor, hx: Sequence[Tensor] | None) -> Cast | None:
-    """What autocast, where it is on, asks of a stack."""
-    low = surroundings(input.device.type).autocast
+def _cast_for(
+    stack: Stack, input: Tensor, hx: Sequence[Tensor] | None, low: torch.dtype
+) -> Cast | None:
+    """What autocast to ``low`` asks of a stack."""
     weight, spec = stack.weights[0][0].dtype, CELLS[stack.cell]
     if hx is None:
         states = [zeros_dtype(stack, input)] * len(spec.states)
@@ -93,15 +109,17 @@ def zeros_dtype(stack: Stack, input: Tensor) -> torch.dtype:
     return stack.weights[0][0].dtype if kind_of(input) == "tokens" else input.dtype
 
 
-def differentiable(stack: Stack, input: Tensor, hx: Sequence[Tensor] | None) -> bool:
-    """Whether the results of a stack will have gradients."""
-    if not may_train(input.device.type):
+def _differentiable(
+    stack: Stack, data: Tensor, hx: Sequence[Tensor] | None, recorded: bool
+) -> bool:
+    """Whether the results of a stack will have gradients; a trace is for calls with and without."""
+    if not (torch.is_grad_enabled() or recorded):
         return False
     for weights in stack.weights:
         for weight in weights:
             if weight.requires_grad:
                 return True
-    return any(t.requires_grad for t in (input, *(hx or ())))
+    return any(t.requires_grad for t in (data, *(hx or ())))
 
 
 def choose(stack: Stack, first: Problem) -> list[Assigned]:

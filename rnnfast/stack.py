@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,10 +20,8 @@ from .functional import run_chosen
 from .problem import Problem, Scan, ScanResult, Stack, StackResult, changed, kind_of
 from .selection import (
     Assigned,
-    cast_for,
+    asked_of,
     choose,
-    differentiable,
-    first_problem,
     why_not_whole,
     zeros_dtype,
 )
@@ -71,10 +70,13 @@ def _run_stack(
     all_states: bool,
     dropout: Dropout,
 ) -> StackResult:
-    training = differentiable(stack, input, hx)
-    cast = cast_for(stack, input, hx)
-    first = first_problem(
-        stack, input, lengths is not None, resets is not None, all_states, training, cast
+    first, cast, autocast = asked_of(
+        stack,
+        input,
+        hx,
+        has_lengths=lengths is not None,
+        has_resets=resets is not None,
+        all_states=all_states,
     )
     assigned = choose(stack, first)
     if hx is None:
@@ -83,7 +85,7 @@ def _run_stack(
         return _cast_back(_call_whole(stack, input, hx, assigned[0], None), cast)
     if stack.batch_first:
         input = input.transpose(0, 1)
-    with without_autocast(first.device):
+    with without_autocast(first.device) if autocast else nullcontext():
         if cast is not None:
             stack, input, hx = _cast_stack(stack, input, hx, cast.computed)
         result = _run_layers(stack, input, hx, lengths, resets, assigned, dropout)
@@ -100,9 +102,7 @@ def run_packed(
     """
     batch, steps = int(packed.batch_sizes[0]), len(packed.batch_sizes)
     like = packed.data.new_empty(0).expand(steps, batch, 0)  # only its metadata is read
-    training = differentiable(stack, packed.data, hx)
-    cast = cast_for(stack, like, hx)
-    first = first_problem(stack, like, True, False, False, training, cast)
+    first, cast, _ = asked_of(stack, like, hx, has_lengths=True, data=packed.data)
     assigned = choose(stack, first)
     if not _in_one_call(stack, assigned, packed=True):
         return None

@@ -70,11 +70,6 @@ def _dual_level() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 
 
-def may_train(device_type: str) -> bool:
-    """Whether gradients are recorded. A trace by torch.jit is made for calls with and without."""
-    return torch.is_grad_enabled() or surroundings(device_type).recorded
-
-
 def observed(tensors: Iterable[Tensor]) -> bool:
     """Whether someone records or replaces torch's calls (torch.jit.trace, make_fx, fake tensors,
     counters of FLOPs, selective checkpointing, tensors with a ``__torch_dispatch__`` of their own):
