@@ -56,8 +56,13 @@ def cast_all(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     return [tensor.to(dtype) for tensor in tensors]
 
 
-def without_autocast(device_type: str) -> AbstractContextManager[object]:
-    """A block without autocast: kernels compute in the dtype that they are given."""
-    if surroundings(device_type).autocast is None:
+def without_autocast(device_type: str, is_on: bool | None = None) -> AbstractContextManager[object]:
+    """A block without autocast: kernels compute in the dtype that they are given.
+
+    ``is_on``: whether it is on here, where that was asked before.
+    """
+    if is_on is None:
+        is_on = surroundings(device_type).autocast is not None
+    if not is_on:
         return nullcontext()
     return torch.autocast(device_type, enabled=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -99,7 +98,7 @@ def _scan(
     check_names(asked)
     dtypes = [s.dtype for s in asked.states]
     cast = cast_of(asked.spec, device, around.autocast, asked.weights[0].dtype, dtypes)
-    with without_autocast(device) if around.autocast is not None else nullcontext():
+    with without_autocast(device, around.autocast is not None):
         if cast is not None:
             asked = _cast_scan(asked, cast.computed)
         check_metadata(asked)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -207,6 +208,11 @@ def changed(record: Record, **changes: Any) -> Record:
     breaks."""
     fields: tuple[str, ...] = record._fields  # type: ignore[attr-defined]
     return type(record)(*[changes.get(name, getattr(record, name)) for name in fields])
+
+
+def h_and_c(states: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """The states of a cell, None for a second one that it has not."""
+    return states[0], states[1] if len(states) == 2 else None
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -85,7 +84,7 @@ def _run_stack(
         return _cast_back(_call_whole(stack, input, hx, assigned[0], None), cast)
     if stack.batch_first:
         input = input.transpose(0, 1)
-    with without_autocast(first.device) if autocast else nullcontext():
+    with without_autocast(first.device, autocast):
         if cast is not None:
             stack, input, hx = _cast_stack(stack, input, hx, cast.computed)
         result = _run_layers(stack, input, hx, lengths, resets, assigned, dropout)
@@ -113,9 +112,7 @@ def run_packed(
 
 def _in_one_call(stack: Stack, assigned: list[Assigned], packed: bool = False) -> bool:
     """Whether a composite backend runs all layers (never where a mode is to see our op)."""
-    backend = assigned[0].backend
-    one_call = backend.composite and backend.takes_whole
-    one_call = one_call and why_not_whole(stack, assigned, packed) is None
+    one_call = assigned[0].backend.composite and why_not_whole(stack, assigned, packed) is None
     return one_call and not in_dispatch_mode()  # in this order: no tracer knows of modes
 
 
@@ -212,7 +209,7 @@ def _run_at_once(
 ) -> StackResult | None:
     """The layers by the kernels of a backend that takes all of them at once; else None."""
     backend = assigned[0].backend
-    if backend.composite or not backend.takes_whole or why_not_whole(stack, assigned) is not None:
+    if backend.composite or why_not_whole(stack, assigned) is not None:
         return None
     below = [x, *(x.new_empty(0) for _ in assigned[1:])]
     scans = [

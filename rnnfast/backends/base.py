@@ -95,11 +95,9 @@ class Backend:
         return [self.backward(*one) for one in each]
 
     def why_not_whole(self, problems: Sequence[Problem], call: Call) -> str | None:
-        """Why it can't run layers on top of one another in one go, or None.
-
-        ``problems``: of each layer and direction, bottom to top.
-        """
-        return "this backend runs them one after the other"
+        """Where ``takes_whole``: why it can't run these layers on top of one another in one go, or
+        None. ``problems``: of each layer and direction, bottom to top."""
+        raise NotImplementedError
 
     def whole_strategy(self, problems: Sequence[Problem], call: Call) -> str:
         """How the layers follow one another, for ``explain``; empty where there is no more to say

@@ -45,12 +45,9 @@ class Checkpointed(Backend):
         how = self.inner.strategy(_whole(problem))
         return f"{how}; states kept each {self.every} steps, segments run anew in backward"
 
-    def why_not_whole(self, problems: Sequence[Problem], call: Call) -> str | None:
-        return "checkpoint_every cuts the steps already"
-
     def whole_strategy(self, problems: Sequence[Problem], call: Call) -> str:
         asked = self.inner.whole_strategy(problems, call)
-        return f"not pipelined: {self.why_not_whole(problems, call)}" if asked else ""
+        return "not pipelined: checkpoint_every cuts the steps already" if asked else ""
 
     def run(self, scan: Scan) -> ScanResult:
         """Under a transform: at once, for torch to keep what it wants."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import _ext
-from ..problem import Cotangents, Gradients, Needs, Problem, Saved, Scan, ScanResult, wide
+from ..problem import Cotangents, Gradients, Needs, Problem, Saved, Scan, ScanResult, h_and_c, wide
 from ..products.arithmetic import Rounding
 from ..products.gates import GateMajor
 from ..products.gradients import Backward
@@ -56,7 +56,7 @@ class Cpu(KernelBackend):
         gates, fixed = own_projection(own), None
         if training and storage != wide(storage) and own.spec.saves_gates:
             fixed = torch.empty_like(gates, dtype=torch.int16)
-        weights, (h0, c0) = own.step_weights(), _pair(own.states)
+        weights, (h0, c0) = own.step_weights(), h_and_c(own.states)
         y, h_last, c_last, c, extra = module().cpu_forward(
             cell=own.cell,
             gates=gates,
@@ -90,8 +90,8 @@ class Cpu(KernelBackend):
         kept = self.kept(scan, saved)
         extra, c = (_to(kept.get(name), dtype) for name in (spec.extra, "c"))
         dy, dfinal, dtrace = cotangents
-        weights, (h0, c0) = own.step_weights(), _pair(own.states)
-        dh_last, dc_last = _pair([d.to(dtype) for d in dfinal])
+        weights, (h0, c0) = own.step_weights(), h_and_c(own.states)
+        dh_last, dc_last = h_and_c([d.to(dtype) for d in dfinal])
         dgx, own_dgh, dh_total, dh0, dc0 = module().cpu_backward(
             cell=own.cell,
             gates=kept.get("gates", y),
@@ -124,7 +124,3 @@ def module() -> Any:
 
 def _to(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if tensor is None else tensor.to(dtype)
-
-
-def _pair(states: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-    return states[0], states[1] if len(states) == 2 else None

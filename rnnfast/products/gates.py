@@ -77,8 +77,9 @@ class GateMajor(NamedTuple):
 
 
 def slots_of(spec: CellSpec) -> int:
-    """S: the slots of a unit in the CUDA kernels; csrc/cuda's layout.h says what each holds."""
-    return 1 if spec.gates == 1 else 4
+    """S: a unit's slots in the CUDA kernels; csrc/cuda/device/layout.h says what each holds."""
+    values = len(spec.saved) - spec.projected  # what W_hr multiplies is kept apart
+    return 1 << (values - 1).bit_length()  # a power of two
 
 
 class UnitMajor(NamedTuple):

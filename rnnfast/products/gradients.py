@@ -76,11 +76,12 @@ class Backward(NamedTuple):
 
     def _w_hh(self) -> Tensor:
         pieces = []
+        began = BeganWith(self.scan, self.y)
         for product in self.scan.spec.products:
             if product.weight == "w_hh":
                 of_h, operand = product.operand == "h", self.operands.get(product.operand)
                 for rows in self.dgates.of_product(product.gates):
-                    made = self._times_h(rows) if of_h else self._times(rows.values, operand)
+                    made = began.times(rows) if of_h else self._times(rows.values, operand)
                     pieces.append(self._restored(rows, made))
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
@@ -90,18 +91,11 @@ class Backward(NamedTuple):
         return self.rounding(self._times(self.doutput, self.operands[operand]))
 
     def _b_hh(self, b_ih: Tensor | None) -> Tensor:
-        gates, own = range(self.scan.spec.gates), self.scan.spec.own_product_gate
-        if own is None and b_ih is not None:
-            return b_ih.clone()
-        sums = [self._sum(rows) for rows in self.dgates.of_product(gates)]
+        spec = self.scan.spec
+        if spec.own_product_gate is None:  # the recurrent product's gradients are gx's
+            return self._sum(self.dgates.of_input()) if b_ih is None else b_ih.clone()
+        sums = [self._sum(rows) for rows in self.dgates.of_product(range(spec.gates))]
         return sums[0] if len(sums) == 1 else torch.cat(sums)
-
-    def _times_h(self, rows: GateRows) -> Tensor:
-        """Σ over t and b of the rows' values at (t, b) times the h that step t began with."""
-        scan, values = self.scan, rows.values
-        later, h = states_between(scan, self.y)
-        total = wide_product(_columns(values[later]), h.flatten(0, 1))
-        return add_product(total, at_first_step(scan, values).t(), initial_h(scan))
 
     def _times(self, values: Tensor, operand: Tensor | None) -> Tensor:
         assert operand is not None
@@ -113,6 +107,19 @@ class Backward(NamedTuple):
 
     def _restored(self, rows: GateRows, total: Tensor) -> Tensor:
         return rows.restored(self.rounding(total))
+
+
+class BeganWith:
+    """The h that each step of a scan began with, taken from its output ``y``."""
+
+    def __init__(self, scan: Scan, y: Tensor) -> None:
+        self.scan, self.initial = scan, initial_h(scan)
+        self.later, self.between = states_between(scan, y)
+
+    def times(self, rows: GateRows) -> Tensor:
+        """Σ over t and b of the rows' values at (t, b) times that h."""
+        total = wide_product(_columns(rows.values[self.later]), self.between.flatten(0, 1))
+        return add_product(total, at_first_step(self.scan, rows.values).t(), self.initial)
 
 
 def _columns(values: Tensor) -> Tensor:

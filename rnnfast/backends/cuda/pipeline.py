@@ -28,6 +28,7 @@ from ...problem import (
     Saved,
     Scan,
     ScanResult,
+    h_and_c,
     problem_of,
 )
 from ...products.arithmetic import Rounding
@@ -152,8 +153,8 @@ class _LayerForward:
         scan = self.scan
         if self.input_weights is not None:
             self.input_weights.multiply(part.rows(scan.input), part.rows(self.gates))
-        h0, c0 = _pair(scan.states)
-        h_last, c_last = _pair(self.final)
+        h0, c0 = h_and_c(scan.states)
+        h_last, c_last = h_and_c(self.final)
         self.kernels.call(
             "cuda_forward_part",
             **_given(scan, self.plan, part),
@@ -219,10 +220,10 @@ class _LayerBackward:
 
     def run(self, part: _Part) -> None:
         scan, turn = self.scan, self.parts - 1 - part.number
-        h0, c0 = _pair(scan.states)
+        h0, c0 = h_and_c(scan.states)
         h_before = part.state_before(self.y)
-        dh_last, dc_last = _pair(self.dfinal)
-        dh0, dc0 = _pair(self.dstates)
+        dh_last, dc_last = h_and_c(self.dfinal)
+        dh0, dc0 = h_and_c(self.dstates)
         self.kernels.call(
             "cuda_backward_part",
             **_given(scan, self.plan, part),
@@ -323,7 +324,3 @@ def _diagonals(layers: int, parts: int) -> Iterator[tuple[int, int]]:
 
 def _dense_like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty(tensor.shape, dtype=dtype, device=tensor.device)
-
-
-def _pair(states: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    return states[0], states[1] if len(states) == 2 else None
