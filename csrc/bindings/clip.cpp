@@ -13,6 +13,7 @@
 #include <optional>
 #include <vector>
 
+#include "bindings/clip_tensors.h"
 #include "bindings/threads.h"
 #include "clip/cpu.h"
 
@@ -21,21 +22,6 @@ namespace {
 
 namespace py = pybind11;
 using at::Tensor;
-
-std::optional<DType> dtype_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kFloat:
-      return DType::kFloat32;
-    case at::kDouble:
-      return DType::kFloat64;
-    case at::kBFloat16:
-      return DType::kBFloat16;
-    case at::kHalf:
-      return DType::kFloat16;
-    default:
-      return std::nullopt;
-  }
-}
 
 double largest(at::ScalarType dtype) {
   switch (dtype) {
@@ -48,17 +34,6 @@ double largest(at::ScalarType dtype) {
     default:
       return std::numeric_limits<double>::max();
   }
-}
-
-// A tensor of its own memory and nothing lazy or wrapped about it.
-bool plain(const Tensor& tensor) {
-  using at::DispatchKey;
-  constexpr at::DispatchKeySet kOdd({DispatchKey::Python, DispatchKey::Negative,
-                                     DispatchKey::Conjugate, DispatchKey::ZeroTensor,
-                                     DispatchKey::Functionalize, DispatchKey::FuncTorchBatched,
-                                     DispatchKey::FuncTorchGradWrapper});
-  return tensor.is_cpu() && tensor.layout() == at::kStrided && tensor.has_storage() &&
-         !tensor.key_set().has_any(kOdd) && !tensor.is_inference();
 }
 
 // Axes from the widest stride to the narrowest, neighbours joined where they are one. What is left
@@ -93,8 +68,8 @@ class List {
     for (const py::handle item : list) {
       if (!THPVariable_CheckExact(item.ptr())) return;
       const Tensor& tensor = THPVariable_Unpack(item.ptr());
-      const std::optional<DType> dtype = dtype_of(tensor);
-      if (!dtype || !plain(tensor)) return;
+      const std::optional<DType> dtype = clip_dtype(tensor);
+      if (!dtype || !tensor.is_cpu() || !is_plain(tensor)) return;
       cpu::Gradient gradient{nullptr, *dtype, tensor.numel(), axes_of(tensor)};
       if (written && !gradient.axes.empty()) at::assert_no_internal_overlap(tensor);
       tensors_.push_back(tensor);
@@ -183,10 +158,10 @@ std::optional<Tensor> clip_norm(const py::list& list, double p, bool wide,
   return result;
 }
 
-// Multiplies by min(1, max_norm / (norm + 1e-6)). False where the list is not taken.
-bool clip_scale(const py::list& list, double norm, double max_norm) {
+// Multiplies by min(1, max_norm / (norm + 1e-6)), norm 0-dim. False where the list is not taken.
+bool clip_scale(const py::list& list, const Tensor& norm, double max_norm) {
   const List tensors(list, true);
-  if (tensors.taken()) tensors.scale(cpu::clip_factor(norm, max_norm));
+  if (tensors.taken()) tensors.scale(cpu::clip_factor(norm.item<double>(), max_norm));
   return tensors.taken();
 }
 

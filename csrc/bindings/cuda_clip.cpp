@@ -20,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/clip_tensors.h"
 #include "clip/cuda.h"
 
 namespace rnnfast::cuda {
@@ -27,31 +28,6 @@ namespace {
 
 namespace py = pybind11;
 using at::Tensor;
-
-std::optional<DType> dtype_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kFloat:
-      return DType::kFloat32;
-    case at::kDouble:
-      return DType::kFloat64;
-    case at::kBFloat16:
-      return DType::kBFloat16;
-    case at::kHalf:
-      return DType::kFloat16;
-    default:
-      return std::nullopt;
-  }
-}
-
-bool plain(const Tensor& tensor, at::Device device) {
-  using at::DispatchKey;
-  constexpr at::DispatchKeySet kOdd({DispatchKey::Python, DispatchKey::Negative,
-                                     DispatchKey::Conjugate, DispatchKey::ZeroTensor,
-                                     DispatchKey::Functionalize, DispatchKey::FuncTorchBatched,
-                                     DispatchKey::FuncTorchGradWrapper});
-  return tensor.is_cuda() && tensor.device() == device && tensor.layout() == at::kStrided &&
-         tensor.has_storage() && !tensor.key_set().has_any(kOdd) && !tensor.is_inference();
-}
 
 void check(cudaError_t error) { TORCH_CHECK(error == cudaSuccess, cudaGetErrorString(error)); }
 
@@ -140,7 +116,9 @@ class List {
       if (!THPVariable_CheckExact(item.ptr())) return;
       const Tensor& tensor = THPVariable_Unpack(item.ptr());
       const at::Device device = tensors_.empty() ? tensor.device() : tensors_[0].device();
-      if (!dtype_of(tensor) || !plain(tensor, device)) return;
+      if (!tensor.is_cuda() || tensor.device() != device || !clip_dtype(tensor) ||
+          !is_plain(tensor))
+        return;
       if (written) at::assert_no_internal_overlap(tensor);
       tensors_.push_back(tensor);
     }
@@ -212,7 +190,7 @@ class List {
         size = 1;
         for (int64_t d = 0; d < tensor.dim(); ++d) size += (tensor.size(d) - 1) * tensor.stride(d);
       }
-      list.push_back({const_cast<void*>(tensor.const_data_ptr()), size, *dtype_of(tensor)});
+      list.push_back({const_cast<void*>(tensor.const_data_ptr()), size, *clip_dtype(tensor)});
     }
     return make_clip_table(list);
   }
@@ -262,7 +240,7 @@ std::optional<Tensor> clip_norm(const py::list& list, double p, bool wide,
   args.wide = norm.mutable_data_ptr<double>();
   args.given = norm.const_data_ptr<double>();
   args.result = shown.mutable_data_ptr();
-  args.result_dtype = static_cast<int>(*dtype_of(shown));
+  args.result_dtype = static_cast<int>(*clip_dtype(shown));
   args.task = kClipNorm;
   const bool at_once = max_norm && !if_finite && tensors.separate();
   if (max_norm) args.limit = *max_norm;

@@ -2,8 +2,8 @@
 // pointwise part after each product reads and sets. Kernels go by these facts.
 //
 // A step is one phase or two. A phase is one product and the pointwise part after it. The first one
-// multiplies h; the second multiplies a value that the first has made, the one saved beside those of
-// the gates. A phase of W_hr has no pointwise part: its product is the output.
+// multiplies h; the second multiplies a value that the first has made, the one saved beside those
+// of the gates. A phase of W_hr has no pointwise part: its product is the output.
 #pragma once
 
 namespace rnnfast {
@@ -101,8 +101,9 @@ constexpr bool is_sound() {
     gates += phase.gates;
     set |= phase.sets;
     if (C::kOwnGate >= phase.first && C::kOwnGate < gates - 1) return false;  // the phase's last
-    if (C::kSavesOutput) continue;
     const unsigned own = all_bits(gates) & ~all_bits(phase.first);
+    if ((own & ~grads_after<C>(p - 1)) != 0) return false;  // complete when it is multiplied
+    if (C::kSavesOutput) continue;
     if ((phase.sets & all_bits(C::kGates)) != own) return false;
   }
   return kPhaseCount<C> <= 2 && gates == C::kGates && set == all_bits(C::kSaved) &&

@@ -35,32 +35,14 @@ class Kernels(Protocol):
         """Clamps to [-bound, bound]."""
 
 
-class Host:
-    """csrc/clip/cpu.h."""
+class Compiled:
+    """csrc/clip/cpu.h; with the prefix "cuda_" csrc/clip/cuda.h: one launch, and no wait for the
+    device but for ``if_finite``."""
 
-    def __init__(self, module: Any) -> None:
-        self._module = module
-
-    def norm(
-        self,
-        tensors: list[Tensor],
-        p: float,
-        wide: bool,
-        max_norm: float | None = None,
-        if_finite: bool = False,
-    ) -> Tensor | None:
-        found: Tensor | None = self._module.clip_norm(tensors, p, wide, max_norm, if_finite)
-        return found
-
-    def scale(self, tensors: list[Tensor], norm: Tensor, max_norm: float) -> bool:
-        return bool(self._module.clip_scale(tensors, norm.item(), max_norm))
-
-    def clamp(self, tensors: list[Tensor], bound: float) -> bool:
-        return bool(self._module.clip_value(tensors, bound))
-
-
-class Cuda(Host):
-    """csrc/clip/cuda.h: one launch, and no wait for the device but for ``if_finite``."""
+    def __init__(self, module: Any, prefix: str = "") -> None:
+        self._norm = getattr(module, f"{prefix}clip_norm")
+        self._scale = getattr(module, f"{prefix}clip_scale")
+        self._clamp = getattr(module, f"{prefix}clip_value")
 
     def norm(
         self,
@@ -70,14 +52,14 @@ class Cuda(Host):
         max_norm: float | None = None,
         if_finite: bool = False,
     ) -> Tensor | None:
-        found: Tensor | None = self._module.cuda_clip_norm(tensors, p, wide, max_norm, if_finite)
+        found: Tensor | None = self._norm(tensors, p, wide, max_norm, if_finite)
         return found
 
     def scale(self, tensors: list[Tensor], norm: Tensor, max_norm: float) -> bool:
-        return bool(self._module.cuda_clip_scale(tensors, norm, max_norm))
+        return bool(self._scale(tensors, norm, max_norm))
 
     def clamp(self, tensors: list[Tensor], bound: float) -> bool:
-        return bool(self._module.cuda_clip_value(tensors, bound))
+        return bool(self._clamp(tensors, bound))
 
 
 @functools.cache
@@ -85,9 +67,9 @@ def of_device(device: str) -> Kernels | None:
     """The kernels for this type of device, None where torch's own functions have to do."""
     module: Any = _ext.load()
     if device == "cpu" and module is not None:
-        return Host(module)
+        return Compiled(module)
     if device == "cuda" and module is not None and module.with_cuda:
-        return Cuda(module)
+        return Compiled(module, "cuda_")
     if device == "cuda" and importlib.util.find_spec("triton") is not None:
         lists = importlib.import_module("rnnfast.triton.clip_lists")
         serving: Kernels = lists.TritonKernels()

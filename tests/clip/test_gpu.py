@@ -22,7 +22,7 @@ def serving(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         module = _ext.load()
         if module is None or not module.with_cuda:
             pytest.skip("rnnfast was built without CUDA")
-        chosen: kernels.Kernels = kernels.Cuda(module)
+        chosen: kernels.Kernels = kernels.Compiled(module, "cuda_")
     else:
         chosen = pytest.importorskip("rnnfast.triton.clip_lists").TritonKernels()
     monkeypatch.setattr(kernels, "of_device", lambda device: chosen)

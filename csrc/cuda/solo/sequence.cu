@@ -28,7 +28,8 @@ void launch_backward<MmaTf32>(CellId, int, const BackwardArgs&, Stream);
 template <>
 void launch_backward<MmaFp32>(CellId, int, const BackwardArgs&, Stream);
 
-void launch_sequence_forward(CellId cell, Choice choice, const ForwardArgs& args, Stream stream) {
+void launch_sequence_forward(CellId cell, SoloChoice choice, const ForwardArgs& args,
+                             Stream stream) {
   switch (choice.math) {
     case Math::kBf16:
       return launch_forward<MmaBf16>(cell, choice.shape, args, stream);
@@ -42,7 +43,8 @@ void launch_sequence_forward(CellId cell, Choice choice, const ForwardArgs& args
   throw std::invalid_argument("not a Math");
 }
 
-void launch_sequence_backward(CellId cell, Choice choice, const BackwardArgs& args, Stream stream) {
+void launch_sequence_backward(CellId cell, SoloChoice choice, const BackwardArgs& args,
+                              Stream stream) {
   switch (choice.math) {
     case Math::kBf16:
       return launch_backward<MmaBf16>(cell, choice.shape, args, stream);

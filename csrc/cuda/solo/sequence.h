@@ -8,7 +8,7 @@
 namespace rnnfast::cuda {
 
 // A compiled kernel: the way of the product, and an index into shapes(pass, cell, math).
-struct Choice {
+struct SoloChoice {
   Math math = Math::kFp32;
   int shape = 0;
 };
@@ -16,7 +16,9 @@ struct Choice {
 // On `stream`, without a synchronisation. The tensors' dtype is that of `choice.math` (fp32 for
 // tf32). Both throw std::invalid_argument where H does not fit the shape, and std::runtime_error
 // where the launch fails. B = 0 launches nothing.
-void launch_sequence_forward(CellId cell, Choice choice, const ForwardArgs& args, Stream stream);
-void launch_sequence_backward(CellId cell, Choice choice, const BackwardArgs& args, Stream stream);
+void launch_sequence_forward(CellId cell, SoloChoice choice, const ForwardArgs& args,
+                             Stream stream);
+void launch_sequence_backward(CellId cell, SoloChoice choice, const BackwardArgs& args,
+                              Stream stream);
 
 }  // namespace rnnfast::cuda

@@ -33,25 +33,25 @@ struct Small {
 
 template <template <class> class Cell>
 struct OfCell {
-  static void forward(Choice choice, const ForwardArgs& args) {
+  static void forward(SoloChoice choice, const ForwardArgs& args) {
     if (choice.math == Math::kBf16) return Small<Cell, MmaBf16, 1, 2>::forward(args);
     return Small<Cell, MmaFp32, 1, 2>::forward(args);
   }
-  static void backward(Choice choice, const BackwardArgs& args) {
+  static void backward(SoloChoice choice, const BackwardArgs& args) {
     if (choice.math == Math::kBf16) return Small<Cell, MmaBf16, 1, 2>::backward(args);
     return Small<Cell, MmaFp32, 1, 2>::backward(args);
   }
 };
 
 // In place of solo/sequence.cu's.
-void launch_sequence_forward(CellId cell, Choice choice, const ForwardArgs& args, Stream) {
+void launch_sequence_forward(CellId cell, SoloChoice choice, const ForwardArgs& args, Stream) {
   if (cell == CellId::kRnnTanh) return OfCell<RnnTanh>::forward(choice, args);
   if (cell == CellId::kLstm) return OfCell<Lstm>::forward(choice, args);
   if (cell == CellId::kGru) return OfCell<Gru>::forward(choice, args);
   return OfCell<GruResetBefore>::forward(choice, args);
 }
 
-void launch_sequence_backward(CellId cell, Choice choice, const BackwardArgs& args, Stream) {
+void launch_sequence_backward(CellId cell, SoloChoice choice, const BackwardArgs& args, Stream) {
   if (cell == CellId::kRnnTanh) return OfCell<RnnTanh>::backward(choice, args);
   if (cell == CellId::kLstm) return OfCell<Lstm>::backward(choice, args);
   if (cell == CellId::kGru) return OfCell<Gru>::backward(choice, args);

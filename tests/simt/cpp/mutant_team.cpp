@@ -12,8 +12,8 @@
 
 namespace rnnfast::cuda {  // one block's kernels take no part
 
-void launch_sequence_forward(CellId, Choice, const ForwardArgs&, Stream) {}
-void launch_sequence_backward(CellId, Choice, const BackwardArgs&, Stream) {}
+void launch_sequence_forward(CellId, SoloChoice, const ForwardArgs&, Stream) {}
+void launch_sequence_backward(CellId, SoloChoice, const BackwardArgs&, Stream) {}
 
 }  // namespace rnnfast::cuda
 
