@@ -16,7 +16,7 @@ from .cells import CELLS, CellSpec
 from .clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from .explain import Explanation, explain
 from .functional import scan
-from .modules import GRU, LSTM, RNN, AllStates
+from .modules import GRU, LSTM, MGU, RNN, AllStates
 from .tuning import Tuning, tune
 
 from . import compat  # isort: skip  builds on the modules
@@ -28,6 +28,7 @@ __all__ = [
     "CELLS",
     "GRU",
     "LSTM",
+    "MGU",
     "RNN",
     "AllStates",
     "BackendError",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .recurrent import AllStates, Recurrent
 from .time_clip import GradClipTime
 
-__all__ = ["GRU", "LSTM", "RNN", "AllStates"]
+__all__ = ["GRU", "LSTM", "MGU", "RNN", "AllStates"]
 
 
 class RNN(Recurrent):
@@ -200,6 +200,54 @@ class GRU(Recurrent):
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
+
+
+class MGU(Recurrent):
+    """Minimal gated unit (Zhou et al., arXiv:1603.09420): a GRU with one gate.
+
+    f = σ(x W_ifᵀ + b_if + h W_hfᵀ + b_hf), n = tanh(x W_inᵀ + b_in + (f ⊙ h) W_hnᵀ + b_hn),
+    h' = (1 − f) ⊙ h + f ⊙ n. Arguments, parameters (``weight_ih_l0`` [2*H, I], gates f, n) and
+    initial values as :class:`torch.nn.GRU`'s.
+    ``grad_clip_time``: limits the gradient between the steps of BPTT (docs/clipping.md).
+    ``checkpoint_every=k``: training keeps the states of every k-th step only and computes the steps
+    in between once more in backward (docs/checkpointing.md).
+    """
+
+    _label = "MGU"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        grad_clip_time: GradClipTime = 0.0,
+        checkpoint_every: int = 0,
+    ) -> None:
+        nn.RNNBase.__init__(
+            self,
+            "RNN_TANH",  # torch.nn has no mode for it; one gate, until _set_gates
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            device=device,
+            dtype=dtype,
+        )
+        self._set_gates("MGU")
+        self._set_bptt(grad_clip_time, checkpoint_every)
+
+    def _cell(self) -> str:
+        return "mgu"
 
 
 def _reject(cls: type, unknown: dict[str, Any]) -> None:

@@ -188,6 +188,21 @@ class Recurrent(nn.RNNBase):
         self.grad_clip_time = grad_clip_time
         self.checkpoint_every = checks.check_checkpoint_every(checkpoint_every)
 
+    def _set_gates(self, mode: str) -> None:
+        """Parameters of as many gates as the cell has, of a cell that torch.nn has no mode for."""
+        self.mode, gates = mode, CELLS[self._cell()].gates
+        for name in self._flat_weights_names:
+            of_one_gate = getattr(self, name)
+            shape = (gates * of_one_gate.shape[0], *of_one_gate.shape[1:])
+            setattr(self, name, nn.Parameter(of_one_gate.new_empty(shape)))
+        self._init_flat_weights()
+        self.reset_parameters()
+
+    def flatten_parameters(self) -> None:
+        """As torch.nn's, for the cells that cuDNN has."""
+        if CELLS[self._cell()].torch_mode is not None:
+            super().flatten_parameters()
+
     def extra_repr(self) -> str:
         clip, every = self.grad_clip_time, self.checkpoint_every
         shown = super().extra_repr() + (f", grad_clip_time={clip}" if clip != 0 else "")

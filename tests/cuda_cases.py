@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import rnnfast
+from rnnfast.inspect.cuda import CELL_TYPES
 
 from .cases import OPTIONS, Case, run
 from .oracle import assert_all_close_to_oracle, error_bound, largest_error
@@ -25,6 +26,7 @@ MATHS = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+RESIDENT_CELLS = tuple(CELL_TYPES)  # those that a kernel keeps the weights of
 EVERYTHING = {"lengths": True, "resets": True, "reverse": True, "all_states": True}
 # T, B, I, H: one of all; one step; H of no round number; batch tiles of 8, the last with one in it
 SIZES = ((1, 1, 1, 1), (63, 5, 1, 33), (1, 5, 7, 96), (5, 17, 3, 40))
@@ -77,9 +79,9 @@ def _exists(strategy: str, math: str, case: Case) -> bool:
     if strategy == "stepwise":
         return math != "tf32"  # torch's products there; how they are computed is not ours
     if strategy in TEAMS:
-        return math not in ("float64", "float32") and case.cell != "lstm_proj"
+        return math not in ("float64", "float32") and case.cell in RESIDENT_CELLS
     widest = 384 if case.cell.startswith("rnn") else 128  # that any math has a shape for
-    return math != "float64" and case.cell != "lstm_proj" and case.H <= widest
+    return math != "float64" and case.cell in RESIDENT_CELLS and case.H <= widest
 
 
 @contextmanager

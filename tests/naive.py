@@ -87,6 +87,8 @@ def _step(
         return [z * slope + (z.relu() - z * slope).detach()]
     if inputs.cell == "gru_reset_before":
         return [_gru_reset_before(x, states[0], w_ih, w_hh, b_ih, b_hh)]
+    if inputs.cell == "mgu":
+        return [_mgu(x, states[0], w_ih, w_hh, b_ih, b_hh)]
     if inputs.cell == "lstm_proj":
         return _lstm_proj(x, states, w_ih, w_hh, b_ih, b_hh, w["w_hr"])
     kernels = {
@@ -106,6 +108,16 @@ def _lstm_proj(x, states, w_ih, w_hh, b_ih, b_hh, w_hr):
     i, f, g, o = (F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)).chunk(4)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
     return [F.linear(o.sigmoid() * c.tanh(), w_hr), c]
+
+
+def _mgu(x, h, w_ih, w_hh, b_ih, b_hh):
+    zero = torch.zeros_like(w_ih[:, 0])
+    b_ih, b_hh = (zero if b is None else b for b in (b_ih, b_hh))
+    (w_if, w_in), (w_hf, w_hn) = w_ih.chunk(2), w_hh.chunk(2)
+    (b_if, b_in), (b_hf, b_hn) = b_ih.chunk(2), b_hh.chunk(2)
+    f = torch.sigmoid(w_if @ x + b_if + w_hf @ h + b_hf)
+    n = torch.tanh(w_in @ x + b_in + w_hn @ (f * h) + b_hn)
+    return (1 - f) * h + f * n
 
 
 def _gru_reset_before(x, h, w_ih, w_hh, b_ih, b_hh):

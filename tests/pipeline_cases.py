@@ -8,12 +8,10 @@ from torch import Tensor
 
 import rnnfast
 
-LAYERS = {
-    "lstm": rnnfast.LSTM,
-    "gru": rnnfast.GRU,
-    "rnn": rnnfast.RNN,
-    "gru_reset_before": lambda *a, **k: rnnfast.GRU(*a, reset_after=False, **k),
-}
+from .cuda_cases import RESIDENT_CELLS
+from .layers import makers
+
+LAYERS = {cell: make for cell, make in makers().items() if cell in RESIDENT_CELLS}
 
 
 def results(layer: torch.nn.Module, x: Tensor, backend: str, **more: Tensor) -> dict[str, Tensor]:

@@ -11,19 +11,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import rnnfast
+from rnnfast import CELLS
 from rnnfast.backends import registry, torch_native
 from rnnfast.problem import problem_of
 
 from .cases import Case, leaves, scan_of, taking
+from .layers import makers
 
 T, B, I, H, P = 4, 3, 2, 5, 3
-LAYERS: dict[str, Callable[..., Any]] = {
-    "rnn": lambda **kw: rnnfast.RNN(I, H, 2, **kw),
-    "lstm": lambda **kw: rnnfast.LSTM(I, H, 2, **kw),
-    "lstm_proj": lambda **kw: rnnfast.LSTM(I, H, 2, proj_size=P, **kw),
-    "gru": lambda **kw: rnnfast.GRU(I, H, 2, **kw),
-    "gru_reset_before": lambda **kw: rnnfast.GRU(I, H, 2, reset_after=False, **kw),
-}
+LAYERS = makers(I, H, 2, proj_size=P)
 LENGTHS = torch.tensor([4, 3, 1])
 WAYS: dict[str, Callable[[Any, Tensor], Any]] = {
     "dense": lambda m, x: m(x),
@@ -75,9 +71,9 @@ def test_one_rule_for_every_way_in(name: str, way: str, backend: str) -> None:
             assert backend != "auto"
             continue
         served += 1
-        assert h == {wide if name.startswith("gru") else narrow}, (low, weights, input)
-        if name.startswith("lstm"):
-            assert c == {wide if name == "lstm_proj" else narrow}, (low, weights, input)
+        for state, found in {"h": h, "c": c}.items():
+            expected = wide if state in CELLS[name].wide_under_autocast else narrow
+            assert found == {expected} or state not in CELLS[name].states, (low, weights, input)
     assert served > 0 or backend == "torch"
 
 
@@ -108,7 +104,7 @@ def test_wide_states_of_the_caller(name: str) -> None:
     with torch.autocast("cpu", bf16):
         y, _ = layer(x, hx)
         z, _ = layer(x, hx, lengths=LENGTHS)
-    assert y.dtype == z.dtype == (f32 if name.startswith("gru") else bf16)
+    assert y.dtype == z.dtype == (f32 if "h" in CELLS[name].wide_under_autocast else bf16)
 
 
 def test_float64_is_not_mixed_with_what_autocast_makes() -> None:

@@ -20,6 +20,7 @@ from rnnfast.ops import pack
 from rnnfast.problem import Scan, problem_of
 
 from .cases import OPTIONS, Case, leaves, oracle, refusal, scan_of, small, with_gradients
+from .layers import makers
 from .oracle import assert_all_close_to_oracle
 from .test_cpu import saved_bytes
 from .test_matrix import yardsticks
@@ -154,13 +155,7 @@ def test_a_scan_of_one_segment_is_left_as_it_is() -> None:
 # --- less memory -------------------------------------------------------------------------------
 
 T, B, I, H = 20, 8, 16, 32
-LAYERS = {
-    "rnn_tanh": (rnnfast.RNN, {}),
-    "lstm": (rnnfast.LSTM, {}),
-    "lstm_proj": (rnnfast.LSTM, {"proj_size": 24}),
-    "gru": (rnnfast.GRU, {}),
-    "gru_reset_before": (rnnfast.GRU, {"reset_after": False}),
-}
+LAYERS = makers(proj_size=24)
 
 
 @pytest.mark.parametrize("every", [1, 6, 10])
@@ -170,9 +165,8 @@ def test_saved_are_the_input_the_output_and_a_state_each_k_steps(
     backend: str, cell: str, every: int
 ) -> None:
     skip_if_refused(Case(cell), backend, torch.float32)
-    make, more = LAYERS[cell]
-    layer = make(I, H, checkpoint_every=every, **more)
-    P = more.get("proj_size", H)
+    layer = LAYERS[cell](I, H, checkpoint_every=every)
+    P = layer.proj_size or H
     state = P + (H if cell.startswith("lstm") else 0)
     begins = (T + every - 1) // every  # of every segment, the scan's own initial states included
     with rnnfast.use_backend(backend):
@@ -320,9 +314,8 @@ def test_under_a_transform_the_scan_is_not_cut() -> None:
 
 @pytest.mark.parametrize("cell", LAYERS)
 def test_layers_take_it(cell: str) -> None:
-    make, more = LAYERS[cell]
     plain, cut = (
-        make(3, 32, 2, bidirectional=True, checkpoint_every=every, **more) for every in (0, 2)
+        LAYERS[cell](3, 32, 2, bidirectional=True, checkpoint_every=every) for every in (0, 2)
     )
     cut.load_state_dict(plain.state_dict())
     packed = nn.utils.rnn.pack_padded_sequence(

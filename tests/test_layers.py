@@ -10,18 +10,16 @@ from torch import Tensor, nn
 import rnnfast
 
 from .cases import taking
+from .layers import KINDS, makers
 from .naive import Inputs, naive_scan
 
-LAYERS = {
-    "rnn": lambda **kw: rnnfast.RNN(4, 5, **kw),
-    "rnn_relu": lambda **kw: rnnfast.RNN(4, 5, nonlinearity="relu", **kw),
-    "lstm": lambda **kw: rnnfast.LSTM(4, 5, **kw),
-    "lstm_proj": lambda **kw: rnnfast.LSTM(4, 5, proj_size=3, **kw),
-    "gru": lambda **kw: rnnfast.GRU(4, 5, **kw),
-    "gru_reset_before": lambda **kw: rnnfast.GRU(4, 5, reset_after=False, **kw),
-}
+LAYERS = makers(4, 5, without=())
 SHAPES = ({}, {"num_layers": 2, "bidirectional": True}, {"num_layers": 3, "bias": False})
 T, B = 6, 3
+
+
+def test_every_cell_has_a_layer() -> None:
+    assert list(KINDS) == list(rnnfast.CELLS)
 
 
 def make(name: str, **kw) -> rnnfast.RNN:
@@ -108,7 +106,7 @@ def test_layers_against_the_naive_loop(name: str, shape: dict, ends: str) -> Non
 
 
 @pytest.mark.parametrize("backend", taking(torch.float64))
-@pytest.mark.parametrize("name", ["rnn", "lstm_proj", "gru"])
+@pytest.mark.parametrize("name", ["rnn_tanh", "lstm_proj", "gru"])
 @pytest.mark.parametrize("shape", SHAPES[:2], ids=["one", "two-bidirectional"])
 def test_tokens_are_their_one_hot(name: str, shape: dict, backend: str) -> None:
     layer = make(name, **shape)
@@ -169,7 +167,7 @@ def test_resets_follow_the_layout_of_the_input() -> None:
 
 
 def test_lengths_of_unbatched_input() -> None:
-    layer = make("rnn")
+    layer = make("rnn_tanh")
     x = torch.randn(T, 4, dtype=torch.float64)
     y, h = layer(x, lengths=torch.tensor(4))
     same(y[:4], layer(x[:4])[0])
@@ -191,7 +189,7 @@ def test_all_states_lie_as_the_input(batch_first: bool) -> None:
     assert lone.c[0].shape == (T, 5)
 
 
-@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("name", ["rnn_tanh", "lstm", "gru"])
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_packed_equals_lengths(name: str, bidirectional: bool) -> None:
     layer = make(name, num_layers=2, bidirectional=bidirectional)

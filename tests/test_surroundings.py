@@ -20,17 +20,13 @@ from torch.testing._internal.two_tensor import TwoTensor
 from torch.torch_version import TorchVersion
 
 import rnnfast
+from rnnfast import CELLS
 
 from .cases import taking
+from .layers import makers
 
 T, B, I, H = 3, 3, 2, 4
-LAYERS = {
-    "rnn": lambda **kw: rnnfast.RNN(I, H, **kw),
-    "lstm": lambda **kw: rnnfast.LSTM(I, H, **kw),
-    "lstm_proj": lambda **kw: rnnfast.LSTM(I, H, proj_size=2, **kw),
-    "gru": lambda **kw: rnnfast.GRU(I, H, **kw),
-    "gru_reset_before": lambda **kw: rnnfast.GRU(I, H, reset_after=False, **kw),
-}
+LAYERS = makers(I, H, proj_size=2)
 
 
 @pytest.fixture
@@ -226,7 +222,7 @@ def test_flat_weights_that_a_subclass_writes_are_what_computes(cls: str) -> None
 
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("backend", ["auto", *taking(torch.float32)])
-@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("name", ["rnn_tanh", "lstm", "gru"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_jit_trace_with_its_check(name: str, backend: str, grad: bool) -> None:
@@ -247,13 +243,13 @@ def test_jit_trace_with_its_check(name: str, backend: str, grad: bool) -> None:
 def test_flops_are_counted() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
-    G = {"rnn": 1, "lstm": 4, "lstm_proj": 4, "gru": 3, "gru_reset_before": 3}
     x = torch.randn(T, B, I, requires_grad=True)
     for name, make in LAYERS.items():
-        P = 2 if name == "lstm_proj" else H
-        forward = 2 * T * B * (G[name] * H * (I + P) + (P * H if name == "lstm_proj" else 0))
+        spec = CELLS[name]
+        P = 2 if spec.projected else H
+        forward = 2 * T * B * (spec.gates * H * (I + P) + (P * H if spec.projected else 0))
         for backend in ("auto", *taking(torch.float32)):
-            if (name, backend) == ("gru_reset_before", "torch"):
+            if backend == "torch" and spec.torch_mode is None:
                 continue
             with rnnfast.use_backend(backend), FlopCounterMode(display=False) as counter:
                 y, _ = make()(x)
@@ -343,8 +339,8 @@ def types(values: object) -> set[type]:
 @pytest.mark.parametrize("backend", ["auto", *taking(torch.float32)])
 @pytest.mark.parametrize("name", LAYERS)
 def test_results_have_the_type_of_a_subclass(name: str, backend: str) -> None:
-    if (name, backend) == ("gru_reset_before", "torch"):
-        pytest.skip("torch: no kernel for the paper's GRU")
+    if backend == "torch" and CELLS[name].torch_mode is None:
+        pytest.skip(f"torch: no kernel for {name}")
     layer = LAYERS[name](num_layers=2)
     plain = torch.randn(T, B, I)
     x = plain.as_subclass(Named)

@@ -11,15 +11,10 @@ from torch import Tensor, nn
 import rnnfast
 
 from .cases import taking
+from .layers import makers
 
 T, B, I, H = 4, 3, 2, 5
-LAYERS = {
-    "rnn": lambda **kw: rnnfast.RNN(I, H, **kw),
-    "lstm": lambda **kw: rnnfast.LSTM(I, H, **kw),
-    "lstm_proj": lambda **kw: rnnfast.LSTM(I, H, proj_size=2, **kw),
-    "gru": lambda **kw: rnnfast.GRU(I, H, **kw),
-    "gru_reset_before": lambda **kw: rnnfast.GRU(I, H, reset_after=False, **kw),
-}
+LAYERS = makers(I, H, proj_size=2)
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -26,16 +26,18 @@
 
 #include "cells/gru.h"
 #include "cells/lstm.h"
+#include "cells/mgu.h"
 #include "cells/rnn.h"
 
 // X(type, name in Python)
-#define RNNFAST_CELLS(X)   \
-  X(RnnTanh, "rnn_tanh")   \
-  X(RnnRelu, "rnn_relu")   \
-  X(Lstm, "lstm")          \
-  X(LstmProj, "lstm_proj") \
-  X(Gru, "gru")            \
-  X(GruResetBefore, "gru_reset_before")
+#define RNNFAST_CELLS(X)                \
+  X(RnnTanh, "rnn_tanh")                \
+  X(RnnRelu, "rnn_relu")                \
+  X(Lstm, "lstm")                       \
+  X(LstmProj, "lstm_proj")              \
+  X(Gru, "gru")                         \
+  X(GruResetBefore, "gru_reset_before") \
+  X(Mgu, "mgu")
 
 namespace rnnfast {
 

@@ -10,11 +10,12 @@ H), G gates.
 
 from .gru import GRU, GRU_RESET_BEFORE
 from .lstm import LSTM, LSTM_PROJ
+from .mgu import MGU
 from .rnn import RNN_RELU, RNN_TANH
 from .spec import CellSpec, Product, States, StepWeights, Value
 
 CELLS: dict[str, CellSpec] = {
-    spec.name: spec for spec in (RNN_TANH, RNN_RELU, LSTM, LSTM_PROJ, GRU, GRU_RESET_BEFORE)
+    spec.name: spec for spec in (RNN_TANH, RNN_RELU, LSTM, LSTM_PROJ, GRU, GRU_RESET_BEFORE, MGU)
 }
 
 __all__ = ["CELLS", "CellSpec", "Product", "States", "StepWeights", "Value"]

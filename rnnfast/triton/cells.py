@@ -34,6 +34,7 @@ FILES = {
     "lstm_proj": "lstm",
     "gru": "gru",
     "gru_reset_before": "gru",
+    "mgu": "mgu",
 }
 
 

@@ -57,8 +57,8 @@ Expected expected<Gru<double>>(const Wide* x, const Wide* h, const Wide* s) {
   return {{(1 - z) * n + z * s[0]}, {r, z, n, h[2]}};
 }
 
-// With a product W_hn of one number, so that both phases stand in one formula: h[2] is that weight,
-// b_hn is 0.3.
+// With a product W_hn of one number, so that both phases stand in one formula: the last h is that
+// weight, b_hn is 0.3.
 constexpr double kBias = 0.3;
 
 template <>
@@ -66,6 +66,13 @@ Expected expected<GruResetBefore<double>>(const Wide* x, const Wide* h, const Wi
   const Wide r = wide_sigmoid(x[0] + h[0]), z = wide_sigmoid(x[1] + h[1]);
   const Wide n = std::tanh(x[2] + (h[2] * (r * s[0]) + static_cast<Wide>(kBias)));
   return {{(1 - z) * n + z * s[0]}, {r, z, n, r * s[0]}};
+}
+
+template <>
+Expected expected<Mgu<double>>(const Wide* x, const Wide* h, const Wide* s) {
+  const Wide f = wide_sigmoid(x[0] + h[0]);
+  const Wide n = std::tanh(x[1] + (h[1] * (f * s[0]) + static_cast<Wide>(kBias)));
+  return {{(1 - f) * s[0] + f * n}, {f, n, f * s[0]}};
 }
 
 // One unit of cell C: inputs, results and gradients. gh of a later phase's gate is the number that

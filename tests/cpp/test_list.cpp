@@ -29,7 +29,7 @@ TEST(names_and_ids_are_unique_and_lead_to_each_other) {
   }
   CHECK(names.size() == std::size(kCells));
   CHECK((names == std::set<std::string_view>{"rnn_tanh", "rnn_relu", "lstm", "lstm_proj", "gru",
-                                             "gru_reset_before"}));
+                                             "gru_reset_before", "mgu"}));
 }
 
 TEST(dispatch_finds_the_type) {

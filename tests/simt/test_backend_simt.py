@@ -9,13 +9,13 @@ from torch import Tensor
 
 import rnnfast
 from rnnfast.problem import Scan, problem_of
+from rnnfast.products.gates import slots_of
 
 from ..cases import Case, leaves, run, scan_of, small, with_gradients
-from ..cuda_cases import EVERYTHING, MATHS, forced
+from ..cuda_cases import EVERYTHING, MATHS, RESIDENT_CELLS, forced
 from ..oracle import largest_error
 from .backend import Simt
 
-RESIDENT_CELLS = [name for name in rnnfast.CELLS if name != "lstm_proj"]
 LAYERS = {"lstm": rnnfast.LSTM, "gru": rnnfast.GRU, "rnn_tanh": rnnfast.RNN}
 
 
@@ -104,7 +104,7 @@ def test_what_is_saved_is_what_was_announced_and_inference_saves_nothing(
 ) -> None:
     case = Case(cell, all_states=all_states)
     t = leaves(case, dtype)
-    with forced("stepwise" if cell == "lstm_proj" else strategy), torch.no_grad():
+    with forced(strategy if cell in RESIDENT_CELLS else "stepwise"), torch.no_grad():
         scan = scan_of(case, t)
         trained, saved = simt.forward(scan)
         inferred, nothing = simt.forward(scan_of(case, t, training=False))
@@ -116,7 +116,8 @@ def test_what_is_saved_is_what_was_announced_and_inference_saves_nothing(
     T, B, H = case.T, case.B, case.H
     values = sum(s.numel() for s in saved if s.dtype == dtype)
     spec = rnnfast.CELLS[cell]
-    assert values <= (len(spec.saved) + len(spec.states) - 1) * T * B * H
+    kept = slots_of(spec) + int(spec.projected) + len(spec.states) - 1
+    assert values <= kept * T * B * H
 
 
 # --- gradients ---------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ def test_padding_is_never_read(simt: Simt, cell: str, strategy: str) -> None:
         x = t["x"].detach().masked_fill(steps >= t["lengths"].view(1, -1, 1), filler)
         t["x"] = x.requires_grad_()
         scan = scan_of(case, t)
-        with forced("stepwise" if cell == "lstm_proj" else strategy):
+        with forced(strategy if cell in RESIDENT_CELLS else "stepwise"):
             y, final, _ = rnnfast.scan(
                 cell, x, scan.states, scan.weights, lengths=scan.lengths, backend="simt"
             )

@@ -11,10 +11,9 @@ import pytest
 from rnnfast import _ext
 
 from ..cases import OPTIONS, Case
-from ..cuda_cases import LARGE, MATHS, SIZES, TEAMS, Run, check, matrix
+from ..cuda_cases import LARGE, MATHS, RESIDENT_CELLS, SIZES, TEAMS, Run, check, matrix
 from .backend import Simt
 
-CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru", "gru_reset_before")  # that have resident kernels
 KERNELS = {"stepwise": "stepwise_", "resident": "sequence_", "cluster": "team_", "grid": "team_"}
 
 
@@ -40,7 +39,7 @@ def test_teams_of_blocks_agree_with_the_naive_loop(simt: Simt, asked: Run) -> No
     check_on_simt(simt, asked)
 
 
-TEAM_CASES = [Case(cell, 4, 9, 2, 19, **some) for cell in CELLS for some in OPTIONS]
+TEAM_CASES = [Case(cell, 4, 9, 2, 19, **some) for cell in RESIDENT_CELLS for some in OPTIONS]
 
 
 @pytest.mark.parametrize("case", TEAM_CASES, ids=str)
@@ -90,7 +89,7 @@ def widest(backward: bool, cell: str, math: str, shape: int) -> int:
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("math", NAMES)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", RESIDENT_CELLS)
 @pytest.mark.usefixtures("poisoned")
 def test_each_compiled_shape_at_its_largest_h(
     simt: Simt, cell: str, math: str, backward: bool

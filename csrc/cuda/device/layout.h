@@ -8,10 +8,11 @@
 // lstm, lstm_proj  gx + b_hh of i, f, g, o               i, f, g, o          dgx of i, f, g, o
 // gru              gx_r + b_hr, gx_z + b_hz, gx_n, b_hn  r, z, n, q = gh_n   dgx of r, z, n; dgh_n
 // gru_reset_before gx + b_hh of r, z, n; slot 3 unused   r, z, n, u = r·h    dgx of r, z, n; 0
+// mgu              gx + b_hh of f, n; 2, 3 unused        f, n, u = f·h       dgx of f, n; 0, 0
 //
-// Others alike: the gates, of D too; then, in slot G, of a gate kOwnGate its bias or its dgh, and of
-// what is saved the value beside the gates. So no kernel reads a bias, and a slot of D times x or h
-// is a weight's gradient.
+// Others alike: the gates, of D too; then, in slot G, of a gate kOwnGate its bias or its dgh, and
+// of what is saved the value beside the gates. So no kernel reads a bias, and a slot of D times x
+// or h is a weight's gradient.
 //
 // Saved slots of 16-bit storage: values of a sigmoid and of a tanh as fixed point (an error of
 // 8e-6 and 1.5e-5; bf16 would cost 2e-3), q and u in the storage dtype. Of 32-bit storage: floats.
