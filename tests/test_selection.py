@@ -99,6 +99,13 @@ def test_checkpoint_every_refuses_nobody() -> None:
         assert registry.refusal(backend, asked) == registry.refusal(backend, plain)
 
 
+@pytest.mark.parametrize("options", [{"cell": "mgu"}, {"cell": "gru", "resets": True}])
+def test_no_time_is_told_of_a_kernel_that_torch_has_not(options: dict) -> None:
+    told = preference.order(problem(**options))
+    assert told.names[0] == "cpu"
+    assert told.reason == registry.BACKENDS["torch"].why_not(problem(**options))
+
+
 def test_a_backend_by_name_never_falls_back() -> None:
     layer = rnnfast.GRU(3, 4, reset_after=False)
     with rnnfast.use_backend("torch"), pytest.raises(rnnfast.BackendError, match="no kernel"):

@@ -15,7 +15,7 @@ import torch
 
 from ..problem import Problem
 from . import measured
-from .torch_native import lstm_failure
+from .torch_native import TorchNative, lstm_failure
 
 TORCH_FIRST = ("torch", "cpu", "cuda", "triton", "reference")
 CPU_FIRST = ("cpu", "torch", "cuda", "triton", "reference")
@@ -50,6 +50,8 @@ def order(problem: Problem) -> Order:
 def _on_cpu(problem: Problem) -> Order:
     if problem.H < FEWEST_UNITS:
         return Order(TORCH_FIRST, "too few units for a vector")
+    if (refusal := TorchNative().why_not(problem)) is not None:
+        return Order(CPU_FIRST, refusal)
     if problem.tracing:
         return Order(CPU_FIRST, "torch's backward would run forward anew under a compiler")
     if problem.has_lengths:
