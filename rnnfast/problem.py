@@ -215,6 +215,11 @@ def h_and_c(states: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     return states[0], states[1] if len(states) == 2 else None
 
 
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor`` in ``dtype``; where it is so already, without a call of torch's."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
 def wide(dtype: torch.dtype) -> torch.dtype:
     """What numbers stored in ``dtype`` are computed in: 16-bit ones in float32."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype

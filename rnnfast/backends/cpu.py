@@ -16,7 +16,18 @@ import torch
 from torch import Tensor
 
 from .. import _ext
-from ..problem import Cotangents, Gradients, Needs, Problem, Saved, Scan, ScanResult, h_and_c, wide
+from ..problem import (
+    Cotangents,
+    Gradients,
+    Needs,
+    Problem,
+    Saved,
+    Scan,
+    ScanResult,
+    cast,
+    h_and_c,
+    wide,
+)
 from ..products.arithmetic import Rounding
 from ..products.gates import GateMajor
 from ..products.gradients import Backward
@@ -73,9 +84,9 @@ class Cpu(KernelBackend):
             all_c=training or all_states,
         )
         final = [h_last] if c_last is None else [h_last, c_last]
-        c = None if c is None else c.to(storage)
+        c = _to(c, storage)
         trace = [c] if all_states and c is not None else []
-        result = ScanResult(y.to(storage), [s.to(storage) for s in final], trace)
+        result = ScanResult(cast(y, storage), [cast(s, storage) for s in final], trace)
         made = {
             "gates": gates if fixed is None else fixed,
             own.spec.extra: _to(extra, storage),
@@ -86,12 +97,12 @@ class Cpu(KernelBackend):
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
         storage = scan.weights[0].dtype
         dtype = wide(storage)
-        own, y, spec = scan.to(dtype), saved.y.to(dtype), scan.spec
+        own, y, spec = scan.to(dtype), cast(saved.y, dtype), scan.spec
         kept = self.kept(scan, saved)
         extra, c = (_to(kept.get(name), dtype) for name in (spec.extra, "c"))
         dy, dfinal, dtrace = cotangents
         weights, (h0, c0) = own.step_weights(), h_and_c(own.states)
-        dh_last, dc_last = h_and_c([d.to(dtype) for d in dfinal])
+        dh_last, dc_last = h_and_c([cast(d, dtype) for d in dfinal])
         dgx, own_dgh, dh_total, dh0, dc0 = module().cpu_backward(
             cell=own.cell,
             gates=kept.get("gates", y),
@@ -123,4 +134,4 @@ def module() -> Any:
 
 
 def _to(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if tensor is None else tensor.to(dtype)
+    return None if tensor is None else cast(tensor, dtype)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..problem import wide
+from ..problem import cast, wide
 
 
 def wide_product(left: Tensor, right: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class Rounding(NamedTuple):
     scale: Tensor | None = None
 
     def __call__(self, total: Tensor) -> Tensor:
-        return (total if self.scale is None else total / self.scale).to(self.storage)
+        return cast(total if self.scale is None else total / self.scale, self.storage)
 
 
 def power_of_two(largest: Tensor, exponent: int) -> Tensor:

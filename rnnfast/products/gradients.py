@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..problem import Gradients, Needs, Scan, wide
+from ..problem import Gradients, Needs, Scan, cast, wide
 from ..rules import at_first_step, initial_h, states_between, without_padding
 from .arithmetic import Rounding, add_product, wide_product
 from .gates import GateGradients, GateRows
@@ -38,7 +38,7 @@ class Backward(NamedTuple):
         storage = self.rounding.storage
         return Gradients(
             self.input() if needs.input else None,
-            [d.to(storage) for d in dstates] if needs.states else None,
+            [cast(d, storage) for d in dstates] if needs.states else None,
             self.weights() if needs.weights else None,
         )
 
@@ -91,15 +91,16 @@ class Backward(NamedTuple):
         return self.rounding(self._times(self.doutput, self.operands[operand]))
 
     def _b_hh(self, b_ih: Tensor | None) -> Tensor:
-        spec = self.scan.spec
-        if spec.own_product_gate is None:  # the recurrent product's gradients are gx's
-            return self._sum(self.dgates.of_input()) if b_ih is None else b_ih.clone()
-        sums = [self._sum(rows) for rows in self.dgates.of_product(range(spec.gates))]
-        return sums[0] if len(sums) == 1 else torch.cat(sums)
+        own = self.scan.spec.own_product_gate
+        total = self._sum(self.dgates.of_input()) if b_ih is None else b_ih.clone()
+        if own is not None:  # of the others the recurrent product's gradients are gx's
+            (rows,) = self.dgates.of_product([own])
+            total.unflatten(0, (self.scan.spec.gates, -1))[own] = self._sum(rows)
+        return total
 
     def _times(self, values: Tensor, operand: Tensor | None) -> Tensor:
         assert operand is not None
-        return wide_product(_columns(values), operand.to(values.dtype).flatten(0, 1))
+        return wide_product(_columns(values), cast(operand, values.dtype).flatten(0, 1))
 
     def _sum(self, rows: GateRows) -> Tensor:
         values = rows.values.flatten(0, 1)
