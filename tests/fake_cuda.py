@@ -137,6 +137,9 @@ class Fake:
         values = [*args, *given.values()]
         tensors = [value for value in values if isinstance(value, Tensor)]
         lie_on = {self.device_of(tensor) for tensor in tensors}
+        if lie_on == {None}:  # the interpreter's
+            with self.paused():
+                return kernel.run(*args, grid=grid, warmup=False, **given)
         if lie_on != {here}:
             raise AssertionError(f"{name} launched on device {here}, its tensors are on {lie_on}")
         stream = self.stream()
@@ -330,8 +333,8 @@ class _Places(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is torch.Tensor.pin_memory:
             return args[0].clone()
-        if func is torch.Tensor.cpu:
-            func, args = torch.Tensor.to, (*args, torch.device("cpu"))
+        if func in (torch.Tensor.cpu, torch.Tensor.cuda):
+            func, args = torch.Tensor.to, (*args, torch.device(func.__name__))
         named = [v for v in (*args, *kwargs.values()) if _names_a_device(v)]
         if not named:
             return func(*args, **kwargs)
@@ -376,7 +379,7 @@ class _Operations(TorchDispatchMode):
         target = self.cuda.own.target
         places = {self.cuda.device_of(t) for t in given if t.dim() > 0 or len(given) == 1}
         if target is not None:
-            return target.index if target.type == "cuda" else None
+            return self.cuda.index(target) if target.type == "cuda" else None
         if len(places) > 1 and func is not torch.ops.aten.copy_.default:
             raise RuntimeError(f"{func}: tensors on devices {places}")
         found = places - {None}
