@@ -9,6 +9,7 @@ there too. As on a GPU,
 - a graph records what reaches the stream that is captured, and runs nothing; anything else runs.
 
 ``cuda.log`` has every launch. Triton's kernels run in its interpreter; without it they do nothing.
+An op of rnnfast is one operation here, inside of which nothing is seen: call the backend instead.
 """
 
 from __future__ import annotations

@@ -130,7 +130,8 @@ def guarded() -> Iterator[None]:
 
 class _Guarded:
     def __init__(self, of: Tensor) -> None:
-        self.of, self.width = of, 2 * (of[0].numel() if of.dim() == 3 else of.numel())
+        steps = 2 * (of[0].numel() if of.dim() == 3 else of.numel())
+        self.of, self.width = of, (steps + 63) // 64 * 64  # as aligned as torch's own
         poison = torch.nan if of.is_floating_point() else 1
         self.memory = of.new_full((of.numel() + 2 * self.width,), poison)
         self.inner = self.memory[self.width : self.width + of.numel()].view(of.shape).copy_(of)

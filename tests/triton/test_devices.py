@@ -17,9 +17,11 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from rnnfast.triton import device, tune
+from rnnfast.problem import problem_of
+from rnnfast.triton import device, run, tune
 from rnnfast.triton.graphs import FEWEST_STEPS, MOST_GRAPHS, SWITCH, Graphs, allowed
 
+from ..cases import Case, leaves, scan_of
 from ..fake_cuda import NOT_PERMITTED, Fake
 
 SOURCES = Path(device.__file__).parent
@@ -85,6 +87,16 @@ def test_facts_are_the_tensors_devices(cuda: Fake) -> None:
         assert device.facts_of().name == "second"
         assert device.current() == "cuda:1"
     assert device.processors(mine(1)) == 108
+
+
+def test_explain_says_of_which_device_it_speaks(cuda: Fake) -> None:
+    case = Case("gru", H=5)
+    problem = problem_of(scan_of(case, leaves(case, torch.float32)))
+    assert run.describe(problem).endswith("; as on cuda:0, the current device")
+    with device.entered(mine(1)):
+        assert run.describe(problem).endswith("; as on cuda:1, the current device")
+    cuda.devices = cuda.devices[:1]
+    assert run.describe(problem) == "resident (one launch), 16 sequences a program"
 
 
 def mine(index: int) -> torch.device:
