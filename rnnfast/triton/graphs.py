@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from .device import captured, capturing, device_of, stream_of
@@ -57,7 +58,9 @@ class Graphs:
             seen = key in self._kept
             kept = self._kept.pop(key, None)
             if seen and kept is None:
-                kept = _Captured(work, inputs, outputs)
+                # neither inference tensors, which only inference may write to, nor recorded ones
+                with torch.inference_mode(False), torch.no_grad():
+                    kept = _Captured(work, inputs, outputs)
             self._kept[key] = kept
             while len(self._kept) > MOST_GRAPHS:
                 self._kept.popitem(last=False)

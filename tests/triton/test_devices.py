@@ -22,7 +22,7 @@ from rnnfast.triton import device, run, tune
 from rnnfast.triton.graphs import FEWEST_STEPS, MOST_GRAPHS, SWITCH, Graphs, allowed
 
 from ..cases import Case, leaves, scan_of
-from ..fake_cuda import NOT_PERMITTED, Fake
+from ..fake_cuda import NOT_PERMITTED, Fake, Graph
 
 SOURCES = Path(device.__file__).parent
 
@@ -162,6 +162,17 @@ def test_another_size_or_constant_or_stream_is_another_graph(cuda: Fake) -> None
     assert len(cuda.graphs) == 4
 
 
+def test_a_graph_made_in_inference_mode_serves_outside_of_it(cuda: Fake) -> None:
+    graphs = Graphs()
+    with torch.inference_mode():
+        call(graphs, cuda, 1.0)
+        call(graphs, cuda, 2.0)
+    call(graphs, cuda, 3.0)
+    with torch.inference_mode():
+        call(graphs, cuda, 4.0)
+    assert len(cuda.graphs) == 1
+
+
 def test_two_devices_have_graphs_of_their_own(cuda: Fake) -> None:
     graphs = Graphs()
     for value in (1.0, 2.0, 3.0, 4.0):
@@ -253,6 +264,30 @@ def test_threads_with_sizes_and_devices_of_their_own(cuda: Fake) -> None:
 
     in_threads(cuda, task(3, 0), task(3, 1), task(4, 1))
     assert len(cuda.graphs) == 3
+
+
+def test_threads_use_one_graph_by_turns(cuda: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs, inside, never = Graphs(), list[str](), threading.Event()
+    replay = Graph.replay
+
+    def alone(graph: Graph) -> None:
+        assert inside == []
+        inside.append(threading.current_thread().name)
+        never.wait(0.01)  # the other thread may go on, if it can
+        replay(graph)
+        inside.pop()
+
+    monkeypatch.setattr(Graph, "replay", alone)
+
+    def task(value: float) -> Callable[[], None]:
+        def run() -> None:
+            for n in range(5):
+                call(graphs, cuda, value + n)
+
+        return run
+
+    in_threads(cuda, task(10.0), task(20.0))
+    assert len(cuda.graphs) == 1
 
 
 def test_threads_tune_apart(cuda: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
