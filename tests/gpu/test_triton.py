@@ -14,7 +14,6 @@ pytest.importorskip("triton", reason="Triton is not installed")
 import rnnfast
 from rnnfast.backends import registry
 from rnnfast.triton import graphs, tune
-from rnnfast.triton.plan import STRATEGY
 
 from ..triton import checks
 
@@ -97,7 +96,6 @@ def test_a_graph_of_the_callers(strategy: str) -> None:
 def test_tuning(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever is fastest, the results are right, and both passes are in the file."""
     monkeypatch.delenv(tune.SWITCH)
-    monkeypatch.delenv(STRATEGY, raising=False)
     checks.check_values("gru", "auto", "float32", "cuda")
     text = tune.cache_file().read_text(encoding="utf-8")
     assert text.count(f"{torch.cuda.get_device_name()} |") == 2

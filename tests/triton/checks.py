@@ -168,7 +168,9 @@ def check_odd_addresses(placed: Placed) -> None:
     for seed in range(3):
         case = replace(EVERYTHING, cell="gru", B=3, T=graphs.FEWEST_STEPS, seed=seed)
         with demanded("stepwise"):
-            assert_same(results(case, odd), results(case, placed))
+            found, expected = results(case, odd), results(case, placed)
+        for name, value in expected.items():  # cuBLAS too may have another kernel for them
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def check_a_callers_graph(strategy: str, placed: Placed) -> None:

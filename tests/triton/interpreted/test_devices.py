@@ -162,12 +162,17 @@ def test_facts_of_another_device_than_the_current(
 @pytest.mark.usefixtures("strategy")
 @pytest.mark.parametrize(("T", "B"), [(1, 3), (8, 0), (1, 0), (1, 1)])
 @pytest.mark.parametrize("cell", OF_EACH_WAY)
-def test_one_step_and_no_sequence(cuda: Fake, cell: str, T: int, B: int) -> None:
+def test_one_step_and_no_sequence(
+    cuda: Fake, monkeypatch: pytest.MonkeyPatch, cell: str, T: int, B: int
+) -> None:
+    if B == 0:  # nor is anything timed
+        monkeypatch.delenv(tune.SWITCH)
     for seed in range(2):
         case = replace(CASE, cell=cell, T=T, B=B, seed=seed, lengths=False, resets=False)
         assert_same(results(case, on(cuda, 1)), results(case))
     assert cuda.graphs == []
     assert (cuda.log == []) == (B == 0)
+    assert not tune.cache_file().exists()
 
 
 @pytest.mark.usefixtures("stepwise")
@@ -217,6 +222,16 @@ def test_lists(cuda: Fake) -> None:
     for value, right in zip(found, clipped_by_torch(), strict=True):
         torch.testing.assert_close(value, right)
     assert [launched[1:] for launched in cuda.log] == [(1, side.cuda_stream, "run")] * 4
+
+
+def test_lists_of_nothing(cuda: Fake) -> None:
+    kernels, empty = clip_lists.TritonKernels(), [cuda.place(torch.ones(0, 3))]
+    norm = kernels.norm(empty, 2.0, True, max_norm=1.0)
+    assert norm is not None
+    assert norm.item() == 0
+    assert kernels.scale(empty, norm, 1.0)
+    assert kernels.clamp(empty, 1.0)
+    assert {launched.device for launched in cuda.log} == {1}
 
 
 def test_lists_that_are_not_taken(cuda: Fake) -> None:
