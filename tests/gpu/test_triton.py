@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 import rnnfast
 from rnnfast.backends import registry
+from rnnfast.problem import problem_of
 from rnnfast.triton import graphs, tune
 
+from ..cases import leaves, scan_of
 from ..triton import checks
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic, as `poisoned` asks for
@@ -50,10 +53,10 @@ def two_devices() -> None:
 
 def fits(cell: str, strategy: str) -> None:
     """What no resident kernel of this device can take is skipped with the backend's reason."""
-    case = checks.replace(checks.EVERYTHING, cell=cell)
-    scan = checks.scan_of(case, checks.leaves(case, torch.float32, "cuda"))
+    case = replace(checks.EVERYTHING, cell=cell)
+    scan = scan_of(case, leaves(case, torch.float32, "cuda"))
     with checks.demanded(strategy):
-        reason = BACKEND.why_not(rnnfast.problem.problem_of(scan))
+        reason = BACKEND.why_not(problem_of(scan))
     if reason is not None:
         pytest.skip(reason)
 
@@ -108,15 +111,12 @@ def test_a_device_that_is_not_the_current_one() -> None:
             checks.check_lengths(cell, strategy, True, on_the_last)
     checks.check_graphs("gru", on_the_last)
     checks.check_a_callers_graph("stepwise", on_the_last)
-    test_lists(on_the_last)
+    checks.check_lists(on_the_last)
     assert torch.cuda.current_device() == 0
 
 
-@pytest.mark.parametrize("placed", [on_gpu])
-def test_lists(placed: checks.Placed) -> None:
-    """Against torch's own functions on the CPU."""
-    for value, right in zip(checks.clipped(placed), checks.clipped_by_torch(), strict=True):
-        torch.testing.assert_close(value, right)
+def test_lists() -> None:
+    checks.check_lists(on_gpu)
 
 
 def test_lists_that_are_not_taken() -> None:

@@ -216,6 +216,12 @@ def clipped(placed: Placed) -> list[Tensor]:
     return [norm.cpu().float(), *(g.cpu() for g in grads)]
 
 
+def check_lists(placed: Placed) -> None:
+    """Against torch's own functions on the CPU."""
+    for value, right in zip(clipped(placed), clipped_by_torch(), strict=True):
+        torch.testing.assert_close(value, right)
+
+
 def check_lists_that_are_not_taken(placed: Placed) -> None:
     """On two devices; while a graph is captured, when torch's own functions serve."""
     kernels, ours = clip_lists.TritonKernels(), placed(torch.ones(3))

@@ -23,10 +23,9 @@ from ..checks import (
     assert_same,
     check_a_callers_graph,
     check_graphs,
+    check_lists,
     check_lists_that_are_not_taken,
     check_odd_addresses,
-    clipped,
-    clipped_by_torch,
     results,
 )
 
@@ -46,8 +45,12 @@ def strategy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def stepwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With graphs from two steps on, since the interpreter takes long for each launch."""
     monkeypatch.setenv(STRATEGY, "stepwise")
+
+
+@pytest.fixture(autouse=True)
+def _graphs_of_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Since the interpreter takes long for each launch."""
     monkeypatch.setattr(graphs, "FEWEST_STEPS", 2)
 
 
@@ -218,9 +221,7 @@ def test_threads_with_sizes_of_their_own(cuda: Fake, monkeypatch: pytest.MonkeyP
 def test_lists(cuda: Fake) -> None:
     side = torch.cuda.Stream(torch.device("cuda", 1))
     with torch.cuda.stream(side), torch.cuda.device(0):
-        found = clipped(on(cuda, 1))
-    for value, right in zip(found, clipped_by_torch(), strict=True):
-        torch.testing.assert_close(value, right)
+        check_lists(on(cuda, 1))
     assert [launched[1:] for launched in cuda.log] == [(1, side.cuda_stream, "run")] * 4
 
 
