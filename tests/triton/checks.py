@@ -182,7 +182,8 @@ def check_a_callers_graph(strategy: str, placed: Placed) -> None:
         expected = backend.forward(scan)[0]
         graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(scan.input.device)
-        with torch.cuda.graph(graph, stream=torch.cuda.Stream(scan.input.device)):
+        side = torch.cuda.Stream(scan.input.device)
+        with torch.cuda.graph(graph, stream=side), torch.cuda.device(0):  # perhaps another one
             made = backend.forward(scan)[0]
         made.y.fill_(torch.nan)
         graph.replay()
@@ -228,7 +229,8 @@ def check_lists_that_are_not_taken(placed: Placed) -> None:
     assert kernels.norm([ours, torch.ones(3)], 2.0, True, max_norm=1.0) is None
     assert not kernels.clamp([ours, torch.ones(3)], 0.5)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=torch.cuda.Stream(ours.device)):
+    side = torch.cuda.Stream(ours.device)
+    with torch.cuda.graph(graph, stream=side), torch.cuda.device(0):
         taken = kernels.scale([ours], ours[0], 0.5)
         ours.mul_(2)  # a graph of nothing is a warning
     assert not taken
