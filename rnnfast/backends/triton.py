@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..problem import Cotangents, Gradients, Needs, Problem, Saved, Scan, ScanResult, problem_of
 from ..triton import cells
-from ..triton.plan import STRATEGY, device_of, why_not_resident
+from ..triton.device import facts_of
+from ..triton.plan import STRATEGY, why_not_resident
 from .base import KernelBackend, TensorLike, why_no_kernel
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -42,8 +43,8 @@ class Triton(KernelBackend):
         if problem.dtype == torch.float64:
             return "it has no kernel for torch.float64: its products are float32 at most"
         reason = why_no_kernel(problem, needed, DTYPES) or cells.why_not(problem.spec)
-        if reason is None and STRATEGY in os.environ:  # device_of is not for a tracer
-            reason = why_not_resident(problem, device_of())
+        if reason is None and STRATEGY in os.environ:  # facts_of is not for a tracer
+            reason = why_not_resident(problem, facts_of())  # a problem names no device
         return reason
 
     def strategy(self, problem: Problem) -> str:

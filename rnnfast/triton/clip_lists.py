@@ -6,12 +6,13 @@ import functools
 import math
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import clip
+from .device import capturing, entered, launcher, processors
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # by their code
 
@@ -54,8 +55,7 @@ class TritonKernels:
             return False
         norm = norm.to(tensors[0].device, torch.float64)
         for table, those in _in_order(tensors, max_norm):
-            grid = (_programs(table),)
-            clip.scale_by_norm[grid](table.data, table.entries, table.chunks, norm)
+            _launch(clip.scale_by_norm, table, norm=norm)
             _write_back(those, table)
         return True
 
@@ -65,14 +65,17 @@ class TritonKernels:
         if min(torch.finfo(t.dtype).max for t in tensors) < abs(bound) < math.inf:
             return False  # torch raises
         for table, those in _in_order(tensors, bound):
-            clip.clamp_all[(_programs(table),)](table.data, table.entries, table.chunks)
+            _launch(clip.clamp_all, table)
             _write_back(those, table)
         return True
 
 
 def _taken(tensors: list[Tensor]) -> bool:
-    return all(
-        type(t) in (Tensor, torch.nn.Parameter)
+    """Not while a graph is captured: nobody would keep the table that it copies at each replay."""
+    device = tensors[0].device
+    return not capturing(device) and all(
+        t.device == device
+        and type(t) in (Tensor, torch.nn.Parameter)
         and t.dtype in DTYPES
         and t.layout == torch.strided
         and not t.is_neg()
@@ -99,9 +102,11 @@ def make_table(tensors: list[Tensor], p: float, limit: float) -> Table:
     fields = [*header, *(field for row in rows for field in row)]
     data = torch.tensor(fields, dtype=torch.int64, device="cpu")
     device = tensors[0].device
-    if device.type == "cuda":
-        data = data.pin_memory()
-    return Table(data.to(device, non_blocking=True), len(rows), chunks, dense, overlapping)
+    with entered(device):  # which pinned memory belongs to
+        if device.type == "cuda":
+            data = data.pin_memory()
+        data = data.to(device, non_blocking=True)
+    return Table(data, len(rows), chunks, dense, overlapping)
 
 
 def _end(tensor: Tensor) -> int:
@@ -148,12 +153,13 @@ def _in_order(tensors: list[Tensor], limit: float) -> Iterator[tuple[Table, list
 
 
 def _programs(table: Table) -> int:
-    device = table.data.device
-    if device.type == "cuda":
-        most = 4 * torch.cuda.get_device_properties(device).multi_processor_count
-    else:
-        most = 3  # the interpreter: several, so that the sums are put together
-    return max(1, min(table.chunks, most))
+    """4 a multiprocessor; so in the interpreter too there are sums of several to put together."""
+    return max(1, min(table.chunks, 4 * processors(table.data.device)))
+
+
+def _launch(kernel: Any, table: Table, **more: Any) -> None:
+    what = {"table": table.data, "entries": table.entries, "chunks": table.chunks}
+    launcher(kernel, (_programs(table),), **what, **more)()
 
 
 def _launch_norm(table: Table, p: float, scale: bool) -> tuple[Tensor, Tensor]:
@@ -164,10 +170,8 @@ def _launch_norm(table: Table, p: float, scale: bool) -> tuple[Tensor, Tensor]:
     new = functools.partial(torch.empty, device=table.data.device)
     norms = new(programs, dtype=torch.float64)
     wide, shown = new((), dtype=torch.float64), new((), dtype=dtype)
-    what = (table.data, table.entries, table.chunks, norms)
-    clip.partial_norms[(programs,)](*what, KIND=kind)
+    _launch(clip.partial_norms, table, norms=norms, KIND=kind)
     block = max(2, 1 << (programs - 1).bit_length())
-    clip.norm_and_scale[(programs,)](
-        *what, programs, wide, shown, KIND=kind, BLOCK=block, SCALE=scale
-    )
+    found = {"norms": norms, "programs": programs, "wide": wide, "shown": shown}
+    _launch(clip.norm_and_scale, table, **found, KIND=kind, BLOCK=block, SCALE=scale)
     return wide, shown

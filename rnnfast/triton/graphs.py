@@ -5,7 +5,7 @@ belong to the graph; from then on its inputs are copied there, the graph runs, i
 copied back. The few graphs used last are kept, with their memory. ``RNNFAST_TRITON_GRAPH=0``
 forbids it. While the caller captures a graph of their own, the launches simply become part of it.
 
-No GPU has run this yet; the tests run it with a capture that stands in for CUDA's.
+No GPU has run this yet; the tests run it on devices that stand in for CUDA's.
 """
 
 from __future__ import annotations
@@ -14,85 +14,81 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from .device import captured, capturing, device_of, stream_of
+
 SWITCH = "RNNFAST_TRITON_GRAPH"
 MOST_GRAPHS = 4
 FEWEST_STEPS = 8  # below, copying costs about what launching does
-Capture = Callable[[Callable[[], None]], Callable[[], None]]
 Group = TypeVar("Group", bound=tuple)
 
 
-def allowed(device: torch.device, T: int) -> bool:
-    """Whether launches on this device may be captured now."""
-    if device.type != "cuda" or T < FEWEST_STEPS or os.environ.get(SWITCH, "1") == "0":
+def allowed(y: Tensor) -> bool:
+    """Whether the launches of a scan with these outputs [T, B, P] may be captured now."""
+    if y.device.type != "cuda" or y.numel() == 0 or y.shape[0] < FEWEST_STEPS:
         return False
-    return not torch.cuda.is_current_stream_capturing()
-
-
-def key_of(device: torch.device, tiling: Any, groups: Sequence[tuple], *more: Any) -> tuple:
-    """What makes two calls the same: everything but the tensors' values and addresses."""
-    facts: list[Any] = [tiling, *more, device]
-    if device.type == "cuda":
-        facts.append(torch.cuda.current_stream(device).cuda_stream)
-    for group in groups:
-        for item in group:
-            is_tensor = isinstance(item, Tensor)
-            facts.append((tuple(item.shape), item.dtype) if is_tensor else item)
-    return tuple(facts)
+    return os.environ.get(SWITCH, "1") != "0" and not capturing(y.device)
 
 
 class Graphs:
-    """The graphs of a process. ``capture(work)`` runs ``work`` once and returns what repeats it."""
+    """The graphs of a process."""
 
-    def __init__(self, capture: Capture | None = None) -> None:
-        self._capture = capture or _cuda_capture
+    def __init__(self) -> None:
         self._kept: OrderedDict[tuple, _Captured | None] = OrderedDict()
         self._lock = threading.Lock()
 
     def run(
         self,
-        key: tuple,
+        what: tuple,
         work: Callable[..., None],
         inputs: Sequence[tuple],
         outputs: Sequence[tuple],
     ) -> None:
-        """``work(*inputs, *outputs)``: by a graph from the second call with this key on.
+        """``work(*inputs, *outputs)``: by a graph from the second such call on.
 
-        Every tensor of the two is copied in, so that ``work`` may read outputs too; those of
-        ``outputs`` are copied back.
+        ``what``: facts that tell this work from others. Every tensor of the two is copied in, so
+        that ``work`` may read outputs too; those of ``outputs`` are copied back.
         """
+        key = _key_of(what, (*inputs, *outputs))
         with self._lock:
             seen = key in self._kept
-            captured = self._kept.pop(key, None)
-            if seen and captured is None:
-                captured = _Captured(self._capture, work, inputs, outputs)
-            self._kept[key] = captured
+            kept = self._kept.pop(key, None)
+            if seen and kept is None:
+                # neither inference tensors, which only inference may write to, nor recorded ones
+                with torch.inference_mode(False), torch.no_grad():
+                    kept = _Captured(work, inputs, outputs)
+            self._kept[key] = kept
             while len(self._kept) > MOST_GRAPHS:
                 self._kept.popitem(last=False)
-            if captured is not None:
-                captured.repeat(inputs, outputs)
+            if kept is not None:
+                kept.repeat(inputs, outputs)
                 return
         work(*inputs, *outputs)
+
+
+def _key_of(what: tuple, groups: Sequence[tuple]) -> tuple:
+    """What makes two calls the same: everything but the tensors' values and addresses."""
+    items = [item for group in groups for item in group]
+    device = device_of(items)
+    facts = [(tuple(i.shape), i.dtype) if isinstance(i, Tensor) else i for i in items]
+    return (*what, device, stream_of(device), *facts)
 
 
 class _Captured:
     """One graph and the tensors that it works on."""
 
     def __init__(
-        self,
-        capture: Capture,
-        work: Callable[..., None],
-        inputs: Sequence[tuple],
-        outputs: Sequence[tuple],
+        self, work: Callable[..., None], inputs: Sequence[tuple], outputs: Sequence[tuple]
     ) -> None:
         self.inputs = [_twins(group) for group in inputs]
         self.outputs = [_twins(group) for group in outputs]
         own = (*self.inputs, *self.outputs)
-        self.replay = capture(lambda: work(*own))
+        work(*own)  # the addresses may be aligned otherwise than the caller's: other kernels
+        self.replay = captured(device_of(self.outputs[0]), lambda: work(*own))
 
     def repeat(self, inputs: Sequence[tuple], outputs: Sequence[tuple]) -> None:
         for own, given in zip((*self.inputs, *self.outputs), (*inputs, *outputs), strict=True):
@@ -112,13 +108,6 @@ def _copy(into: tuple, source: tuple) -> None:
     for to, item in zip(into, source, strict=True):
         if isinstance(to, Tensor):
             to.copy_(item)
-
-
-def _cuda_capture(work: Callable[[], None]) -> Callable[[], None]:
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        work()
-    return graph.replay
 
 
 GRAPHS = Graphs()

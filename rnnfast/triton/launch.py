@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from . import resident, stepwise, stepwise_backward
 from .cells import TritonCell, cell_of
+from .device import launcher
 from .plan import Tiling
 
 
@@ -174,26 +173,25 @@ def forward(tiling: Tiling, r: Recurrence, out: Outputs) -> None:
     cell = cell_of(r.cell)
     launches = forward_launches(cell, tiling, out.save, r.precision)
     given = {**_arguments(r), **out._asdict()}
-    with device_of(out.y):
-        if tiling.resident:
-            _bound(launches[0], tiling, given)()
-            return
-        T, B, H, _ = r.shape
-        h = r.h0.to(torch.float32, copy=True)
-        buffers = (h, torch.empty_like(h))
-        c = None if r.c0 is None else r.c0.to(torch.float32, copy=True)
-        operand = None  # of a second product
-        if len(launches) > 1:
-            operand = out.extra if out.save else h.new_empty(B, H)
-        given |= {"c": c, "operand": operand, "out": operand}
-        runs = [_bound(launch, tiling, given) for launch in launches]
-        for step in range(T):
-            for run in runs:
-                run(step=step, h_in=buffers[step % 2], h_out=buffers[(step + 1) % 2])
-        out.h_last.copy_(buffers[T % 2])
-        if c is not None:
-            assert out.c_last is not None
-            out.c_last.copy_(c)
+    if tiling.resident:
+        _bound(launches[0], tiling, given)()
+        return
+    T, B, H, _ = r.shape
+    h = r.h0.to(torch.float32, copy=True)
+    buffers = (h, torch.empty_like(h))
+    c = None if r.c0 is None else r.c0.to(torch.float32, copy=True)
+    operand = None  # of a second product
+    if len(launches) > 1:
+        operand = out.extra if out.save else h.new_empty(B, H)
+    given |= {"c": c, "operand": operand, "out": operand}
+    runs = [_bound(launch, tiling, given) for launch in launches]
+    for step in range(T):
+        for run in runs:
+            run(step=step, h_in=buffers[step % 2], h_out=buffers[(step + 1) % 2])
+    out.h_last.copy_(buffers[T % 2])
+    if c is not None:
+        assert out.c_last is not None
+        out.c_last.copy_(c)
 
 
 def backward(
@@ -205,26 +203,20 @@ def backward(
     steps, ending = backward_launches(cell_of(r.cell), tiling, r.precision)
     values = {**_arguments(r), **saved._asdict(), **given._asdict(), **found._asdict()}
     values |= clip._asdict()
-    with device_of(saved.y):
-        if tiling.resident:
-            _bound(steps[0], tiling, values)()
-            return
-        dc = None if given.dc_last is None else given.dc_last.to(torch.float32, copy=True)
-        values |= {"carry": given.dh_last.to(torch.float32, copy=True), "dc": dc}
-        runs = [_bound(launch, tiling, values) for launch in steps]
-        for step in reversed(range(r.shape.T)):
-            for run in runs:
-                run(step=step)
-        for launch in ending:
-            _bound(launch, tiling, values)()
-        if dc is not None:
-            assert found.dc0 is not None
-            found.dc0.copy_(dc)
-
-
-def device_of(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Makes the tensor's GPU the current one, which is where Triton launches."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+    if tiling.resident:
+        _bound(steps[0], tiling, values)()
+        return
+    dc = None if given.dc_last is None else given.dc_last.to(torch.float32, copy=True)
+    values |= {"carry": given.dh_last.to(torch.float32, copy=True), "dc": dc}
+    runs = [_bound(launch, tiling, values) for launch in steps]
+    for step in reversed(range(r.shape.T)):
+        for run in runs:
+            run(step=step)
+    for launch in ending:
+        _bound(launch, tiling, values)()
+    if dc is not None:
+        assert found.dc0 is not None
+        found.dc0.copy_(dc)
 
 
 def _arguments(r: Recurrence) -> dict[str, Any]:
@@ -239,6 +231,4 @@ def _bound(launch: Launch, tiling: Tiling, given: Mapping[str, Any]) -> Callable
         grid.append(triton.cdiv(given[launch.grid], tiling.block_h))
     names = [name for name in launch.kernel.arg_names if name in given]
     taken = {name: None if name in launch.without else given[name] for name in names}
-    return functools.partial(
-        launch.kernel[tuple(grid)], **taken, **launch.constants, **tiling.options
-    )
+    return launcher(launch.kernel, tuple(grid), **taken, **launch.constants, **tiling.options)

@@ -1,4 +1,4 @@
-"""Which strategy and which tiles a scan gets. Nothing here imports Triton."""
+"""Which strategy and which tiles a scan gets. Nothing here imports Triton, or asks a device."""
 
 from __future__ import annotations
 
@@ -59,18 +59,6 @@ class Device(NamedTuple):
 
 
 INTERPRETER = Device("interpreter", "90", 227 << 10)  # tilings as for an sm_90
-
-
-def device_of(device: torch.device | None = None) -> Device:
-    """The GPU that ``device`` is, else the current one; INTERPRETER where torch sees none."""
-    if (device is not None and device.type == "cpu") or not torch.cuda.is_available():
-        return INTERPRETER
-    facts = torch.cuda.get_device_properties(device)
-    if torch.version.hip is not None:
-        return Device(facts.name, facts.gcnArchName.split(":")[0], 64 << 10)
-    arch = f"{facts.major}{facts.minor}"
-    shared: int = facts.shared_memory_per_block_optin  # type: ignore[attr-defined]
-    return Device(facts.name, arch, shared)
 
 
 def math_of(dtype: torch.dtype) -> str:

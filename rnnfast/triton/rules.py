@@ -38,7 +38,7 @@ def before(row, B, reverse):
 
 @triton.jit
 def ends_of(lengths, first, rows, in_batch):
-    """Where each sequence ends, or beyond T as ``lengths`` may; None: all at T."""
+    """Where each sequence ends, or beyond 0 … T as ``lengths`` may; None: all at T."""
     if lengths is None:
         return None
     else:

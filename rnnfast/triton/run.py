@@ -15,23 +15,26 @@ from ..products.gradients import Backward
 from ..products.projection import biased_projection, own_product_bias
 from . import graphs, launch, tune
 from .cells import cell_of
+from .device import capturing, current, facts_of, milliseconds
 from .launch import Clip, Inputs, Outputs, Recurrence, Shape
-from .plan import Tiling, candidates, device_of, math_of
+from .plan import Tiling, candidates, math_of, why_not_resident
 
 Kept = tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]  # gates, y, cells, extra
 
 
 def describe(problem: Problem) -> str:
-    """The tiling in words, for ``explain``."""
-    device = device_of()
+    """The tiling in words, for ``explain``: on the current device, as a problem names none."""
+    device, name = facts_of(), current()
     directions = ("forward", "backward") if problem.options.training else ("forward",)
     told = []
     for direction in directions:
         tilings = candidates(direction, problem, device)
         told.append(tune.best(tune.key_of(direction, problem, device), tilings).describe())
     if len(set(told)) == 1:
-        return told[0]
-    return "; ".join(f"{d} {t}" for d, t in zip(directions, told, strict=True))
+        words = told[0]
+    else:
+        words = "; ".join(f"{d} {t}" for d, t in zip(directions, told, strict=True))
+    return words if name is None else f"{words}; as on {name}, the current device"
 
 
 def forward(scan: Scan, problem: Problem) -> Outputs:
@@ -50,14 +53,15 @@ def forward(scan: Scan, problem: Problem) -> Outputs:
 
     def trial(tiling: Tiling) -> float:
         gates = out.gates.clone()  # a run overwrites them
-        return _time(lambda: launch.forward(tiling, recurrence, out._replace(gates=gates)))
+        tried = out._replace(gates=gates)
+        return milliseconds(y.device, lambda: launch.forward(tiling, recurrence, tried))
 
-    tiling = _tiling("forward", problem, scan.input.device, trial)
-    if tiling.resident or not graphs.allowed(y.device, T):
+    tiling = _tiling("forward", problem, y.device, trial)
+    if tiling.resident or not graphs.allowed(y):
         launch.forward(tiling, recurrence, out)
     else:
-        key = graphs.key_of(y.device, tiling, (recurrence, out))
-        graphs.GRAPHS.run(key, functools.partial(launch.forward, tiling), (recurrence,), (out,))
+        work = functools.partial(launch.forward, tiling)
+        graphs.GRAPHS.run(("forward", tiling), work, (recurrence,), (out,))
     return out
 
 
@@ -83,7 +87,7 @@ def backward(
         dfinal[1].contiguous() if len(dfinal) == 2 else None,
     )
     saved = Outputs(y if gates is None else gates, y, cells, extra, y, None, True)
-    recurrence = _recurrence(scan, problem)
+    read = (_recurrence(scan, problem), saved, given)
     clip = Clip.of(scan.options.grad_clip_time)
 
     def work(
@@ -95,14 +99,13 @@ def backward(
         "backward",
         problem,
         y.device,
-        lambda tiling: _time(lambda: work(tiling, recurrence, saved, given, found)),
+        lambda tiling: milliseconds(y.device, lambda: work(tiling, *read, found)),
     )
-    read = (recurrence, saved, given)
-    if tiling.resident or not graphs.allowed(y.device, T):
+    if tiling.resident or not graphs.allowed(y):
         work(tiling, *read, found)
     else:
-        key = graphs.key_of(y.device, tiling, (*read, found), clip)
-        graphs.GRAPHS.run(key, functools.partial(work, tiling), read, (found,))
+        what = ("backward", tiling, clip)
+        graphs.GRAPHS.run(what, functools.partial(work, tiling), read, (found,))
     dstates = [found.dh0, *([] if dc0 is None else [dc0])]
     return _products(scan, y, dgates, dextra, extra).gradients(needs, dstates)
 
@@ -148,22 +151,10 @@ def _recurrence(scan: Scan, problem: Problem) -> Recurrence:
 def _tiling(
     direction: str, problem: Problem, device: torch.device, trial: Callable[[Tiling], float]
 ) -> Tiling:
-    here = device_of(device)
+    here = facts_of(device)
     tilings = candidates(direction, problem, here)
-    measurable = device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+    if not tilings:  # the backend answered for the current device
+        raise ValueError(f"triton on {device}: {why_not_resident(problem, here)}")
+    measurable = device.type == "cuda" and not capturing(device)
     key = tune.key_of(direction, problem, here)
     return tune.best(key, tilings, trial if measurable and problem.B > 0 else None)
-
-
-def _time(work: Callable[[], None], repeats: int = 3) -> float:
-    """Milliseconds on the GPU, the least of a few runs after one that compiles."""
-    work()
-    times = []
-    for _ in range(repeats):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        work()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
-    return min(times)

@@ -18,8 +18,12 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from rnnfast import CELLS
 
+from .checks import STORED, STRATEGIES
+
 ROOT = Path(__file__).resolve().parents[2]
 MATRIX = "tests/test_matrix.py"
+FOLDER = "tests/triton/interpreted"
+KERNELS = f"{FOLDER}/test_kernels.py"
 SMALL = "(T7B3I4H6] or all_states-clip)"  # nothing on, and everything
 
 
@@ -88,15 +92,31 @@ def test_more_than_65536_steps() -> None:
 
 
 def test_what_only_this_backend_has() -> None:
-    assert run_pytest("tests/triton/interpreted", "-k", "not bfloat16") == 18 + len(CELLS)
+    assert run_pytest(KERNELS, "-k", "not bfloat16") == 18 + len(CELLS)
 
 
 def test_what_only_this_backend_has_stepwise() -> None:
     chosen = "several or tiny or diverging or bits"
-    passed = run_pytest("tests/triton/interpreted", "-k", chosen, strategy="stepwise")
-    assert passed == 4 + len(CELLS)
+    assert run_pytest(KERNELS, "-k", chosen, strategy="stepwise") == 4 + len(CELLS)
 
 
 @pytest.mark.slow
 def test_opcheck_in_16_bit() -> None:
-    assert run_pytest("tests/triton/interpreted", "-k", "opcheck and bfloat16") == 5
+    assert run_pytest(KERNELS, "-k", "opcheck and bfloat16") == 5
+
+
+def test_what_happens_on_another_device() -> None:
+    assert run_pytest(f"{FOLDER}/test_devices.py") == 44
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_lengths_out_of_range_do(strategy: str) -> None:
+    chosen = f"lengths and {strategy}"
+    assert run_pytest(f"{FOLDER}/test_checks.py", "-k", chosen) == 2 * len(CELLS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("math", STORED)
+def test_the_values_that_a_gpu_is_asked_for(math: str) -> None:
+    passed = run_pytest(f"{FOLDER}/test_checks.py", "-k", f"values and {math}")
+    assert passed == len(STRATEGIES) * len(CELLS)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
 
 import rnnfast
 from rnnfast.backends import registry
 from rnnfast.backends.triton import Triton
 from rnnfast.problem import Problem, problem_of
 from rnnfast.triton import tune
-from rnnfast.triton.graphs import MOST_GRAPHS, Graphs, key_of
 from rnnfast.triton.limits import Limit, limit_of, table
 from rnnfast.triton.plan import (
     INTERPRETER,
@@ -107,7 +103,7 @@ def test_the_projection_counts_too() -> None:
 
 def test_resident_by_demand_is_refused_with_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STRATEGY, "resident")
-    monkeypatch.setattr("rnnfast.backends.triton.device_of", lambda: H100)
+    monkeypatch.setattr("rnnfast.backends.triton.facts_of", lambda: H100)
     limit = table()["90", "bf16", "lstm", "forward"]
     backend = Triton()
     assert backend.why_not(problem(H=limit.block_h)) is None
@@ -222,73 +218,6 @@ def test_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.delenv("RNNFAST_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert tune.cache_file() == tmp_path / "rnnfast" / "triton-plans.json"
-
-
-# --- graphs --------------------------------------------------------------------------------------
-
-
-class Given(NamedTuple):
-    x: Tensor
-    scale: float
-
-
-class Made(NamedTuple):
-    y: Tensor
-
-
-def work(given: Given, made: Made) -> None:
-    made.y.copy_(given.x * given.scale)
-
-
-class Recorder:
-    """Stands in for CUDA's capture: work runs once, and again at each replay."""
-
-    def __init__(self) -> None:
-        self.captured = 0
-
-    def __call__(self, recorded: Callable[[], None]) -> Callable[[], None]:
-        self.captured += 1
-        recorded()
-        return recorded
-
-
-def call(graphs: Graphs, value: float, width: int = 3, scale: float = 2.0) -> float:
-    given, made = Given(torch.full((width,), value), scale), Made(torch.full((width,), torch.nan))
-    key = key_of(torch.device("cpu"), "plan", (given, made))
-    graphs.run(key, work, (given,), (made,))
-    assert torch.equal(made.y, given.x * scale)
-    return float(made.y[0])
-
-
-def test_a_graph_is_made_at_the_second_call_and_sees_new_values() -> None:
-    recorder = Recorder()
-    graphs = Graphs(recorder)
-    assert [call(graphs, v) for v in (1.0, 2.0, 3.0)] == [2.0, 4.0, 6.0]
-    assert recorder.captured == 1
-
-
-def test_another_size_or_constant_is_another_graph() -> None:
-    recorder = Recorder()
-    graphs = Graphs(recorder)
-    for _ in range(2):
-        call(graphs, 1.0)
-        call(graphs, 1.0, width=4)
-        call(graphs, 1.0, scale=3.0)
-    assert recorder.captured == 3
-
-
-def test_the_oldest_graph_is_forgotten() -> None:
-    recorder = Recorder()
-    graphs = Graphs(recorder)
-    for width in range(1, MOST_GRAPHS + 2):
-        call(graphs, 1.0, width=width)
-        call(graphs, 1.0, width=width)
-    assert recorder.captured == MOST_GRAPHS + 1
-    call(graphs, 1.0, width=MOST_GRAPHS + 1)
-    assert recorder.captured == MOST_GRAPHS + 1
-    call(graphs, 1.0, width=1)  # forgotten: plain, then captured again
-    call(graphs, 1.0, width=1)
-    assert recorder.captured == MOST_GRAPHS + 2
 
 
 def test_limits_are_ordered() -> None:
