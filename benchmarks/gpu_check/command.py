@@ -64,6 +64,8 @@ def main(
     if unknown:
         parser.error(f"no stage is called {', '.join(sorted(unknown))}")
     out = asked.out.resolve() if asked.out else None
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # if that can't be, it says so now
     os.chdir(ROOT)
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import time
 import traceback
@@ -44,7 +45,8 @@ class Results:
         """Into the log, with the time; and to standard output."""
         self._lines.append(f"{time.monotonic() - self._began:6.1f} s  {line}")
         if not quietly:
-            print(line, flush=True)
+            with contextlib.suppress(OSError):  # whoever read it may be gone
+                print(line, flush=True)
 
     def write(self, results: Sequence[Result]) -> None:
         """A part that can't be made or written costs only itself."""

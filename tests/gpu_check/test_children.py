@@ -24,11 +24,12 @@ def test_a_command_that_ends_has_its_output_and_status(tmp_path: Path) -> None:
     assert done.text.startswith(f"$ {sys.executable} -c ")
 
 
-def test_a_group_of_its_own_does_not_save_a_process(tmp_path: Path) -> None:
-    """ninja gives each compiler one."""
+@pytest.mark.parametrize("more", ["preexec_fn=os.setpgrp", "env={}", "start_new_session=True"])
+def test_nothing_saves_a_process_from_its_end(more: str, tmp_path: Path) -> None:
+    """ninja gives each compiler a group of its own."""
     code = (
         "import os, subprocess, time\n"
-        "p = subprocess.Popen(['sleep', '600'], preexec_fn=os.setpgrp)\n"
+        f"p = subprocess.Popen(['/bin/sleep', '600'], {more})\n"
         "print(p.pid, flush=True)\n"
         "time.sleep(600)"
     )
