@@ -18,6 +18,7 @@ from .stages import CUT, FAILED, Context, Result
 
 MOST = 15 << 20  # bytes of a file
 PAGE, LOG, RATES, BUILD = "summary.md", "log.txt", "rates.json", "build.zip"
+BEGAN = time.monotonic()  # as the process did
 TAIL = 20  # lines of an output that the log repeats where a stage went wrong
 
 
@@ -30,7 +31,6 @@ class Results:
         self.facts: Mapping[str, Any] = {}
         self.page = ""
         self._lines: list[str] = []
-        self._began = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         for old in (PAGE, LOG, RATES, BUILD, self.archive):
             (folder / old).unlink(missing_ok=True)
@@ -43,7 +43,7 @@ class Results:
 
     def say(self, line: str, quietly: bool = False) -> None:
         """Into the log, with the time; and to standard output."""
-        self._lines.append(f"{time.monotonic() - self._began:6.1f} s  {line}")
+        self._lines.append(f"{time.monotonic() - BEGAN:6.1f} s  {line}")
         if not quietly:
             with contextlib.suppress(OSError):  # whoever read it may be gone
                 print(line, flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,10 +19,10 @@ from benchmarks.gpu_check.children import Command, Finished
 from benchmarks.gpu_check.ready import NotReady
 from benchmarks.gpu_check.stages import Context, Deadline
 from rnnfast import _ext
-from rnnfast._build import record
+from rnnfast._build import nvcc, record
 from rnnfast.backends import registry
 
-from ..build.support import ROOT
+from ..build.support import ROOT, clean_env, tiny_project
 
 FIRST = ROOT / "benchmarks" / "gpu_check" / "first.py"
 GPU = {"name": "X100", "capability": "9.0"}
@@ -266,3 +267,50 @@ def test_a_dry_run_is_never_among_a_device_s_results(tmp_path: Path) -> None:
     assert "results" not in command._folder(context, "x100").parts
     there = command._folder(Context(tmp_path, dry_run=False, prebuilt=False), "x/100 y")
     assert there.relative_to(ROOT) == Path("benchmarks/results/x-100-y/gpu-check")
+
+
+FAKE_DEVICE = """
+import sys
+import torch
+
+class Properties:
+    name, major, minor, multi_processor_count, total_memory = "NVIDIA X100", 9, 0, 132, 2**37
+
+if sys.argv[0] == "-m":  # the probe: of the others none asks for a device
+    torch.cuda.is_available = lambda: True
+    torch.cuda.get_device_properties = lambda _: Properties
+    torch.cuda.get_device_name = lambda _: Properties.name
+    torch.cuda.get_device_capability = lambda: (9, 0)
+    torch.backends.cudnn.version = lambda: 91000
+"""
+
+
+def test_it_builds_by_itself_and_keeps_what_that_said(tmp_path: Path) -> None:
+    """A small project in place of the kernels, which it then can't use."""
+    search = nvcc.find_nvcc(torch.version.cuda)
+    if search.nvcc is None:
+        pytest.skip(f"no nvcc: {search.why_not()}")
+    project, site, out = tmp_path / "project", tmp_path / "site", tmp_path / "found"
+    project.mkdir()
+    site.mkdir()
+    tiny_project(project)
+    shutil.copytree(
+        ROOT / "benchmarks", project / "benchmarks", ignore=shutil.ignore_patterns("results")
+    )
+    (site / "sitecustomize.py").write_text(FAKE_DEVICE)
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu_check/first.py", "--out", str(out)],
+        cwd=project,
+        env=clean_env({"PYTHONPATH": str(site)}),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == command.NOT_READY, done.stderr
+    assert "the new extension can't be used either: importing rnnfast: " in done.stderr
+    assert len(list(project.glob("rnnfast/_C*.so"))) == 1
+    built = rates.json.loads((project / "rnnfast/_build_info.json").read_text())
+    assert (built["archs"], built["sources"]) == (["9.0"], record.digest(project / "csrc"))
+    with zipfile.ZipFile(out / "results.zip") as archive:
+        assert {"build.txt", "build-rates.txt", "ninja_log.txt"} <= set(archive.namelist())
+        assert "_C.so" in archive.read("ninja_log.txt").decode()
+    assert "CUDA on: nvcc" in (out / "log.txt").read_text()
