@@ -17,6 +17,7 @@ from .summary import listed
 STRATEGIES = ("resident", "cluster:blocks=2", "grid:blocks=3,teams=2", "stepwise")
 PASSES = ("forward", "backward")
 SMALL = "benchmarks.gpu_check.small"
+NO_CLUSTERS = "the device has no clusters"  # as small says
 
 
 class Batch(NamedTuple):
@@ -70,13 +71,16 @@ def judge_smoke(found: dict[str, Finished]) -> Outcome:
     """A small layer that does not come to its end hangs: that is a failure, too."""
     wrong = {}
     for name, done in found.items():
-        lines = [line for line in done.text.splitlines()[1:] if not line.endswith(": ok")]
-        told = _small_runs(done.text) or any("no clusters" in line for line in lines)
-        if done.code == 0 and told:
+        if done.code == 0 and (_small_runs(done.text) or NO_CLUSTERS in done.text):
             continue
-        first = lines[0] if lines else "it said nothing"
-        what = first if done.code == 1 else f"exit status {done.code}: {done.last_line}"
-        wrong[name] = f"hangs: {done.last_line}" if done.code is None else what
+        lines = [line for line in done.text.splitlines() if line.startswith(name)]
+        bad = [line.removeprefix(name).strip() for line in lines if not line.endswith(": ok")]
+        if done.code is None:
+            wrong[name] = f"hangs: {done.last_line}"
+        elif done.code == 1 and bad:
+            wrong[name] = bad[0]
+        else:
+            wrong[name] = f"exit status {done.code}: {done.last_line}"
     line = f"{len(found) - len(wrong)} of {len(found)} right"
     if not wrong:
         return Outcome(OK, line)
@@ -183,7 +187,7 @@ def judge_tools(found: dict[str, Finished]) -> Outcome:
             states.append(MISSING)
             lines.append(f"{name}: {REFUSED}")
             continue
-        clean = done.code == 0 and (runs or "no clusters" in done.text)
+        clean = done.code == 0 and (runs or NO_CLUSTERS in done.text)
         states.append(OK if clean else CUT if done.code is None else FAILED)
         what = {OK: "clean", CUT: "cut off"}.get(states[-1], f"exit status {done.code}")
         if done.code == FOUND:

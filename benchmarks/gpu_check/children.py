@@ -8,9 +8,10 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 GRACE = 5.0  # seconds for what was killed to be gone; what the driver holds is left behind
 POLL = 0.05  # seconds
@@ -101,32 +102,58 @@ def _end(child: _Child, code: int | None) -> Finished:
     """Also where the command has ended by itself: what it started may live on."""
     until = time.monotonic() + GRACE
     while (alive := _family(child)) and time.monotonic() < until:
-        for pid in alive:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        _kill(alive)
         child.process.poll()
         time.sleep(0.02)
     return Finished(code, read(child.log), len(alive))
 
 
+def _kill(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def _family(child: _Child) -> list[int]:
     """The processes of its session, ninja's groups among them, and those with its mark."""
-    found = []
-    mark = f"{MARK}={child.mark}".encode()
+    session = child.process.pid
+    return [p.pid for p in _processes() if p.session == session or p.mark() == child.mark]
+
+
+def end_orphans() -> None:
+    """Kills what is left of a check that was killed itself: it would compute on beside this one."""
+    living = {p.pid for p in _processes()}
+    marks = [(p.pid, p.mark().partition("-")[0]) for p in _processes()]
+    _kill([pid for pid, parent in marks if parent and int(parent) not in living])
+
+
+class _Process(NamedTuple):
+    pid: int
+    session: int
+
+    def mark(self) -> str:
+        """Empty where it has none, has ended, or is another user's."""
+        start = f"{MARK}=".encode()
+        with contextlib.suppress(OSError):
+            for entry in Path(f"/proc/{self.pid}/environ").read_bytes().split(b"\0"):
+                if entry.startswith(start):
+                    return entry.removeprefix(start).decode()
+        return ""
+
+
+def _processes() -> Iterator[_Process]:
+    """Those that run."""
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
-            # after the name in brackets, which may hold anything: state, parent, group, session
-            state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-            if state in "ZX":
-                continue
-            marked = int(session) == child.process.pid
-            if marked or mark in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-        except OSError:  # it has ended, or is another user's
+            text = (folder / "stat").read_text()
+        except OSError:  # it has ended
             continue
-    return found
+        # after the name in brackets, which may hold anything: state, parent, group, session
+        state, _, _, session = text.rpartition(")")[2].split()[:4]
+        if state not in "ZX":
+            yield _Process(int(folder.name), int(session))
 
 
 def read(log: Path) -> str:

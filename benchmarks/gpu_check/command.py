@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from . import checks, rates, ready, timing
+from .children import end_orphans
 from .results import Results
 from .stages import (
     FAILED,
@@ -66,6 +67,7 @@ def main(
     out = asked.out.resolve() if asked.out else None
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # if that can't be, it says so now
+    end_orphans()
     os.chdir(ROOT)
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]

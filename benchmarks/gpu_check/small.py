@@ -20,12 +20,11 @@ import rnnfast
 
 from .. import gate
 from ..workload import LayerWork
-from .checks import PASSES, STRATEGIES
+from .checks import NO_CLUSTERS, PASSES, STRATEGIES
 
 CELLS = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "RNN"}
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 SIZE = (5, 9, 7, 24)  # T, B, I, H
-NO_CLUSTERS = "the device has no clusters"
 
 
 def runs(strategy: str, device: str) -> Iterator[tuple[str, str]]:

@@ -146,6 +146,17 @@ def test_a_kill_at_any_stage_leaves_what_was_found_before(
         assert "| hangs |" not in page
 
 
+def test_what_a_killed_check_has_left_ends_with_the_next(tmp_path: Path, pids: Path) -> None:
+    child = start("hangs", 600, tmp_path / "out", pids)
+    wait_for(lambda: pids.read_text().endswith("\n"))
+    child.kill()
+    child.wait()
+    left = int(pids.read_text())
+    assert lives(left)
+    start("fine", 6, tmp_path / "out", pids).communicate(timeout=PATIENCE)
+    wait_for(lambda: not lives(left))
+
+
 def test_half_a_file_of_a_run_that_was_killed_is_cleared_away(tmp_path: Path, pids: Path) -> None:
     (tmp_path / ".summary.md.abc").write_text("half")
     (tmp_path / "build.zip").write_text("of another run")

@@ -61,7 +61,7 @@ RIGHT = "$ small\nresident forward lstm bfloat16: ok\n"
     ("code", "text", "why"),
     [
         (1, RIGHT + "resident forward gru bfloat16: y: error 1.00e+00 > 2e-02\n", "y: error 1.00"),
-        (0, "$ small\n", "exit status 0"),
+        (0, "$ small\nresident forward: a warning\n", "exit status 0"),
         (-11, RIGHT, "exit status -11: resident forward lstm bfloat16: ok"),
         (None, RIGHT, "hangs: resident forward lstm bfloat16: ok"),
     ],

@@ -79,6 +79,8 @@ def test_no_small_layer_runs_on_a_device_that_one_has_lost(
 def test_stacked_layers_are_timed_and_failures_told(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.cases import parse
 
+    if _ext.load() is None:
+        pytest.skip(f"the extension is not loaded here: {_ext.why_missing()}")
     monkeypatch.delenv("RNNFAST_PIPELINE", raising=False)
     case = parse(timing.DRY_LAYERS[0])
     row = layers.time_one(case, 8, "cpu", "cpu", 0.01)
