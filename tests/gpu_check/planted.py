@@ -25,7 +25,7 @@ CHILDREN = {
     "deaf": f"signal.signal(signal.SIGTERM, signal.SIG_IGN); {_WAIT}",
     "raises": "raise ValueError('planted')",
     "sticky": "print('case 1: ok'); raise RuntimeError('CUDA error: unspecified launch failure')",
-    "leaves": f"{_APART}; time.sleep(1)",
+    "leaves": f"{_APART}\nwhile not open(os.environ['PLANTED_PIDS']).read(): time.sleep(0.1)",
     "leaves and hangs": f"{_APART}; {_WAIT}",
     "floods": "print('x' * 100 * 2**20)",
     "last": "print('right')",

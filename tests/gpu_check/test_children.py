@@ -33,7 +33,7 @@ def test_nothing_saves_a_process_from_its_end(more: str, tmp_path: Path) -> None
         "print(p.pid, flush=True)\n"
         "time.sleep(600)"
     )
-    done = run(python(code, tmp_path / "log.txt"), 3)
+    done = run(python(code, tmp_path / "log.txt"), 6)
     assert done.code is None
     assert not lives(int(done.last_line))
 
@@ -43,7 +43,7 @@ def test_several_run_at_once_and_one_that_hangs_leaves_the_others_their_time(
 ) -> None:
     codes = ["import time; time.sleep(600)", "print(1)", "print(2)", "print(3)"]
     commands = [python(code, tmp_path / f"{n}.txt") for n, code in enumerate(codes)]
-    done = run_all(commands, 12, at_once=1)
+    done = run_all(commands, 24, at_once=1)
     assert [one.code for one in done] == [None, 0, 0, 0]
     assert [one.last_line for one in done[1:]] == ["1", "2", "3"]
 

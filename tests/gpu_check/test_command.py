@@ -22,6 +22,7 @@ from ..build.support import ROOT
 from .planted import CHILDREN
 
 PATIENCE = 60.0  # seconds until a test gives up waiting for what takes one
+BUDGET = 15.0  # of a check; what hangs in it takes half
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_what_goes_wrong_costs_only_itself(
     name: str, found: str, tmp_path: Path, pids: Path
 ) -> None:
     out = tmp_path / "out"
-    child = start(f"fine,{name},last", 6, out, pids)
+    child = start(f"fine,{name},last", BUDGET, out, pids)
     shown, _ = child.communicate(timeout=PATIENCE)
     assert child.returncode == ("FAILED" in found), shown
     page = (out / "summary.md").read_text()
@@ -110,7 +111,7 @@ def test_what_goes_wrong_costs_only_itself(
 
 def test_a_page_that_can_t_be_made_costs_only_itself(tmp_path: Path, pids: Path) -> None:
     out = tmp_path / "out"
-    child = start("fine,no page,last", 6, out, pids)
+    child = start("fine,no page,last", BUDGET, out, pids)
     shown, _ = child.communicate(timeout=PATIENCE)
     assert "TypeError" in shown
     assert "| fine | ok |" in (out / "summary.md").read_text()  # the one before
@@ -153,14 +154,14 @@ def test_what_a_killed_check_has_left_ends_with_the_next(tmp_path: Path, pids: P
     child.wait()
     left = int(pids.read_text())
     assert lives(left)
-    start("fine", 6, tmp_path / "out", pids).communicate(timeout=PATIENCE)
+    start("fine", BUDGET, tmp_path / "out", pids).communicate(timeout=PATIENCE)
     wait_for(lambda: not lives(left))
 
 
 def test_half_a_file_of_a_run_that_was_killed_is_cleared_away(tmp_path: Path, pids: Path) -> None:
     (tmp_path / ".summary.md.abc").write_text("half")
     (tmp_path / "build.zip").write_text("of another run")
-    child = start("fine", 6, tmp_path, pids)
+    child = start("fine", BUDGET, tmp_path, pids)
     child.communicate(timeout=PATIENCE)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["log.txt", "pids", "results.zip", "summary.md"]
@@ -182,7 +183,7 @@ def test_the_order_is_that_of_worth() -> None:
 
 
 def test_an_unknown_stage_is_refused(tmp_path: Path, pids: Path) -> None:
-    child = start("fine,xyz", 6, tmp_path / "out", pids)
+    child = start("fine,xyz", BUDGET, tmp_path / "out", pids)
     assert "no stage is called xyz" in child.communicate(timeout=PATIENCE)[0]
     assert child.returncode == 2
 
