@@ -39,8 +39,9 @@ class Finished:
 
     @property
     def last_line(self) -> str:
+        """Of what it printed, below the command itself."""
         lines = [line for line in self.text.splitlines() if line.strip()]
-        return lines[-1].strip() if lines else ""
+        return lines[-1].strip() if lines and not lines[-1].startswith("$ ") else ""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ..table import Row
 from . import rows
 from .children import Command, Finished, run
 from .stages import CUT, FAILED, MISSING, OK, Context, Outcome
+from .summary import listed
 
 
 class Group(NamedTuple):
@@ -110,15 +111,20 @@ def judge(folder: Path, done: dict[Group, Finished]) -> Outcome:
     if failed:
         line += f", {failed} wrong"
     state = FAILED if failed or not timed else OK
+    notes = []
     for group, finished in done.items():
         rows_there = len(found.get(group.name, []))
         if finished.code is None:
             state = CUT if state == OK else state
-            line += f"; {group.name}: cut off after {rows_there} of {len(group.cases)} cases"
+            notes.append(f"{group.name}: cut off after {rows_there} of {len(group.cases)} cases")
         elif finished.code != 0 and rows_there < len(group.cases):
             state = FAILED
-            line += f"; {group.name}: exit status {finished.code}: {finished.last_line[:80]}"
-    return Outcome(state, line, section(folder.name, found) if all_rows else "")
+            notes.append(f"{group.name}: exit status {finished.code}: {finished.last_line}")
+    if notes:
+        line += f"; {len(notes)} of {len(done)} runs without an end of their own"
+    parts = [section(folder.name, found)] if all_rows else []
+    parts += [listed(f"Runs of {folder.name}", notes)] if notes else []
+    return Outcome(state, line, "\n\n".join(parts))
 
 
 def section(title: str, found: dict[str, list[Row]]) -> str:

@@ -63,7 +63,8 @@ RIGHT = "$ small\nresident forward lstm bfloat16: ok\n"
         (1, RIGHT + "resident forward gru bfloat16: y: error 1.00e+00 > 2e-02\n", "y: error 1.00"),
         (0, "$ small\nresident forward: a warning\n", "exit status 0"),
         (-11, RIGHT, "exit status -11: resident forward lstm bfloat16: ok"),
-        (None, RIGHT, "hangs: resident forward lstm bfloat16: ok"),
+        (None, RIGHT, "no end in time, after: resident forward lstm bfloat16: ok"),
+        (None, "$ small\n", "no end in time, after: nothing"),
     ],
 )
 def test_a_small_layer_that_is_wrong_crashes_or_hangs_is_a_failure(
@@ -158,10 +159,17 @@ def test_a_last_line_counts_where_no_test_is_named() -> None:
     assert checks.judge_tests({"all": quiet}) == Outcome(OK, "all: 12 passed, 3 skipped")
 
 
+def test_every_file_with_tests_for_a_gpu_is_run() -> None:
+    assert "tests/clip/test_gpu.py" in checks.other_files()
+    assert not any(name.startswith("tests/gpu/") for name in checks.other_files())
+
+
 def test_no_test_at_all_is_a_failure_and_none_in_a_part_is_not() -> None:
     none = Finished(checks.NOTHING_SELECTED, "== 9 deselected in 1.00s ==\n")
     assert checks.judge_tests({"teams": none}).state == FAILED
     assert checks.judge_tests({"teams": Finished(0, "")}).state == FAILED
+    skipped = Finished(None, "[gw0] [ 10%] SKIPPED tests/gpu/test_a.py::test_y\n")
+    assert checks.judge_tests({"teams": skipped}).state == FAILED
     some = Finished(0, XDIST.format("PASSED"))
     assert checks.judge_tests({"teams": none, "kernels": some}).state == OK
 
@@ -189,9 +197,12 @@ def test_speed_fails_where_a_case_does_and_never_for_a_time(tmp_path: Path) -> N
     assert judged(tmp_path, [slow, wrong], 1, 2).state == FAILED
     assert judged(tmp_path, [], 0).state == FAILED
     cut = judged(tmp_path, [slow], None, 2)
-    assert (cut.state, "cut off after 1 of 2 cases" in cut.line) == (CUT, True)
+    assert (cut.state, "cut off after 1 of 2 cases" in cut.section) == (CUT, True)
     crashed = judged(tmp_path, [slow], -11, 2)
-    assert (crashed.state, "exit status -11: RuntimeError: lost" in crashed.line) == (FAILED, True)
+    assert (crashed.state, "exit status -11: RuntimeError: lost" in crashed.section) == (
+        FAILED,
+        True,
+    )
 
 
 def test_a_near_miss_is_shown_with_its_times_and_its_error(tmp_path: Path) -> None:
