@@ -94,16 +94,14 @@ demo: setup
 bench: setup
 	$(PY) -m benchmarks.run
 
-# ARGS=--prebuilt: what is installed is checked, nothing is compiled. ARGS=--dry-run: without a GPU. docs/gpu-check.md
+# With .venv, which may take long to install, and the time begins after that. Without network:
+# python3 benchmarks/gpu_check/first.py. ARGS are those of first.py: docs/gpu-check.md.
 gpu-check:
-ifeq (,$(findstring --dry-run,$(ARGS)))
-	@nvidia-smi -L || { echo "make gpu-check: no NVIDIA GPU here (nvidia-smi found none)" >&2; exit 1; }
-endif
 ifeq (,$(findstring --prebuilt,$(ARGS))$(findstring --dry-run,$(ARGS)))
+	@nvidia-smi -L || { echo "make gpu-check: no NVIDIA GPU here (nvidia-smi found none)" >&2; exit 1; }
 	RNNFAST_CUDA=1 $(MAKE) --no-print-directory setup
-	$(PY) -m benchmarks.gpu_check --build-rates
 endif
-	$(PY) -m benchmarks.gpu_check $(ARGS)
+	$(PY) benchmarks/gpu_check/first.py $(ARGS)
 
 clean:
 	rm -rf build dist .venv *.egg-info rnnfast/_C*.so rnnfast/_build_info.json \

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from .workload import LayerWork
 
+NEAR = 4.0  # times its tolerance: an error up to here is a near miss, which is timed and told
+
 
 @dataclass(frozen=True)
 class Deviation:
@@ -39,6 +41,11 @@ class Verdict:
     @property
     def passed(self) -> bool:
         return all(deviation.passed for deviation in self.deviations)
+
+    @property
+    def near(self) -> bool:
+        """Whether it fails, and nothing is off by more than NEAR tolerances."""
+        return not self.passed and all(d.error <= NEAR * d.tolerance for d in self.deviations)
 
     @property
     def reason(self) -> str:

@@ -41,7 +41,8 @@ def markdown(title: str, rows: Sequence[Row], facts: dict[str, Any]) -> str:
 
 def _line(row: Row) -> str:
     if not row.timed:
-        return f"| {row.case} | failed, not timed: {table.one_line(row.reason)} | | | | | | |"
+        what = "near miss, not counted" if row.status == "near" else "failed, not timed"
+        return f"| {row.case} | {what}: {table.one_line(row.reason)} | | | | | | |"
     ratio = f"{row.ratio:.2f}" if row.ratio >= 1 else f"**{row.ratio:.2f}** (loss)"
     return (
         f"| {row.case} | {row.torch_ms:.3f} | {row.candidate_ms:.3f} | {ratio} | "

@@ -44,7 +44,7 @@ class Settings:
 
 
 def measure_case(case: Case, settings: Settings) -> Row:
-    """Gate, then timing. A case that fails is not timed; its row says why."""
+    """Gate, then timing. A case that fails is not timed, unless nearly right; its row says why."""
     row = Row(case.name, settings.mode, settings.candidate, settings.backend, taken="")
     try:
         reference, candidate = workload.build(
@@ -67,18 +67,24 @@ def measure_case(case: Case, settings: Settings) -> Row:
 
 def _gate_and_time(row: Row, reference: LayerWork, candidate: LayerWork, settings: Settings) -> Row:
     verdict = gate.check(reference, candidate)
-    if not verdict.passed:
-        return replace(row, status="failed", reason=verdict.reason, gate=verdict.worst)
+    status = "ok" if verdict.passed else "near" if verdict.near else "failed"
+    row = replace(row, status=status, reason=verdict.reason, gate=verdict.worst)
+    if status == "failed":
+        return row
     timer = measure.timer_for(settings.device)
     pairs = measure.alternate(reference, candidate, settings.budget, timer=timer)
-    return replace(row, gate=verdict.worst, **table.timings(pairs))
+    return replace(row, **table.timings(pairs))
 
 
 def run(cases: Sequence[Case], settings: Settings) -> Iterator[Row]:
-    """Raises RuntimeError where a layer changes the number of threads under the measurement."""
+    """Raises RuntimeError where a layer changes the number of threads under the measurement, or
+    leaves the device with an error that stays."""
     with _threads(settings.threads):
         for case in cases:
-            yield measure_case(case, settings)
+            row = measure_case(case, settings)
+            yield row
+            if row.status == "failed" and settings.device.startswith("cuda"):
+                torch.cuda.synchronize(settings.device)
             if torch.get_num_threads() != settings.threads:
                 found = f"{torch.get_num_threads()} threads instead of {settings.threads}"
                 raise RuntimeError(f"{case.name} left torch with {found}")
@@ -101,9 +107,13 @@ def save(folder: Path, settings: Settings, facts: dict[str, Any], rows: Sequence
     """
     expected = (overhead.BARE if settings.overhead else ()) + CASES
     complete = [row.case for row in rows] == [case.name for case in expected]
-    path = folder / f"{settings.stem}{'' if complete else '-partial'}.csv"
+    partial = folder / f"{settings.stem}-partial.csv"
+    path = folder / f"{settings.stem}.csv" if complete else partial
     table.write_csv(path, rows)
     table.write_json(path.with_suffix(".json"), {**facts, "settings": asdict(settings)})
+    if complete:  # the rows up to the last one
+        for part in (partial, partial.with_suffix(".json")):
+            part.unlink(missing_ok=True)
     return path
 
 
@@ -114,13 +124,14 @@ HEADER = (
 
 
 def line(row: Row) -> str:
-    if not row.timed:
+    if row.status == "failed":
         return f"{row.case:26} FAILED: {row.reason}"
+    near = "" if row.timed else f"  NEAR MISS: {row.reason}"
     return (
         f"{row.case:26} {row.torch_ms:9.3f} {row.candidate_ms:9.3f} {row.ratio:6.3f} "
         f"{row.ratio_q1:5.3f}–{row.ratio_q3:5.3f} {row.ratio_low:5.3f}–{row.ratio_high:5.3f} "
         f"{row.pairs:6d} {row.overhead_us:10.1f} {row.torch_gflops:10.1f} "
-        f"{row.candidate_gflops:6.1f}  {row.taken}"
+        f"{row.candidate_gflops:6.1f}  {row.taken}{near}"
     )
 
 
@@ -159,13 +170,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"note: load average {facts['load_average'][0]}: something else runs here, or just did"
         )
     print(header)
-    try:
-        for row in run(cases, settings):
-            rows.append(row)
-            print(show(row), flush=True)
-    finally:  # what was measured before an interrupt is kept
-        folder = options.out or RESULTS / machine.slug(settings.device, settings.threads)
-        path = save(folder, settings, facts, rows)
+    folder = options.out or RESULTS / machine.slug(settings.device, settings.threads)
+    for row in run(cases, settings):
+        rows.append(row)
+        print(show(row), flush=True)
+        path = save(folder, settings, facts, rows)  # each time: a run may be ended at any moment
     print(f"{close(rows)}\n{os.path.relpath(path)}")
     return 0 if all(row.timed for row in rows) else 1
 

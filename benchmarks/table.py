@@ -29,7 +29,7 @@ class Row:
     candidate: str
     backend: str  # asked for
     taken: str  # what it ran on
-    status: str = "ok"  # ok | failed
+    status: str = "ok"  # ok | near | failed; of a near miss of its gate the times do not count
     reason: str = ""
     gate: float = NAN  # largest error as a share of its tolerance
     pairs: int = 0

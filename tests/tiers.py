@@ -41,7 +41,7 @@ LEFT_OUT = {
     "tests/triton/test_interpreted.py::test_what_*": "Triton's interpreter is slow: some ran",
     "tests/triton/test_interpreted.py::test_bad_*": "Triton's interpreter is slow: some ran",
     "tests/clip/test_triton.py::*": "a Triton kernel in the interpreter, which is slow",
-    "tests/test_gpu_check.py::*": "a tool that measures a GPU",
+    "tests/gpu_check/*": "a tool that measures a GPU",
     "tests/test_latency.py::*": "a model of a GPU",
     "tests/test_benchmarks*.py::*": "tools that measure",
     "tests/text/test_distributed.py::*": "training in several processes",

@@ -1,4 +1,4 @@
-"""One command for a machine with a GPU: `make gpu-check`, or `python -m benchmarks.gpu_check`.
+"""A machine with a GPU is checked by `python3 benchmarks/gpu_check/first.py`, or `make gpu-check`.
 
 docs/gpu-check.md says what it does and how to read what it writes.
 """

@@ -18,15 +18,10 @@ import rnnfast
 
 from .. import measure
 from ..cases import Case, parse
-from .peers import Row, read, write
-from .stages import CUT, FAILED, OK, Context, Outcome, run_command
+from .rows import Row, write
+from .timing import PARTS
 
 LAYERS = 4
-# Small batches, whose blocks leave room for other layers' beside them.
-CASES = ("lstm-T512-B16-I128-H128", "gru-T512-B16-I128-H128", "lstm-T256-B64-I256-H256")
-DRY_CASES = ("lstm-T16-B2-I3-H4",)
-PARTS = (0, 32, 64, 128)  # steps; 0: one layer after the other
-FILE = "layers.csv"
 
 
 class _Training:
@@ -88,35 +83,21 @@ def _name(parts: int, explained: str) -> str:
     return f"{LAYERS} layers, parts of {parts}{note}"
 
 
-def run(context: Context, seconds: float) -> Outcome:
-    """Writes layers.csv."""
-    cases = DRY_CASES if context.dry_run else CASES
-    each = 0.5 * seconds / (len(cases) * len(PARTS))
-    command = [sys.executable, "-m", "benchmarks.gpu_check.layers", "--device", context.device]
-    command += ["--out", str(context.folder / FILE), "--cases", ",".join(cases)]
-    command += ["--seconds", f"{0.05 if context.dry_run else each:.3g}"]
-    done = run_command(command, seconds, context.folder / "layers.txt")
-    rows = read(context.folder / FILE)
-    failed = [row for row in rows if row.reason]
-    line = f"{len(rows) - len(failed)} timed, {len(failed)} failed"
-    state = CUT if done.code is None else OK if done.code == 0 else FAILED
-    return Outcome(state, line)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check.layers")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=3, help="of each row")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--case", required=True)
     asked = parser.parse_args(arguments)
     backend = "cuda" if asked.device.startswith("cuda") else "cpu"
     rows: list[Row] = []
-    for name in asked.cases.split(","):
-        for parts in PARTS:
-            rows.append(time_one(parse(name), parts, asked.device, backend, asked.seconds))
-            print(rows[-1], flush=True)
-            write(rows, asked.out)
+    for parts in PARTS:
+        rows.append(time_one(parse(asked.case), parts, asked.device, backend, asked.seconds))
+        print(rows[-1], flush=True)
+        write(rows, asked.out)
+        if rows[-1].reason and asked.device.startswith("cuda"):
+            torch.cuda.synchronize()  # raises where the device is lost: no row after it
     return 1 if any(row.reason for row in rows) else 0
 
 

@@ -7,10 +7,7 @@ its own layer's: its weights differ, so only times are compared.
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib
-import importlib.util
-import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,20 +16,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import measure, table, workload
+from .. import measure, workload
 from ..cases import Case, parse
-from .stages import CUT, FAILED, MISSING, OK, Context, Outcome, run_command
+from .rows import Row, write
+from .timing import PEER_CASES, installed
 
-CASES = ("lstm-T1024-B16-I768-H768", "lstm-T256-B64-I512-H512", "gru-T256-B64-I512-H512")
 Call = Callable[[], Any]
 
 
 class Peer(NamedTuple):
-    """module: what it is imported as. dtype: that its kernels take. build(case, device) -> a call,
-    forward and backward, that leaves gradients in what `leaves` gives."""
+    """dtype: that its kernels take. build(case, device) -> a call, forward and backward, and the
+    leaves in which it leaves gradients."""
 
     name: str
-    module: str
     dtype: torch.dtype
     build: Callable[[Case, str], tuple[Call, list[Tensor]]]
 
@@ -69,8 +65,8 @@ def _flashrnn(case: Case, device: str) -> tuple[Call, list[Tensor]]:
 
 
 PEERS = (
-    Peer("FlashRNN", "flashrnn", torch.bfloat16, _flashrnn),
-    Peer("haste", "haste_pytorch", torch.float32, _haste),
+    Peer("FlashRNN", torch.bfloat16, _flashrnn),
+    Peer("haste", torch.float32, _haste),
 )
 
 
@@ -84,24 +80,6 @@ class _Work:
 
     def __call__(self) -> Any:
         return self.call()
-
-
-class Row(NamedTuple):
-    """ratio: torch.nn's time over the peer's; above 1 the peer is faster."""
-
-    peer: str
-    case: str
-    dtype: str
-    torch_ms: float = float("nan")
-    peer_ms: float = float("nan")
-    ratio: float = float("nan")
-    reason: str = ""
-
-
-def installed() -> tuple[list[Peer], list[str]]:
-    """Those that can be imported, and the names of the others."""
-    there = [peer for peer in PEERS if importlib.util.find_spec(peer.module) is not None]
-    return there, [peer.name for peer in PEERS if peer not in there]
 
 
 def time_one(peer: Peer, name: str, device: str, seconds: float) -> Row:
@@ -126,46 +104,6 @@ def time_one(peer: Peer, name: str, device: str, seconds: float) -> Row:
     )
 
 
-def write(rows: Sequence[Row], path: Path) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Row._fields)
-    writer.writerows(rows)
-    table.write_text(path, text.getvalue())
-
-
-def read(path: Path) -> list[Row]:
-    """Of a file that `write` made; none where it is not there."""
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        lines = list(csv.reader(file))[1:]
-    return [
-        Row(peer, case, dtype, float(torch_ms), float(peer_ms), float(ratio), reason)
-        for peer, case, dtype, torch_ms, peer_ms, ratio, reason in lines
-    ]
-
-
-def run(context: Context, seconds: float) -> Outcome:
-    """Times those that are installed; says which are missing."""
-    there, missing = installed()
-    absent = f"not installed: {', '.join(missing)}" if missing else ""
-    if not there or context.dry_run:
-        line = f"{absent}; nothing is timed in a dry run" if context.dry_run else absent
-        return Outcome(MISSING, line.lstrip("; "))
-    path = context.folder / "peers.csv"
-    each = 0.5 * seconds / (len(there) * len(CASES))
-    command = [sys.executable, "-m", "benchmarks.gpu_check.peers", "--out", str(path)]
-    done = run_command(
-        [*command, "--seconds", f"{each:.3g}"], seconds, context.folder / "peers.txt"
-    )
-    rows = read(path)
-    failed = [row for row in rows if row.reason]
-    line = f"{len(rows) - len(failed)} timed, {len(failed)} failed"
-    state = CUT if done.code is None else OK if done.code == 0 else FAILED
-    return Outcome(state, f"{line}; {absent}" if absent else line)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check.peers")
     parser.add_argument("--out", type=Path, required=True)
@@ -176,8 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in missing:
         print(f"{name}: not installed")
     rows: list[Row] = []
-    for name in CASES:
-        for peer in there:
+    for name in PEER_CASES:
+        for peer in (peer for peer in PEERS if peer.name in there):
             rows.append(time_one(peer, name, asked.device, asked.seconds))
             print(rows[-1], flush=True)
             write(rows, asked.out)

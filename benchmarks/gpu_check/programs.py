@@ -1,10 +1,16 @@
-"""The program that measures rates (rates.cu): compiled by nvcc, or for the executor."""
+"""`python -m benchmarks.gpu_check.programs` compiles the program that measures rates (rates.cu).
+
+By nvcc, for the architecture that is named or all that it knows of ours; or for the executor.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,9 +18,9 @@ import torch
 from rnnfast._build import host
 from rnnfast._build.nvcc import find_nvcc
 
-ROOT = Path(__file__).resolve().parents[2]
+from .rates import EXECUTOR, PROGRAM, ROOT, STAMP, stamp
+
 SOURCE = Path(__file__).with_name("rates.cu")
-FOLDER = ROOT / "build" / "gpu-check"
 ARCHS = (80, 86, 89, 90, 100, 120)
 
 
@@ -22,37 +28,27 @@ class BuildError(RuntimeError):
     """It can't be compiled here; the text says why."""
 
 
-def find(prebuilt: bool) -> Path:
-    """The program for a device: compiled anew unless it is newer than its sources.
-
-    Raises BuildError where it can't be, or is `prebuilt` and not there.
-    """
-    path = FOLDER / "rates"
-    if prebuilt:
-        if path.is_file():
-            return path
-        raise BuildError(
-            f"{path} is not there; where there is an nvcc: "
-            "python -m benchmarks.gpu_check --build-rates"
-        )
-    sources = [*SOURCE.parent.glob("rates*"), *(ROOT / "csrc" / "cuda").rglob("*.h")]
-    if path.is_file() and all(path.stat().st_mtime > s.stat().st_mtime for s in sources):
-        return path
-    return build(path)
-
-
-def build(path: Path = FOLDER / "rates") -> Path:
-    """Compiles for every architecture that this nvcc knows of ARCHS. Raises BuildError."""
+def build(arch: str | None = None, path: Path = PROGRAM) -> Path:
+    """Compiles for this architecture ("9.0"), or every one that this nvcc knows of ARCHS. Raises
+    BuildError."""
     search = find_nvcc(torch.version.cuda)
     if search.nvcc is None:
         raise BuildError(f"no nvcc: {search.why_not()}")
-    known = _run([str(search.nvcc.path), "--list-gpu-code"])
-    archs = [arch for arch in ARCHS if f"sm_{arch}" in known.split()]
-    command = [str(search.nvcc.path), "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", "--threads", "2"]
-    for arch in archs:
-        command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
+    nvcc = str(search.nvcc.path)
+    if arch is None:
+        known = _run([nvcc, "--list-gpu-code"]).split()
+        archs = [str(number) for number in ARCHS if f"sm_{number}" in known]
+    else:
+        archs = [arch.replace(".", "")]
+    command = [nvcc, "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}", "--threads", "2"]
+    for number in archs:
+        command += ["-gencode", f"arch=compute_{number},code=sm_{number}"]
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path == PROGRAM:
+        STAMP.unlink(missing_ok=True)
     _run([*command, str(SOURCE), "-o", str(path)])
+    if path == PROGRAM:
+        STAMP.write_text(stamp())
     return path
 
 
@@ -62,7 +58,7 @@ def build_for_executor() -> Path:
     ninja = host.find_ninja(os.environ)
     if compiler is None or ninja is None:
         raise BuildError(why or "ninja runs the build and is not installed: pip install ninja")
-    folder = FOLDER / "executor"
+    folder = EXECUTOR.parent
     folder.mkdir(parents=True, exist_ok=True)
     flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-DRNNFAST_SIMT"]
     flags += [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests'}"]
@@ -78,7 +74,7 @@ def build_for_executor() -> Path:
     lines += [f"build rates: link {' '.join(objects)}", ""]
     (folder / "build.ninja").write_text("\n".join(lines))
     _run([ninja, "-C", str(folder), "-j", os.environ.get("MAX_JOBS", "2")])
-    return folder / "rates"
+    return EXECUTOR
 
 
 def _run(command: list[str]) -> str:
@@ -87,3 +83,20 @@ def _run(command: list[str]) -> str:
         words = (done.stdout + done.stderr).strip()[-2000:]
         raise BuildError(f"{Path(command[0]).name} failed: {words}")
     return done.stdout
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check.programs")
+    parser.add_argument("--arch", help="such as 9.0; default: all that nvcc knows of ours")
+    parser.add_argument("--executor", action="store_true", help="for the CPU (docs/simt.md)")
+    asked = parser.parse_args(arguments)
+    try:
+        print(build_for_executor() if asked.executor else build(asked.arch))
+    except BuildError as error:
+        print(f"rates: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

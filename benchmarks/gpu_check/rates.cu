@@ -1,7 +1,8 @@
 // Measures what the cost model assumes of a device (csrc/cuda/plan/model.h) and prints a line of JSON
 // for each rate as soon as it is known: {"name": …, "value": …, "low": …, "high": …}, or "skipped"
 // or "failed" with the reason. `rates` takes half a minute; `rates --tiny` runs everything once,
-// for the executor, and its numbers mean nothing. Exit status 1 where a rate failed.
+// for the executor, and its numbers mean nothing; with `--absent` too, a block is waited for that
+// never comes. Exit status 1 where a rate failed.
 //
 // A kernel is run for n rounds and for 2n; the difference is n rounds, whatever a launch costs.
 // Times are the host's, around a launch and the wait for its end, the median of several.
@@ -21,6 +22,7 @@ namespace {
 using namespace rnnfast::cuda;
 
 bool tiny = false;
+constexpr int64_t kPatience = 4'000'000'000;  // clocks: two seconds
 
 // --- the device ----------------------------------------------------------------------------------
 
@@ -28,6 +30,7 @@ bool tiny = false;
 
 void* allocate(size_t bytes) { return ::operator new(bytes, std::align_val_t(128)); }
 void copy_to(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+void copy_from(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
 void clear(void* to, size_t bytes) { std::memset(to, 0, bytes); }
 void wait_for_device() {}
 int multiprocessors() { return 4; }
@@ -46,6 +49,9 @@ void* allocate(size_t bytes) {
 }
 void copy_to(void* to, const void* from, size_t bytes) {
   check(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+}
+void copy_from(void* to, const void* from, size_t bytes) {
+  check(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost));
 }
 void clear(void* to, size_t bytes) { check(cudaMemset(to, 0, bytes)); }
 void wait_for_device() { check(cudaDeviceSynchronize()); }
@@ -76,12 +82,19 @@ struct Timing {
 using Kernel = void (*)(RateArgs);
 
 double seconds(const Launch& how, Kernel kernel, const RateArgs& args) {
-  if (args.counter != nullptr) clear(args.counter, sizeof(unsigned));
+  clear(args.counter, sizeof(unsigned));
+  clear(args.late, sizeof(unsigned));
   wait_for_device();
   const auto start = std::chrono::steady_clock::now();
   launch(how, kernel, args, Stream{});
   wait_for_device();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  unsigned late = 0;
+  copy_from(&late, args.late, sizeof(late));
+  if (late > 0) {
+    throw std::runtime_error("rnnfast: the barrier of " + std::string(how.name) + " timed out");
+  }
+  return took.count();
 }
 
 Timing summary(std::vector<double> ns) {
@@ -297,14 +310,19 @@ constexpr Measurement kMeasurements[] = {
 }  // namespace
 
 int main(int count, char** arguments) {
-  tiny = count > 1 && std::string(arguments[1]) == "--tiny";
   Rig rig;
+  for (int i = 1; i < count; ++i) {
+    tiny = tiny || std::string(arguments[i]) == "--tiny";
+    rig.args.absent += std::string(arguments[i]) == "--absent";
+  }
+  rig.args.patience = tiny ? 10'000 : kPatience;
   int failed = 0;
   try {
     std::printf("{\"device\": \"%s\", \"multiprocessors\": %d, \"nominal_ghz\": %.4g}\n",
                 device_name().c_str(), multiprocessors(), nominal_ghz());
     rig.args.out = static_cast<float*>(allocate(sizeof(float)));
     rig.args.counter = static_cast<unsigned*>(allocate(sizeof(unsigned)));
+    rig.args.late = static_cast<unsigned*>(allocate(sizeof(unsigned)));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "rates: %s\n", error.what());
     return 1;

@@ -1,42 +1,67 @@
-"""The first stage: what the cost model assumes of a device, measured on it."""
+"""The stage that measures what the cost model assumes of a device."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from rnnfast import _ext
-
 from .. import table
-from . import programs
-from .stages import CUT, FAILED, MISSING, OK, Context, Outcome, run_command
+from .children import Command
+from .children import run as run_command
+from .stages import CUT, FAILED, MISSING, OK, Context, Outcome
 
-PRODUCT = (64, 1024, 4096)  # B, H, G·H: a product as one step of the stepwise strategy needs it
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "build" / "gpu-check"
+PROGRAM = FOLDER / "rates"
+STAMP = PROGRAM.with_suffix(".stamp")  # what the program was compiled from
+EXECUTOR = FOLDER / "executor" / "rates"  # the same program on the CPU
+PROGRAM_SHARE = 0.75  # of the time; the rest is for what torch measures
+
+
+def stamp() -> str:
+    """Of the program's sources."""
+    content = hashlib.sha256()
+    sources = [*Path(__file__).parent.glob("rates*.*"), *(ROOT / "csrc").rglob("*.h")]
+    for path in sorted(source for source in sources if source.suffix != ".py"):
+        content.update(path.read_bytes())
+    return content.hexdigest()
+
+
+def is_built() -> bool:
+    return PROGRAM.is_file() and STAMP.is_file() and STAMP.read_text() == stamp()
 
 
 def run(context: Context, seconds: float) -> Outcome:
-    """Writes rates.json: ``{"rates": {name: {"value", "low", "high"}}, …}``."""
-    started = time.monotonic()
-    try:
-        program = (
-            programs.build_for_executor() if context.dry_run else programs.find(context.prebuilt)
-        )
-    except programs.BuildError as error:
-        return Outcome(FAILED if not context.prebuilt else MISSING, str(error))
-    command = [str(program), *(["--tiny"] if context.dry_run else [])]
-    left = seconds - (time.monotonic() - started)
-    done = run_command(command, max(left, 1), context.folder / "rates.txt")
+    """Writes rates.json: ``{"rates": {name: {"value", "low", "high"}}, …}``; once more when torch
+    has measured, too."""
+    if context.dry_run:
+        build = context.python("benchmarks.gpu_check.programs", "--executor")
+        built = run_command(Command(build, context.folder / "build-rates.txt"), seconds / 2)
+        if built.code != 0:
+            return Outcome(FAILED, f"not compiled: {built.last_line}")
+        words: tuple[str, ...] = (str(EXECUTOR), "--tiny")
+    elif is_built():
+        words = (str(PROGRAM),)
+    else:
+        how = "where there is an nvcc: python -m benchmarks.gpu_check.programs"
+        return Outcome(MISSING, f"{PROGRAM} is not there, or of other sources; {how}")
+    log = context.folder / "rates.txt"
+    done = run_command(Command(words, log), seconds * PROGRAM_SHARE)
     content = parse(done.text)
     content["dry_run"] = context.dry_run
-    if not context.dry_run:
-        content["device_numbers"] = device_numbers(content)
-        content["rates"].update(_of_torch(content))
-    write(content, context.folder / "rates.json")
+    path = context.folder / "rates.json"
+    write(content, path)
+    words = context.python("benchmarks.gpu_check.device_rates", str(path))
+    more = run_command(
+        Command(words, context.folder / "device-rates.txt"), seconds * (1 - PROGRAM_SHARE)
+    )
+    content = json.loads(path.read_text())
+    if more.code != 0:
+        content["failed"]["by torch"] = more.last_line
     return _judge(content, done.code, done.last_line)
 
 
@@ -73,19 +98,6 @@ def write(content: dict[str, Any], path: Path) -> None:
     table.write_text(path.with_suffix(".csv"), "\n".join(lines) + "\n")
 
 
-def device_numbers(content: dict[str, Any]) -> list[float]:
-    """The device as `_C.cuda_model` takes it, with the clock as it was measured.
-
-    Raises RuntimeError where the extension is not there.
-    """
-    module: Any = _ext.load()
-    if module is None:
-        raise RuntimeError(str(_ext.why_missing()))
-    *numbers, clock = module.cuda_device(torch.cuda.current_device())
-    measured = content["clock_ghz"]
-    return [*numbers, measured if math.isfinite(measured) else clock]
-
-
 def _judge(content: dict[str, Any], code: int | None, last_line: str) -> Outcome:
     found, failed = len(content["rates"]), content["failed"]
     line = f"{found} rates"
@@ -94,34 +106,34 @@ def _judge(content: dict[str, Any], code: int | None, last_line: str) -> Outcome
     if failed:
         line += f"; failed: {', '.join(failed)}"
     if code is None:
-        return Outcome(CUT, line, content)
+        return Outcome(CUT, line, section(content))
     if found == 0:
         line = last_line or f"exit status {code}"
-    return Outcome(OK if code == 0 and found else FAILED, line, content)
+    return Outcome(OK if code == 0 and found and not failed else FAILED, line, section(content))
 
 
-def _of_torch(content: dict[str, Any]) -> dict[str, Any]:
-    """product_efficiency: of the rate of mma.sync that was measured, as a small product by cuBLAS
-    reaches it."""
-    mma = content["rates"].get("mma_cycles")
-    clock = content["clock_ghz"]
-    if mma is None or not math.isfinite(clock):
-        return {}
-    B, H, columns = PRODUCT
-    a, b = (torch.randn(*s, device="cuda", dtype=torch.bfloat16) for s in ((B, H), (H, columns)))
-    count = 200
-    shares = []
-    for _ in range(9):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.mm(a, b)
-        start.record()
-        for _ in range(count):
-            torch.mm(a, b)
-        end.record()
-        end.synchronize()
-        ns = start.elapsed_time(end) * 1e6 / count
-        sms = torch.cuda.get_device_properties(0).multi_processor_count
-        peak = 16 * 8 * 16 / mma["value"] * clock * sms  # multiply-adds a ns
-        shares.append(B * H * columns / ns / peak)
-    shares.sort()
-    return {"product_efficiency": {"value": shares[4], "low": shares[0], "high": shares[-1]}}
+def section(content: Mapping[str, Any]) -> str:
+    """Measured beside what the model takes without a measurement."""
+    dry = content.get("dry_run", False)
+    lines = ["## Rates", ""]
+    if not dry:
+        lines += [
+            f"Clock {content['clock_ghz']:.3f} GHz (nominal {content.get('nominal_ghz', 0):.3f}). "
+            "Feed them back: `python -m benchmarks.latency --devices measured --rates rates.json`.",
+            "",
+        ]
+    measured = "dry run" if dry else "measured"
+    lines += [f"| constant | {measured} | low – high | model | is |", "|---|--:|--:|--:|---|"]
+    known = content.get("model", {})
+    for name, entry in content["rates"].items():
+        value, unit, by = known.get(name, (math.nan, "", ""))
+        spread = f"{entry['low']:.4g} – {entry['high']:.4g}"
+        lines.append(
+            f"| {name} ({unit}) | {entry['value']:.4g} | {spread} | {value:g} | {by or 'assumed'} |"
+        )
+    for kind in ("skipped", "failed"):
+        lines += [
+            f"| {name} | {kind}: {table.one_line(why)} | | | |"
+            for name, why in content[kind].items()
+        ]
+    return "\n".join(lines)

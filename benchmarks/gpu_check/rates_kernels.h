@@ -15,8 +15,23 @@ struct RateArgs {
   float* out = nullptr;             // one value
   const unsigned* words = nullptr;  // what is read
   unsigned* counter = nullptr;      // zero before a launch
+  unsigned* late = nullptr;         // zero before a launch; then how many have waited for too long
+  int64_t patience = 0;             // clocks that a block waits for others
+  int absent = 0;                   // blocks that are waited for and never come: to test patience
   int64_t bytes = 0;                // of what is read, or sent to each peer
 };
+
+// How far the clock is, and a moment's rest. The executor has no clock: it counts how often it is asked.
+#if defined(RNNFAST_SIMT)
+inline int64_t clock_now() {
+  static int64_t asked = 0;
+  return ++asked;
+}
+inline void rest(Site site = Site::here()) { ::simt::pause(site); }
+#else
+RNNFAST_DEVICE int64_t clock_now() { return clock64(); }
+RNNFAST_DEVICE void rest() { __nanosleep(20); }
+#endif
 
 // Words of 16 bytes.
 struct alignas(16) RateWord {
@@ -191,15 +206,28 @@ RNNFAST_KERNEL(kRateThreads) step_chain(RNNFAST_ARGS RateArgs args) {
   keep(args, x);
 }
 
-// As a team of blocks meets through global memory (csrc/cuda/team/grid.h).
+// As a team of blocks meets through global memory (csrc/cuda/team/grid.h). A launch in which a block
+// has waited for too long ends by itself, and the device can go on: the first to notice lets all
+// pass, for good.
+inline constexpr unsigned kOpen = 1u << 30;  // more than any count
 RNNFAST_KERNEL(kRateThreads) grid_barrier(RNNFAST_ARGS RateArgs args) {
   unsigned all = 0;
   for (int round = 0; round < args.rounds; ++round) {
-    all += unsigned(grid_x());
+    all += unsigned(grid_x() + args.absent);
     sync_block();
     if (thread_index() == 0) {
       add_release<Scope::kDevice>(args.counter, 1u);
-      while (int(load_acquire<Scope::kDevice>(args.counter) - all) < 0) pause();
+      const int64_t began = clock_now();
+      bool told = false;
+      while (int(load_acquire<Scope::kDevice>(args.counter) - all) < 0) {
+        rest();
+        if (!told && clock_now() - began > args.patience) {
+          told = true;
+          if (atomic_add<Scope::kDevice>(args.late, 1u) == 0) {
+            add_release<Scope::kDevice>(args.counter, kOpen);
+          }
+        }
+      }
     }
     sync_block();
   }

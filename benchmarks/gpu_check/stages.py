@@ -1,21 +1,22 @@
-"""Stages one after the other within a budget.
+"""Stages one after the other before a deadline.
 
 One that fails, or whose time is up, does not stop the next; what it has found by then is kept.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
+import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 OK, FAILED, CUT, MISSING = "ok", "FAILED", "CUT OFF", "NOT RUN"
+
+
+class Stopped(BaseException):
+    """A signal asks the check to end: what there is, is written."""
 
 
 @dataclass(frozen=True)
@@ -23,30 +24,36 @@ class Context:
     """Where everything goes, and how it is run.
 
     Attributes:
-        folder: of the results. prebuilt: nothing is compiled. dry_run: without a device.
+        folder: of what the stages write. prebuilt: nothing is compiled. dry_run: without a device.
+        cores: how many processes that compute may run at once.
     """
 
     folder: Path
     dry_run: bool
     prebuilt: bool
+    cores: int = 2
 
     @property
     def device(self) -> str:
         return "cpu" if self.dry_run else "cuda"
 
+    def python(self, module: str, *words: str) -> tuple[str, ...]:
+        """The words of a command: a module, by the Python that runs here."""
+        return (sys.executable, "-m", module, *words)
+
 
 @dataclass
 class Outcome:
-    """What a stage has to say: its state, a line or two, and what the summary draws from."""
+    """What a stage has to say: its state, a line or two, and its section of the summary."""
 
     state: str
     line: str
-    details: Mapping[str, Any] = field(default_factory=dict)
+    section: str = ""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """share: of the budget, relative to the others'. run: given the seconds it may take."""
+    """share: of the time, relative to the others'. run: given the seconds it may take."""
 
     name: str
     share: float
@@ -61,28 +68,54 @@ class Result:
     allowed: float
 
 
+class Deadline:
+    """When everything has to be over."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._end = clock() + seconds
+
+    def left(self) -> float:
+        return max(0.0, self._end - self.clock())
+
+
 def run_stages(
     stages: Sequence[Stage],
     context: Context,
-    budget: float,
+    deadline: Deadline,
     after: Callable[[list[Result]], None],
-    clock: Callable[[], float] = time.monotonic,
+    before: Sequence[Result] = (),
 ) -> list[Result]:
-    """Runs them in order; ``after`` is called with all results so far after each.
+    """Runs them in order; ``after`` is called with ``before`` and all results so far after each.
 
     A stage may take its share of the time that is left: what one leaves over goes to those that
-    follow, and what one overruns is taken from them alike.
+    follow, and what one overruns is taken from them alike. A signal ends the stage that runs, and
+    no other is begun.
     """
-    start = clock()
-    results: list[Result] = []
+    results = list(before)
     for place, stage in enumerate(stages):
-        began = clock()
-        left = max(0.0, budget - (began - start))
+        began, left = deadline.clock(), deadline.left()
         allowed = left * stage.share / sum(later.share for later in stages[place:])
-        outcome = _run(stage, context, allowed)
-        results.append(Result(stage.name, outcome, clock() - began, allowed))
-        after(results)
+        stopped = False
+        try:
+            outcome = _run(stage, context, allowed)
+        except Stopped as signal:
+            outcome, stopped = Outcome(CUT, f"stopped: {signal}"), True
+        results.append(Result(stage.name, outcome, deadline.clock() - began, allowed))
+        if _tell(after, results) or stopped:
+            break
     return results
+
+
+def _tell(after: Callable[[list[Result]], None], results: list[Result]) -> bool:
+    """Whether a signal came while that was written down, which is then done once more."""
+    try:
+        after(results)
+    except Exception:  # what can't be written down is no reason to find out less
+        traceback.print_exc()
+    except Stopped:
+        return _tell(after, results) or True
+    return False
 
 
 def _run(stage: Stage, context: Context, allowed: float) -> Outcome:
@@ -94,44 +127,6 @@ def _run(stage: Stage, context: Context, allowed: float) -> Outcome:
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
         return Outcome(FAILED, f"{type(error).__name__} at {where}: {error}")
-
-
-@dataclass(frozen=True)
-class Finished:
-    """code: the exit status, or None where the time was up."""
-
-    code: int | None
-    text: str
-
-    @property
-    def last_line(self) -> str:
-        lines = [line for line in self.text.splitlines() if line.strip()]
-        return lines[-1].strip() if lines else ""
-
-
-def run_command(
-    command: Sequence[str], seconds: float, log: Path, environment: Mapping[str, str] | None = None
-) -> Finished:
-    """Runs a command and all it starts for so long at most. What it prints goes to `log` as it
-    comes, so that it is there whatever happens."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file:
-        file.write(f"$ {' '.join(command)}\n")
-        file.flush()
-        child = subprocess.Popen(
-            command,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
-            start_new_session=True,
-        )
-        code: int | None = None
-        try:
-            code = child.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(child.pid, signal.SIGKILL)  # its own session: the command and its children
-            child.wait()
-    return Finished(code, log.read_text(errors="replace"))
 
 
 def exit_status(results: Sequence[Result]) -> int:

@@ -72,10 +72,10 @@ def build_extension(root: Path, package: Path) -> None:
     if subprocess.run([recipe.ninja, "-C", str(folder), "-j", jobs]).returncode != 0:
         raise SystemExit("rnnfast build: the compiler failed; its message is above")
     _install(folder / "_C.so", target)
-    record.write(package, _facts(recipe))
+    record.write(package, _facts(recipe, root / "csrc"))
 
 
-def _facts(recipe: Recipe) -> dict[str, Any]:
+def _facts(recipe: Recipe, csrc: Path) -> dict[str, Any]:
     openmp = recipe.torch.openmp_library()
     return {
         "built": True,
@@ -89,6 +89,7 @@ def _facts(recipe: Recipe) -> dict[str, Any]:
         "cuda_flags": " ".join(ninja_file.cuda_flags(recipe)) if recipe.nvcc else None,
         "openmp": openmp.name if openmp else "the compiler's",
         "debug": recipe.debug,
+        "sources": record.digest(csrc),
     }
 
 

@@ -1,4 +1,4 @@
-"""Finding an nvcc that fits torch: CUDA_HOME, then PATH, then the pip wheels."""
+"""Finding an nvcc that fits torch: CUDA_HOME, PATH, the pip wheels, then /usr/local/cuda."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+TOOLKIT = Path("/usr/local/cuda")  # where the toolkit's installer puts it, and PATH may lack it
 PIP_INSTALL = "pip install 'rnnfast[cuda]' (or `RNNFAST_CUDA=1 make setup` in a checkout)"
 
 
@@ -19,7 +20,7 @@ PIP_INSTALL = "pip install 'rnnfast[cuda]' (or `RNNFAST_CUDA=1 make setup` in a 
 class Nvcc:
     path: Path
     version: str  # "13.0.88"
-    source: str  # "CUDA_HOME", "PATH" or "pip"
+    source: str  # "CUDA_HOME", "PATH", "pip" or "toolkit"
 
     @property
     def major(self) -> str:
@@ -46,6 +47,7 @@ def find_nvcc(
     torch_cuda: str | None,
     env: Mapping[str, str] | None = None,
     site_dirs: Iterable[Path] | None = None,
+    toolkit: Path | None = None,
 ) -> NvccSearch:
     """Look for an nvcc whose major version is that of `torch_cuda` ("13.0", torch.version.cuda).
 
@@ -56,9 +58,11 @@ def find_nvcc(
     unfit: list[str] = []
     absent: list[str] = []
     advice = install_advice(torch_cuda)
-    for source, path in _candidates(env, pip_site_dirs() if site_dirs is None else site_dirs):
+    site_dirs = pip_site_dirs() if site_dirs is None else site_dirs
+    toolkit = TOOLKIT if toolkit is None else toolkit
+    for source, path in _candidates(env, site_dirs, toolkit):
         if path is None:
-            absent.append(_absent(source, env))
+            absent.append(_absent(source, env, toolkit))
             continue
         version = nvcc_version(path)
         if version is None:
@@ -109,7 +113,7 @@ def pip_site_dirs() -> list[Path]:
 
 
 def _candidates(
-    env: Mapping[str, str], site_dirs: Iterable[Path]
+    env: Mapping[str, str], site_dirs: Iterable[Path], toolkit: Path
 ) -> Iterator[tuple[str, Path | None]]:
     home = env.get("CUDA_HOME")
     in_home = Path(home) / "bin" / "nvcc" if home else None
@@ -121,12 +125,16 @@ def _candidates(
         yield "pip", None
     for path in wheels:
         yield "pip", path
+    installed = toolkit / "bin" / "nvcc"
+    yield "toolkit", installed if installed.is_file() else None
 
 
-def _absent(source: str, env: Mapping[str, str]) -> str:
+def _absent(source: str, env: Mapping[str, str], toolkit: Path) -> str:
     if source == "CUDA_HOME":
         home = env.get("CUDA_HOME")
         return f"CUDA_HOME={home} has no bin/nvcc" if home else "CUDA_HOME is not set"
-    return {"PATH": "no nvcc on PATH", "pip": "no nvcc among the pip wheels (nvidia-cuda-nvcc)"}[
-        source
-    ]
+    return {
+        "PATH": "no nvcc on PATH",
+        "pip": "no nvcc among the pip wheels (nvidia-cuda-nvcc)",
+        "toolkit": f"no nvcc in {toolkit}/bin",
+    }[source]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -21,3 +22,12 @@ def read(folder: Path) -> dict[str, Any] | None:
     """The record in `folder`; None where no build has written one."""
     path = folder / NAME
     return json.loads(path.read_text()) if path.is_file() else None
+
+
+def digest(folder: Path) -> str:
+    """Of all files there: tells whether a build that was carried here is one of these sources."""
+    content = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        content.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+        content.update(path.read_bytes())
+    return content.hexdigest()

@@ -13,11 +13,12 @@ from .support import fake_nvcc
 
 @pytest.fixture
 def places(tmp_path: Path) -> dict[str, Path]:
-    """Where each of the three places would have its nvcc; none is there yet."""
+    """Where each of the four places would have its nvcc; none is there yet."""
     return {
         "CUDA_HOME": tmp_path / "toolkit/bin/nvcc",
         "PATH": tmp_path / "bin/nvcc",
         "pip": tmp_path / "site/nvidia/cu13/bin/nvcc",
+        "toolkit": tmp_path / "usr/local/cuda/bin/nvcc",
     }
 
 
@@ -26,10 +27,10 @@ def search(places: dict[str, Path], torch_cuda: str | None = "13.0"):
         "CUDA_HOME": str(places["CUDA_HOME"].parents[1]),
         "PATH": str(places["PATH"].parent),
     }
-    return find_nvcc(torch_cuda, env, [places["pip"].parents[3]])
+    return find_nvcc(torch_cuda, env, [places["pip"].parents[3]], places["toolkit"].parents[1])
 
 
-def test_the_order_is_cuda_home_path_pip(places):
+def test_the_order_is_cuda_home_path_pip_and_the_toolkit_s_own_place(places):
     for path in places.values():
         fake_nvcc(path, "13.0.88")
     for source, path in places.items():
@@ -78,7 +79,7 @@ def test_one_that_does_not_run_is_passed_over(places):
 
 
 def test_nothing_anywhere_and_cuda_home_unset(tmp_path):
-    result = find_nvcc("13.0", {"PATH": str(tmp_path)}, [tmp_path])
+    result = find_nvcc("13.0", {"PATH": str(tmp_path)}, [tmp_path], tmp_path)
     assert result.nvcc is None
     assert result.unfit == ()
     assert result.why_not().startswith("CUDA_HOME is not set; no nvcc on PATH; ")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rnnfast._build import host, ninja_file, nvcc, recipe, torchinfo
+from rnnfast._build import host, ninja_file, nvcc, recipe, record, torchinfo
 from rnnfast._build.recipe import BuildError, gencode, make_recipe, parse_archs
 
 from .support import ROOT, clean_env, fake_nvcc
@@ -24,12 +24,13 @@ def env(tmp_path: Path, monkeypatch) -> dict[str, str]:
 
 @pytest.fixture
 def torch_with(monkeypatch):
-    """Make the build see a torch with this CUDA version, and no pip nvcc."""
+    """Make the build see a torch with this CUDA version, and neither pip's nvcc nor a toolkit."""
 
     def patch(cuda: str | None) -> None:
         info = torchinfo.TorchInfo(TORCH_ROOT, f"2.9.1+{cuda or 'cpu'}", cuda)
         monkeypatch.setattr(torchinfo, "find_torch", lambda: info)
         monkeypatch.setattr(nvcc, "pip_site_dirs", list)
+        monkeypatch.setattr(nvcc, "TOOLKIT", Path("no such folder"))
 
     return patch
 
@@ -218,3 +219,28 @@ def test_ninja_file_compiles_each_source_once_and_links_torchs_openmp(tmp_path):
     link = text[text.index("build _C.so: link") :]
     assert (str(openmp) if openmp else "-fopenmp") in link
     assert recipe.DEFAULT_ARCHS not in text
+
+
+def test_the_slowest_sources_are_compiled_first(env, torch_with, tmp_path):
+    torch_with("13.0")
+    fake_nvcc(tmp_path / "bin/nvcc", "13.0.88")
+    text = ninja_file.write_ninja(
+        make_recipe(env), ninja_file.TorchPaths((), ()), ROOT / "csrc", tmp_path
+    ).read_text()
+    names = [line.split()[1].removesuffix(".o:") for line in text.splitlines() if ".o: " in line]
+    seconds = [ninja_file.expected_seconds(name) for name in names]
+    assert seconds == sorted(seconds, reverse=True)
+    assert names[0] == "cuda/team/backward_bf16.cu"
+    for start in ninja_file.SECONDS:  # none that is no more
+        assert any(name.startswith(start) for name in names), start
+
+
+def test_a_digest_tells_these_sources_from_others(tmp_path):
+    (tmp_path / "a.h").write_text("1")
+    found = [record.digest(tmp_path)]
+    (tmp_path / "a.h").write_text("2")
+    found.append(record.digest(tmp_path))
+    (tmp_path / "a.h").rename(tmp_path / "b.h")
+    found.append(record.digest(tmp_path))
+    assert len(set(found)) == 3
+    assert record.digest(tmp_path) == found[-1]
