@@ -17,8 +17,9 @@ from rnnfast.backends import registry
 from rnnfast.ops import pack
 from rnnfast.problem import Options, Scan, problem_of
 
-from .naive import Inputs, naive_scan
+from .naive import Inputs, batched_scan, naive_scan
 
+FEW_STEPS = 64  # of all sequences: above, the oracle takes them at once
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -211,7 +212,7 @@ def run(
 def oracle(
     case: Case, dtype: torch.dtype, nudge: int = 0, slopes: bytes | None = None
 ) -> dict[str, Tensor]:
-    """The same by the naive loop; ``nudge`` as in ``leaves``, ``slopes`` as ``slopes_of`` gives."""
+    """The same by a naive loop; ``nudge`` as in ``leaves``, ``slopes`` as ``slopes_of`` gives."""
     t = leaves(case, dtype, nudge=nudge)
     spec = rnnfast.CELLS[case.cell]
     weights = {n: t[n] for n in spec.weight_names(case.kind, case.bias)}
@@ -220,7 +221,8 @@ def oracle(
     at = None
     if slopes is not None:
         at = torch.frombuffer(bytearray(slopes), dtype=torch.bool).view(case.T, case.B, -1)
-    named = naive_scan(
+    loop = naive_scan if case.T * case.B <= FEW_STEPS else batched_scan
+    named = loop(
         Inputs(
             case.cell,
             t["x"],
