@@ -36,6 +36,7 @@ class Problem(NamedTuple):
     T, B, I, H, P may be symbolic while a compiler traces. ``dtype`` is what it is computed in: that
     of the weights, or what ``autocast`` (its dtype, where it changes anything) makes of them.
     ``tracing``: by a compiler; ``recorded``: by torch.jit.trace; ``transformed``: by torch.func.
+    ``device_index``: among the devices of its type.
     """
 
     cell: str
@@ -55,6 +56,7 @@ class Problem(NamedTuple):
     recorded: bool = False
     transformed: bool = False
     autocast: torch.dtype | None = None
+    device_index: int = 0
 
     @property
     def spec(self) -> CellSpec:
@@ -225,6 +227,16 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
+def index_of(tensor: Tensor) -> int:
+    """Of its device, among those of this type."""
+    return tensor.device.index or 0
+
+
+def device_named(problem: Problem) -> torch.device:
+    """The device that ``problem`` is for."""
+    return torch.device(problem.device, problem.device_index)
+
+
 def kind_of(input: Tensor) -> str:
     """The kind of an input that is not projected yet: int64 is tokens, everything else dense."""
     return "tokens" if input.dtype == torch.int64 else "dense"
@@ -259,4 +271,5 @@ def problem_of(scan: Scan) -> Problem:
         scan.options,
         *surroundings(input.device.type)[:3],
         None,
+        index_of(input),
     )

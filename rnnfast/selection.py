@@ -14,7 +14,7 @@ from .backends import measured, registry
 from .backends.base import Backend, Call
 from .backends.registry import AUTO, requested_backend
 from .cells import CELLS
-from .problem import Options, Problem, Stack, changed, kind_of
+from .problem import Options, Problem, Stack, changed, index_of, kind_of
 from .surroundings import surroundings
 
 
@@ -76,6 +76,7 @@ def asked_of(
         around.recorded,
         around.transformed,
         None if cast is None else around.autocast,
+        index_of(input),
     )
     return Asked(first, cast, around.autocast is not None)
 

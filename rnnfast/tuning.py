@@ -167,7 +167,8 @@ def _timed(call: Call, name: str, repeats: int) -> float:
 
 def _wait() -> None:
     if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+        for index in range(torch.cuda.device_count()):  # the call's device need not be the current
+            torch.cuda.synchronize(index)
 
 
 # --- the table -----------------------------------------------------------------------------------

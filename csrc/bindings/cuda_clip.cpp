@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "bindings/clip_tensors.h"
+#include "bindings/cuda_device.h"
 #include "clip/cuda.h"
 
 namespace rnnfast::cuda {
@@ -213,7 +214,9 @@ class List {
     const Tensor meet = counters(device(), stream);
     args.sums = static_cast<ClipSum*>(sums.mutable_data_ptr());
     args.meet = static_cast<unsigned*>(meet.mutable_data_ptr());
+    GridTurn turn((args.task & kClipNorm) && grid > 1);  // its blocks wait for one another
     launch_clip(args, grid, stream);
+    turn.launched();
   }
 
   std::vector<Tensor> tensors_, dense_;

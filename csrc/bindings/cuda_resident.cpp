@@ -1,6 +1,7 @@
 // The resident strategies: one launch for all steps and directions, by blocks that each have all
 // hidden units (cuda/solo/sequence.h), or by teams of blocks (cuda/team/sequence.h).
 #include <ATen/ops/zeros.h>
+#include <torch/library.h>
 
 #include "cuda/solo/sequence.h"
 #include "cuda_device.h"
@@ -109,4 +110,26 @@ void run_team(const BackwardScan& scan, const cuda::TeamChoice& choice) {
   turn.launched();
 }
 
+// (cell, strategy, math, [shape, blocks, teams, tiles], whether backward, H, index of the device) ->
+// blocks of that team kernel that the device has at once, by its driver.
+int64_t cuda_room(const std::string& cell, const std::string& strategy, const std::string& math,
+                  at::IntArrayRef choice, bool backward, int64_t H, int64_t device) {
+  TORCH_CHECK_VALUE(strategy == "cluster" || strategy == "grid", "no teams are called '", strategy,
+                    "'");
+  TORCH_CHECK_VALUE(choice.size() == 4, "a team has 4 numbers, got ", choice.size());
+  const OnDevice guard(at::Device(kDevice, static_cast<at::DeviceIndex>(device)));
+  const auto number = [&](int i) { return static_cast<int>(choice[i]); };
+  const cuda::TeamKind kind = strategy == "grid" ? cuda::TeamKind::kGrid : cuda::TeamKind::kCluster;
+  return cuda::team_room(
+      backward ? cuda::Pass::kBackward : cuda::Pass::kForward, find_cell(cell).id,
+      {kind, cuda::math_by_name(math), number(0), number(1), number(2), number(3)}, H);
+}
+
 }  // namespace rnnfast
+
+TORCH_LIBRARY_FRAGMENT(RNNFAST_LIBRARY, m) {
+  m.def(
+      "cuda_room(str cell, str strategy, str math, int[] choice, bool backward, int H, int device) "
+      "-> int",
+      &rnnfast::cuda_room);
+}

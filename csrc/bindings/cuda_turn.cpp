@@ -3,6 +3,7 @@
 #include <c10/cuda/CUDAFunctions.h>
 #include <cuda_runtime_api.h>
 
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -18,6 +19,23 @@ using Key = std::pair<int, unsigned long long>;
 std::map<Key, cudaEvent_t>& last_launches() {
   static std::map<Key, cudaEvent_t>& all = *new std::map<Key, cudaEvent_t>;
   return all;
+}
+
+constexpr int kMostCaptures = 16;  // of a device, whose events are kept
+
+// The event of a key, made where there is none; of too many captures the oldest gives up its own.
+cudaEvent_t event_of(const Key& key) {
+  auto& all = last_launches();
+  if (const auto known = all.find(key); known != all.end()) return known->second;
+  const auto first = all.lower_bound({key.first, 1}), end = all.lower_bound({key.first + 1, 0});
+  if (key.second != 0 && std::distance(first, end) >= kMostCaptures) {
+    auto oldest = all.extract(first);
+    oldest.key() = key;
+    return all.insert(std::move(oldest)).position->second;
+  }
+  cudaEvent_t event = nullptr;
+  C10_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  return all[key] = event;
 }
 
 std::mutex mutex;  // held from before a launch until its event is recorded
@@ -43,10 +61,7 @@ GridTurn::GridTurn(bool grid) : grid_(grid) {
 
 void GridTurn::launched() {
   if (!grid_) return;
-  const Key key = key_here();
-  const auto [last, fresh] = last_launches().try_emplace(key, nullptr);
-  if (fresh) C10_CUDA_CHECK(cudaEventCreateWithFlags(&last->second, cudaEventDisableTiming));
-  C10_CUDA_CHECK(cudaEventRecord(last->second, current_stream()));
+  C10_CUDA_CHECK(cudaEventRecord(event_of(key_here()), current_stream()));
 }
 
 GridTurn::~GridTurn() {

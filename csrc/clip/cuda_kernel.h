@@ -26,7 +26,8 @@ struct ClipEnv {
     if (thread_index() == 0) {
       const auto blocks = static_cast<unsigned>(grid_x());
       add_release<Scope::kDevice>(counters, 1u);
-      while (load_acquire<Scope::kDevice>(counters) < blocks) pause();
+      wait_for("rnnfast: the meeting of clipping's blocks timed out",
+               [&] { return load_acquire<Scope::kDevice>(counters) >= blocks; });
       // the last one to leave makes them ready for the next launch
       if (atomic_add<Scope::kDevice>(counters + 1, 1u) == blocks - 1) {
         store(counters, 0u);

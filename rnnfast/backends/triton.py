@@ -13,7 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..problem import Cotangents, Gradients, Needs, Problem, Saved, Scan, ScanResult, problem_of
+from ..problem import (
+    Cotangents,
+    Gradients,
+    Needs,
+    Problem,
+    Saved,
+    Scan,
+    ScanResult,
+    device_named,
+    problem_of,
+)
 from ..triton import cells
 from ..triton.device import facts_of
 from ..triton.plan import STRATEGY, why_not_resident
@@ -44,7 +54,7 @@ class Triton(KernelBackend):
             return "it has no kernel for torch.float64: its products are float32 at most"
         reason = why_no_kernel(problem, needed, DTYPES) or cells.why_not(problem.spec)
         if reason is None and STRATEGY in os.environ:  # facts_of is not for a tracer
-            reason = why_not_resident(problem, facts_of())  # a problem names no device
+            reason = why_not_resident(problem, facts_of(device_named(problem)))
         return reason
 
     def strategy(self, problem: Problem) -> str:

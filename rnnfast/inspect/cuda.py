@@ -330,10 +330,10 @@ _TEAM_SOURCE = """
 #include "cuda/team/dispatch.h"
 namespace rnnfast::cuda {{
 void forward(const TeamLaunch<ForwardArgs>& run) {{
-  detail::run_team_cell<Pass::kForward, {cell}, {math}>(run);
+  detail::ask_cell<Pass::kForward, {cell}, {math}>(TeamAsk::kLaunch, run);
 }}
 void backward(const TeamLaunch<BackwardArgs>& run) {{
-  detail::run_team_cell<Pass::kBackward, {cell}, {math}>(run);
+  detail::ask_cell<Pass::kBackward, {cell}, {math}>(TeamAsk::kLaunch, run);
 }}
 }}
 """

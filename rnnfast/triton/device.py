@@ -20,10 +20,9 @@ from .plan import INTERPRETER, Device
 Work = Callable[[], None]
 
 
-def facts_of(device: torch.device | None = None) -> Device:
-    """The GPU that ``device`` is, None: the current one; INTERPRETER on the CPU, and where torch
-    sees no GPU."""
-    if (device is not None and device.type == "cpu") or not torch.cuda.is_available():
+def facts_of(device: torch.device) -> Device:
+    """The GPU that ``device`` is; INTERPRETER on the CPU, and where torch sees no GPU."""
+    if device.type == "cpu" or not torch.cuda.is_available():
         return INTERPRETER
     facts = torch.cuda.get_device_properties(device)
     if torch.version.hip is not None:
@@ -31,13 +30,6 @@ def facts_of(device: torch.device | None = None) -> Device:
     arch = f"{facts.major}{facts.minor}"
     shared: int = facts.shared_memory_per_block_optin  # type: ignore[attr-defined]
     return Device(facts.name, arch, shared)
-
-
-def current() -> str | None:
-    """The name of the current device, None where there is no choice."""
-    if not torch.cuda.is_available() or torch.cuda.device_count() < 2:
-        return None
-    return f"cuda:{torch.cuda.current_device()}"
 
 
 def processors(device: torch.device) -> int:

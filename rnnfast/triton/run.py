@@ -8,14 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..problem import Cotangents, Gradients, Needs, Problem, Scan
+from ..problem import Cotangents, Gradients, Needs, Problem, Scan, device_named
 from ..products.arithmetic import Rounding, largest_of, power_of_two
 from ..products.gates import GateMajor
 from ..products.gradients import Backward
 from ..products.projection import biased_projection, own_product_bias
 from . import graphs, launch, tune
 from .cells import cell_of
-from .device import capturing, current, facts_of, milliseconds
+from .device import capturing, facts_of, milliseconds
 from .launch import Clip, Inputs, Outputs, Recurrence, Shape
 from .plan import Tiling, candidates, math_of, why_not_resident
 
@@ -23,18 +23,16 @@ Kept = tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]  # gates, y, c
 
 
 def describe(problem: Problem) -> str:
-    """The tiling in words, for ``explain``: on the current device, as a problem names none."""
-    device, name = facts_of(), current()
+    """The tiling in words, for ``explain``."""
+    device = facts_of(device_named(problem))
     directions = ("forward", "backward") if problem.options.training else ("forward",)
     told = []
     for direction in directions:
         tilings = candidates(direction, problem, device)
         told.append(tune.best(tune.key_of(direction, problem, device), tilings).describe())
     if len(set(told)) == 1:
-        words = told[0]
-    else:
-        words = "; ".join(f"{d} {t}" for d, t in zip(directions, told, strict=True))
-    return words if name is None else f"{words}; as on {name}, the current device"
+        return told[0]
+    return "; ".join(f"{d} {t}" for d, t in zip(directions, told, strict=True))
 
 
 def forward(scan: Scan, problem: Problem) -> Outputs:

@@ -65,7 +65,7 @@ class Simt(Cuda):
     def lanes(self, count: int, device: torch.device) -> Lanes:
         return Shuffled(count)
 
-    def device_numbers(self) -> str:
+    def device_numbers(self, index: int) -> str:
         return "H100"
 
     def unusable(self) -> str | None:

@@ -258,6 +258,11 @@ T load_acquire(const T* p, Site site = Site::here()) {
 
 inline void pause(Site site = Site::here()) { ::simt::pause(site); }
 
+template <class Ready>
+void wait_for(const char* what, const Ready& ready, Site site = Site::here()) {
+  while (!ready()) ::simt::pause(site, what);
+}
+
 // ---- mbarriers
 
 inline void mbarrier_init(uint64_t* bar, int count, Site site = Site::here()) {

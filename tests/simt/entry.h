@@ -55,8 +55,8 @@ SIMT_UNWATCHED inline void access_point() {
   if (--accesses_left <= 0) preempt();
 }
 
-// The running thread polls, and lets others run.
-void pause(Site site);
+// The running thread polls, for `what`, and lets others run.
+void pause(Site site, const char* what = "pause");
 
 // ---- shared memory
 

@@ -95,7 +95,7 @@ std::string describe_deadlock(const Run& run) {
 
 std::string describe_livelock(const Run& run, const Thread& polling, Site site) {
   return "livelock: threads poll and nothing else happens; " + name(polling) + " polls at " +
-         to_string(site) + describe_waits(run);
+         to_string(site) + " (" + polling.wait.what + ")" + describe_waits(run);
 }
 
 std::string describe_failure(const Run& run) {

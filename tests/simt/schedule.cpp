@@ -210,7 +210,7 @@ void let_others_run() {
   if (settings().schedule == Schedule::kRandom && one_in(4)) yield(false);
 }
 
-void pause(Site site) {
+void pause(Site site, const char* what) {
   const Quiet quiet;
   if (++current_run->idle_pauses > idle_limit()) {
     fail_launch(describe_livelock(*current_run, *current, site));
@@ -219,7 +219,7 @@ void pause(Site site) {
   land_due_stores();
   if (current_run->idle_pauses % kPatience == 0) land_a_store();
   wake(*current);
-  current->wait = {Wait::kPoll, "pause", site, nullptr};
+  current->wait = {Wait::kPoll, what, site, nullptr};
   leave_block = true;
   switch_to_next();
 }

@@ -9,7 +9,6 @@ EXCHANGE = ("team/grid.h", "team/cluster.h")
 # kind, pattern, what stands in its place, files
 RULES = (
     ("barrier", r"\bsync_block\(\);", ";", (*SCAN, *EXCHANGE, "team/product.h", "team/block.h")),
-    ("barrier", r"sync_warp\(0xFFFFFFFFu\);", ";", EXCHANGE),
     ("barrier", r"\bsync_cluster\(\);", ";", EXCHANGE),
     ("barrier", r"mbarrier_publish\(\);", ";", EXCHANGE),
     ("barrier", r"mbarrier_init\(arrived_ \+ 1, 1\);", ";", EXCHANGE),

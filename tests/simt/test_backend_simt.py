@@ -211,13 +211,11 @@ def test_padding_is_never_read(simt: Simt, cell: str, strategy: str) -> None:
     assert_same(found[1], found[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("strategy", ["stepwise", "resident"])
-def test_an_empty_batch(simt: Simt, strategy: str) -> None:
+def test_an_empty_batch(simt: Simt, strategy: str, dtype: torch.dtype) -> None:
     case = Case("lstm", B=2)
-    t = {
-        n: v[:, :0] if n in ("x", "dy", "dtrace") else v
-        for n, v in leaves(case, torch.float32).items()
-    }
+    t = {n: v[:, :0] if n in ("x", "dy", "dtrace") else v for n, v in leaves(case, dtype).items()}
     t = {n: v[:0] if n in ("h", "c", "dh", "dc") else v for n, v in t.items()}
     scan = scan_of(case, t)
     with forced(strategy):

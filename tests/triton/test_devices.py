@@ -82,21 +82,19 @@ def test_a_door_leads_to_one_device(cuda: Fake) -> None:
 def test_facts_are_the_tensors_devices(cuda: Fake) -> None:
     assert device.facts_of(torch.device("cuda", 1)).name == "second"
     assert device.facts_of(torch.device("cuda", 0)).shared > device.facts_of(mine(1)).shared
-    assert device.facts_of().name == "first"
-    with device.entered(mine(1)):
-        assert device.facts_of().name == "second"
-        assert device.current() == "cuda:1"
     assert device.processors(mine(1)) == 108
 
 
-def test_explain_says_of_which_device_it_speaks(cuda: Fake) -> None:
+@pytest.mark.usefixtures("cuda")
+def test_explain_speaks_of_the_tensors_device(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("gru", H=5)
     problem = problem_of(scan_of(case, leaves(case, torch.float32)))
-    assert run.describe(problem).endswith("; as on cuda:0, the current device")
-    with device.entered(mine(1)):
-        assert run.describe(problem).endswith("; as on cuda:1, the current device")
-    cuda.devices = cuda.devices[:1]
-    assert run.describe(problem) == "resident (one launch), 16 sequences a program"
+    asked: list[torch.device] = []
+    monkeypatch.setattr(run, "facts_of", lambda d: asked.append(d) or device.facts_of(d))
+    for index in (0, 1):
+        told = run.describe(problem._replace(device="cuda", device_index=index))
+        assert told == "resident (one launch), 16 sequences a program"
+    assert asked == [mine(0), mine(1)]
 
 
 def mine(index: int) -> torch.device:

@@ -103,7 +103,7 @@ def test_the_projection_counts_too() -> None:
 
 def test_resident_by_demand_is_refused_with_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STRATEGY, "resident")
-    monkeypatch.setattr("rnnfast.backends.triton.facts_of", lambda: H100)
+    monkeypatch.setattr("rnnfast.backends.triton.facts_of", lambda device: H100)
     limit = table()["90", "bf16", "lstm", "forward"]
     backend = Triton()
     assert backend.why_not(problem(H=limit.block_h)) is None

@@ -60,6 +60,8 @@
 //                                     acquires the sum
 //   load_acquire<Scope>(p)            ld.acquire: unsigned, uint64_t
 //   pause()                           in every loop that polls
+//   wait_for(what, ready)             polls until ready() is true; a launch that waits for seconds
+//                                     ends with an error that names `what`, a literal
 //
 // mbarriers in shared memory (sm_80 and newer, mbarrier_arrive_expect sm_90), phases told apart by
 // their parity. Whoever has waited sees what this block's threads did before they arrived.

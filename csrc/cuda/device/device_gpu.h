@@ -34,6 +34,10 @@
 #define RNNFAST_CLUSTER "cluster"
 #endif
 
+// Of the device's runtime; assert.h has it without NDEBUG only.
+extern "C" __device__ void __assertfail(const char* words, const char* file, unsigned line,
+                                        const char* function, size_t char_bytes);
+
 namespace rnnfast::cuda {
 
 using Stream = cudaStream_t;
@@ -247,6 +251,31 @@ RNNFAST_DEVICE unsigned load_acquire(const unsigned* p) {
 
 RNNFAST_DEVICE void pause() { __nanosleep(20); }
 
+// In 2^32 clock cycles.
+RNNFAST_DEVICE unsigned clock_high() {
+  unsigned high;
+  asm volatile("mov.u32 %0, %%clock_hi;" : "=r"(high));
+  return high;
+}
+
+constexpr unsigned kPatience = 8;  // more than 15 s at 2 GHz: what others wait for was never done
+
+// As assert does, whatever NDEBUG says: the driver prints `what`, block and thread. (printf would
+// cost every kernel a stack.)
+__device__ __noinline__ inline void give_up(const char* what) {
+  __assertfail(what, "rnnfast", 0, "wait_for", sizeof(char));
+}
+
+template <class Ready>
+RNNFAST_DEVICE void wait_for(const char* what, const Ready& ready) {
+  if (ready()) return;
+  const unsigned began = clock_high();
+  while (!ready()) {
+    pause();
+    if (clock_high() - began > kPatience) give_up(what);
+  }
+}
+
 // --- mbarriers ---------------------------------------------------------------------------------
 
 RNNFAST_DEVICE void mbarrier_init(uint64_t* bar, unsigned count) {
@@ -266,13 +295,14 @@ RNNFAST_DEVICE void mbarrier_arrive_expect(uint64_t* bar, unsigned bytes) {
                 "r"(bytes) : "memory");
 }
 RNNFAST_DEVICE void mbarrier_wait(uint64_t* bar, unsigned parity) {
-  unsigned done = 0;
-  while (!done) {
+  wait_for("rnnfast: an mbarrier timed out", [&] {
+    unsigned done = 0;
     RNNFAST_SM_80(
         "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; "
         "}" : "=r"(done) : "r"(shared_address(bar)),
         "r"(parity) : "memory");
-  }
+    return done != 0;
+  });
 }
 
 // --- clusters ----------------------------------------------------------------------------------
@@ -301,14 +331,15 @@ RNNFAST_DEVICE void store_async(T* place, const T& value, uint64_t* bar, int ran
 }
 
 RNNFAST_DEVICE void mbarrier_wait_cluster(uint64_t* bar, unsigned parity) {
-  unsigned done = 0;
-  while (!done) {
+  wait_for("rnnfast: the exchange of a cluster timed out", [&] {
+    unsigned done = 0;
     RNNFAST_SM_90(
         "{ .reg .pred p;"
         " mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;"
         " selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(shared_address(bar)),
         "r"(parity) : "memory");
-  }
+    return done != 0;
+  });
 }
 
 // --- numbers -----------------------------------------------------------------------------------

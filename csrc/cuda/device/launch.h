@@ -55,12 +55,23 @@ struct LaunchConfig {
   cudaLaunchAttribute attributes[2] = {};
 };
 
-// What a kernel gets only where it asks for it.
+inline int device_attribute(cudaDeviceAttr attribute, const Launch& how) {
+  int device = 0, value = 0;
+  check_call(cudaGetDevice(&device), how);
+  check_call(cudaDeviceGetAttribute(&value, attribute, device), how);
+  return value;
+}
+
+// What a kernel gets only where it asks for it. It asks for all that the device has, whatever this
+// launch needs: another thread may be between asking and launching with more.
 inline void opt_in(const Launch& how, const void* kernel) {
   if (how.shared_bytes > 48 * 1024) {
-    check_call(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, how.shared_bytes),
-        how);
+    cudaFuncAttributes own;
+    check_call(cudaFuncGetAttributes(&own, kernel), how);
+    const int all = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, how);
+    check_call(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    all - int(own.sharedSizeBytes)),
+               how);
   }
   if (how.cluster_blocks > kPortableCluster) {
     check_call(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
@@ -73,13 +84,6 @@ inline void launch_kernel(const Launch& how, const void* kernel, void** paramete
   opt_in(how, kernel);
   const LaunchConfig asked(how, stream);
   check_call(cudaLaunchKernelExC(&asked.config, kernel, parameters), how);
-}
-
-inline int device_attribute(cudaDeviceAttr attribute, const Launch& how) {
-  int device = 0, value = 0;
-  check_call(cudaGetDevice(&device), how);
-  check_call(cudaDeviceGetAttribute(&value, attribute, device), how);
-  return value;
 }
 
 // Blocks of clusters that the current device runs at once; 0 where it has no such clusters.

@@ -3,6 +3,7 @@
 
 #include "cuda/device/device.h"
 #include "cuda/device/slabs.h"
+#include "scan/rules.h"
 
 namespace rnnfast::cuda {
 
@@ -42,7 +43,7 @@ struct Batch {
 
   RNNFAST_DEVICE int length_of(int64_t b) const {
     if (b >= B) return 0;
-    return lengths != nullptr ? int(lengths[b]) : T;
+    return lengths != nullptr ? int(within(lengths[b], T)) : T;
   }
 
   // The longest of the kColumns sequences of a tile.

@@ -7,6 +7,10 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
 
 #include "cells/step.h"
 
@@ -17,6 +21,23 @@ enum class Pass { kForward, kBackward };
 // How the product is computed: tensor cores on 16-bit or tf32 operands, or FFMA in full fp32. Sums
 // are fp32.
 enum class Math { kBf16, kF16, kTf32, kFp32 };
+
+inline constexpr std::pair<Math, std::string_view> kMaths[] = {
+    {Math::kBf16, "bf16"}, {Math::kF16, "fp16"}, {Math::kTf32, "tf32"}, {Math::kFp32, "fp32"}};
+
+inline std::string_view name_of(Math math) {
+  for (const auto& [one, name] : kMaths) {
+    if (one == math) return name;
+  }
+  throw std::invalid_argument("not a Math");
+}
+
+inline Math math_by_name(std::string_view name) {
+  for (const auto& [math, own] : kMaths) {
+    if (own == name) return math;
+  }
+  throw std::invalid_argument("no math is called '" + std::string(name) + "'");
+}
 
 inline constexpr int kWarps = 8;
 inline constexpr int kThreads = 32 * kWarps;

@@ -241,20 +241,6 @@ Math math_of(const PlanProblem& p) {
   }
 }
 
-std::string_view name_of(Math math) {
-  switch (math) {
-    case Math::kBf16:
-      return "bf16";
-    case Math::kF16:
-      return "fp16";
-    case Math::kTf32:
-      return "tf32";
-    case Math::kFp32:
-      return "fp32";
-  }
-  throw std::invalid_argument("not a Math");
-}
-
 Rates rates_of(const Device& device) {
   Rates r;
   r.mma_cycles = mma_cycles(device.sm);

@@ -55,7 +55,6 @@ struct PlanProblem {
 
 // How a resident kernel multiplies operands of that dtype (fp64 has none: kFp32).
 Math math_of(const PlanProblem& problem);
-std::string_view name_of(Math math);
 
 // --- rates ---------------------------------------------------------------------------------------
 

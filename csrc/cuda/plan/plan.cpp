@@ -50,7 +50,7 @@ std::string describe_kernel(const PlanProblem& p, const CudaPlan& plan) {
 CudaPlan described(const PlanProblem& p, CudaPlan plan) {
   plan.text = plan.strategy == Strategy::kStepwise ? "stepwise (" + plan.why + "); "
                                                    : describe_kernel(p, plan);
-  plan.text += "the model expects " + microseconds(plan.step_ns) + " a step";
+  plan.text += "the model expects " + microseconds(plan.step_ns) + " a step" + plan.refused;
   return plan;
 }
 
@@ -116,13 +116,13 @@ void each_number_of_teams(TeamKind kind, const PlanProblem& p, const Device& dev
   }
 }
 
-// The fastest team of this kind, as far as it is not asked for; step_ns 0 where there is none.
-CudaPlan best_team(TeamKind kind, const PlanProblem& p, const Device& device,
-                   const Forced& forced) {
+// The teams of this kind that fit, as far as they are not asked for.
+std::vector<CudaPlan> possible_teams(TeamKind kind, const PlanProblem& p, const Device& device,
+                                     const Forced& forced) {
   const Rates rates = rates_of(device);
   const Math math = math_of(p);
   const TeamShapeList list = team_shapes(p.pass, p.cell);
-  CudaPlan best;
+  std::vector<CudaPlan> found;
   const int step = unit_step(p.pass, p.cell);
   for (int i = 0; i < list.size; ++i) {
     if (forced.shape >= 0 && i != forced.shape) continue;
@@ -146,9 +146,41 @@ CudaPlan best_team(TeamKind kind, const PlanProblem& p, const Device& device,
         plan.math = math, plan.shape = i;
         plan.blocks = blocks, plan.teams = teams, plan.tiles = tiles;
         plan.step_ns = team_step(p, math, team, as_seen_by(kind, device), rates, kEstimated).total;
-        take_better(best, plan);
+        found.push_back(plan);
       });
     }
+  }
+  return found;
+}
+
+// Whether the driver has room for a team: for one cluster, or for all blocks of a grid.
+bool has_room(TeamKind kind, const PlanProblem& p, const CudaPlan& plan, const Room& room) {
+  const TeamQuery query{kind, p, plan.math, plan.shape, plan.blocks, plan.teams, plan.tiles};
+  const int64_t needed =
+      kind == TeamKind::kCluster ? plan.blocks : int64_t(plan.blocks) * plan.teams * p.directions;
+  return room(query) >= needed;
+}
+
+// The fastest of them; step_ns 0 where there is none. The driver is asked from the fastest one on
+// until it has room, and `refused` says how many it had none for.
+CudaPlan best_team(TeamKind kind, const PlanProblem& p, const Device& device, const Forced& forced,
+                   const Room& room) {
+  std::vector<CudaPlan> teams = possible_teams(kind, p, device, forced);
+  std::stable_sort(teams.begin(), teams.end(),
+                   [](const auto& a, const auto& b) { return a.step_ns < b.step_ns; });
+  int refused = 0;
+  CudaPlan best;
+  for (const CudaPlan& plan : teams) {
+    if (!room || has_room(kind, p, plan, room)) {
+      best = plan;
+      break;
+    }
+    ++refused;
+  }
+  if (refused > 0) {
+    const char* of = kind == TeamKind::kGrid ? " grid" : " cluster";
+    best.refused = "; the driver has no room for " + std::to_string(refused) + of +
+                   (refused > 1 ? " teams" : " team");
   }
   return best;
 }
@@ -175,15 +207,15 @@ std::string size_and_math(const PlanProblem& p) {
 }
 
 CudaPlan as_forced(const PlanProblem& p, const Device& device, const Forced& forced,
-                   std::string_view text) {
+                   std::string_view text, const Room& room) {
   if (forced.strategy == Strategy::kStepwise) return stepwise(p, device, "as RNNFAST_PLAN asks");
   const bool solo = forced.strategy == Strategy::kResident;
   const TeamKind kind = forced.strategy == Strategy::kGrid ? TeamKind::kGrid : TeamKind::kCluster;
   std::string why = solo ? why_not_resident(p, device) : why_never_team(kind, p, device);
   CudaPlan plan;
   if (why.empty()) {
-    plan = solo ? best_resident(p, device, forced.shape) : best_team(kind, p, device, forced);
-    if (plan.step_ns == 0) why = size_and_math(p) + " does not fit that";
+    plan = solo ? best_resident(p, device, forced.shape) : best_team(kind, p, device, forced, room);
+    if (plan.step_ns == 0) why = size_and_math(p) + " does not fit that" + plan.refused;
   }
   if (!why.empty()) {
     throw std::invalid_argument("RNNFAST_PLAN asks for " + std::string(text) + ": " + why);
@@ -224,30 +256,36 @@ std::string why_not_resident(const PlanProblem& p, const Device& device) {
 
 std::string why_not_team(TeamKind kind, const PlanProblem& p, const Device& device) {
   const std::string never = why_never_team(kind, p, device);
-  if (!never.empty() || best_team(kind, p, device, Forced{}).step_ns > 0) return never;
+  if (!never.empty() || !possible_teams(kind, p, device, Forced{}).empty()) return never;
   if (p.H <= unit_step(p.pass, p.cell)) return "one block has all units of " + size_and_math(p);
   return size_and_math(p) + " does not fit a " + (kind == TeamKind::kGrid ? "grid" : "cluster") +
          " of blocks";
 }
 
-CudaPlan plan_cuda(const PlanProblem& p, const Device& device, std::string_view text) {
+CudaPlan plan_cuda(const PlanProblem& p, const Device& device, std::string_view text,
+                   const Room& room) {
   const Forced forced = parse_forced(text, p.pass);
-  if (forced.any) return as_forced(p, device, forced, text);
+  if (forced.any) return as_forced(p, device, forced, text, room);
   const std::string not_solo = why_not_resident(p, device);
   CudaPlan best;
   if (not_solo.empty()) best = best_resident(p, device, -1);
-  std::string not_teams;
+  std::string not_teams, refused;
   for (const TeamKind kind : {TeamKind::kCluster, TeamKind::kGrid}) {
     not_teams = why_not_team(kind, p, device);
     if (!not_teams.empty()) continue;
-    const CudaPlan team = best_team(kind, p, device, forced);
-    take_better(best, team);
+    const CudaPlan team = best_team(kind, p, device, forced, room);
+    refused += team.refused;
+    if (team.step_ns > 0) take_better(best, team);
   }
   if (best.step_ns == 0) {
-    return stepwise(p, device, not_teams == not_solo ? not_solo : not_solo + "; " + not_teams);
+    const std::string why =
+        not_teams == not_solo || not_teams.empty() ? not_solo : not_solo + "; " + not_teams;
+    return stepwise(p, device, why + refused);
   }
-  const CudaPlan steps =
-      stepwise(p, device, "a resident kernel is expected to take " + microseconds(best.step_ns));
+  best.refused = refused;
+  const std::string slower =
+      "a resident kernel is expected to take " + microseconds(best.step_ns) + refused;
+  const CudaPlan steps = stepwise(p, device, slower);
   return best.step_ns <= steps.step_ns ? described(p, best) : steps;
 }
 

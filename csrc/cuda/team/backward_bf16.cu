@@ -3,9 +3,9 @@
 namespace rnnfast::cuda {
 
 template <>
-void launch_teams_backward<MmaBf16>(CellId cell, TeamChoice choice, const BackwardArgs& args,
-                                    void* workspace, Stream stream) {
-  launch_team_cell<Pass::kBackward, MmaBf16>(cell, choice, args, workspace, stream);
+int64_t ask_backward<MmaBf16>(TeamAsk ask, CellId cell, TeamChoice choice, const BackwardArgs& args,
+                              void* workspace, Stream stream) {
+  return ask_team<Pass::kBackward, MmaBf16>(ask, cell, choice, args, workspace, stream);
 }
 
 }  // namespace rnnfast::cuda

@@ -3,9 +3,9 @@
 namespace rnnfast::cuda {
 
 template <>
-void launch_teams_backward<MmaF16>(CellId cell, TeamChoice choice, const BackwardArgs& args,
-                                   void* workspace, Stream stream) {
-  launch_team_cell<Pass::kBackward, MmaF16>(cell, choice, args, workspace, stream);
+int64_t ask_backward<MmaF16>(TeamAsk ask, CellId cell, TeamChoice choice, const BackwardArgs& args,
+                             void* workspace, Stream stream) {
+  return ask_team<Pass::kBackward, MmaF16>(ask, cell, choice, args, workspace, stream);
 }
 
 }  // namespace rnnfast::cuda

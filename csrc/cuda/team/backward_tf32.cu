@@ -3,9 +3,9 @@
 namespace rnnfast::cuda {
 
 template <>
-void launch_teams_backward<MmaTf32>(CellId cell, TeamChoice choice, const BackwardArgs& args,
-                                    void* workspace, Stream stream) {
-  launch_team_cell<Pass::kBackward, MmaTf32>(cell, choice, args, workspace, stream);
+int64_t ask_backward<MmaTf32>(TeamAsk ask, CellId cell, TeamChoice choice, const BackwardArgs& args,
+                              void* workspace, Stream stream) {
+  return ask_team<Pass::kBackward, MmaTf32>(ask, cell, choice, args, workspace, stream);
 }
 
 }  // namespace rnnfast::cuda

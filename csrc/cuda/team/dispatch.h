@@ -32,13 +32,20 @@ void require_resident(const Launch& how, void (*kernel)(Args)) {
                            " of its " + std::to_string(all) + " blocks at once");
 }
 
+template <class Args>
+struct Prepared {
+  Launch how;
+  void (*kernel)(WithTeam<Args>) = nullptr;
+};
+
 template <Pass kPass, template <class> class Cell, class Mma, class Team, int kTiles, int kHeld,
           class Args>
-void launch_team(const TeamLaunch<Args>& run) {
+Prepared<Args> prepare(const TeamLaunch<Args>& run) {
   constexpr TeamShape kSize = {kTiles, kHeld};
   const auto& scan = run.args.scan;
   const TeamChoice& choice = run.choice;
-  Launch how;
+  Prepared<Args> prepared;
+  Launch& how = prepared.how;
   how.grid_x = int64_t(choice.teams) * choice.blocks;
   how.grid_y = scan.directions;
   how.threads = kThreads;
@@ -46,16 +53,24 @@ void launch_team(const TeamLaunch<Args>& run) {
                                            scan.H, choice.blocks, choice.tiles));
   how.cooperative = Team::kKind == TeamKind::kGrid;
   how.cluster_blocks = Team::kKind == TeamKind::kCluster ? choice.blocks : 1;
-  void (*kernel)(WithTeam<Args>) = nullptr;
   if constexpr (kPass == Pass::kForward) {
     how.name = "team_forward";
-    kernel = &team_forward<Cell, Mma, Team, kTiles, kHeld>;
+    prepared.kernel = &team_forward<Cell, Mma, Team, kTiles, kHeld>;
   } else {
     how.name = "team_backward";
-    kernel = &team_backward<Cell, Mma, Team, kTiles, kHeld>;
+    prepared.kernel = &team_backward<Cell, Mma, Team, kTiles, kHeld>;
   }
+  return prepared;
+}
+
+// What is asked of a kernel: a launch; or its room, the blocks that the device has at once.
+template <class Args>
+int64_t answer(TeamAsk ask, const TeamLaunch<Args>& run, const Prepared<Args>& prepared) {
+  const auto& [how, kernel] = prepared;
+  if (ask == TeamAsk::kRoom) return resident_blocks<WithTeam<Args>>(how, kernel);
   if (how.cooperative) require_resident<WithTeam<Args>>(how, kernel);
   launch(how, kernel, run.args, run.stream);
+  return 0;
 }
 
 template <class Args>
@@ -94,32 +109,34 @@ void complete(CellId cell, Math math, TeamLaunch<Args>& run) {
 
 template <Pass kPass, template <class> class Cell, class Mma, class Team, class Args,
           int... kShapes>
-void run_team_shape(const TeamLaunch<Args>& run, std::integer_sequence<int, kShapes...>) {
+int64_t ask_shape(TeamAsk ask, const TeamLaunch<Args>& run,
+                  std::integer_sequence<int, kShapes...>) {
   constexpr TeamShapeList list = team_shapes(kPass, kIdOf<Cell>);
+  Prepared<Args> found;
   ((run.choice.shape == kShapes
-        ? launch_team<kPass, Cell, Mma, Team, list.at[kShapes].tiles, list.at[kShapes].held_slabs>(
-              run)
+        ? void(found = prepare<kPass, Cell, Mma, Team, list.at[kShapes].tiles,
+                               list.at[kShapes].held_slabs>(run))
         : void()),
    ...);
+  return answer(ask, run, found);
 }
 
 template <Pass kPass, template <class> class Cell, class Mma, class Args>
-void run_team_cell(const TeamLaunch<Args>& run) {
+int64_t ask_cell(TeamAsk ask, const TeamLaunch<Args>& run) {
   constexpr TeamShapeList list = team_shapes(kPass, kIdOf<Cell>);
   constexpr auto shapes = std::make_integer_sequence<int, list.size>();
   if (run.choice.kind == TeamKind::kGrid) {
-    run_team_shape<kPass, Cell, Mma, GridTeam>(run, shapes);
-  } else {
-    run_team_shape<kPass, Cell, Mma, ClusterTeam>(run, shapes);
+    return ask_shape<kPass, Cell, Mma, GridTeam>(ask, run, shapes);
   }
+  return ask_shape<kPass, Cell, Mma, ClusterTeam>(ask, run, shapes);
 }
 
 }  // namespace detail
 
 template <Pass kPass, class Mma, class Args>
-void launch_team_cell(CellId cell, TeamChoice choice, const Args& args, void* workspace,
-                      Stream stream) {
-  if (args.B == 0) return;
+int64_t ask_team(TeamAsk ask, CellId cell, TeamChoice choice, const Args& args, void* workspace,
+                 Stream stream) {
+  if (args.B == 0) return 0;
   if (args.T > INT32_MAX / 2 || args.H > (1 << 20)) {
     throw std::invalid_argument("a scan of more than 2^30 steps, or 2^20 hidden units");
   }
@@ -130,13 +147,13 @@ void launch_team_cell(CellId cell, TeamChoice choice, const Args& args, void* wo
   switch (cell) {
     case CellId::kRnnTanh:
     case CellId::kRnnRelu:
-      return detail::run_team_cell<kPass, RnnTanh, Mma>(run);
+      return detail::ask_cell<kPass, RnnTanh, Mma>(ask, run);
     case CellId::kLstm:
-      return detail::run_team_cell<kPass, Lstm, Mma>(run);
+      return detail::ask_cell<kPass, Lstm, Mma>(ask, run);
     case CellId::kGru:
-      return detail::run_team_cell<kPass, Gru, Mma>(run);
+      return detail::ask_cell<kPass, Gru, Mma>(ask, run);
     case CellId::kGruResetBefore:
-      return detail::run_team_cell<kPass, GruResetBefore, Mma>(run);
+      return detail::ask_cell<kPass, GruResetBefore, Mma>(ask, run);
     default:
       detail::refuse_team(run, "no kernel for " + std::string(cell_info(cell).name));
   }
@@ -144,10 +161,10 @@ void launch_team_cell(CellId cell, TeamChoice choice, const Args& args, void* wo
 
 // Defined in <pass>_<math>.cu.
 template <class Mma>
-void launch_teams_forward(CellId cell, TeamChoice choice, const ForwardArgs& args, void* workspace,
-                          Stream stream);
+int64_t ask_forward(TeamAsk ask, CellId cell, TeamChoice choice, const ForwardArgs& args,
+                    void* workspace, Stream stream);
 template <class Mma>
-void launch_teams_backward(CellId cell, TeamChoice choice, const BackwardArgs& args,
-                           void* workspace, Stream stream);
+int64_t ask_backward(TeamAsk ask, CellId cell, TeamChoice choice, const BackwardArgs& args,
+                     void* workspace, Stream stream);
 
 }  // namespace rnnfast::cuda

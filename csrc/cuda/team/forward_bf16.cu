@@ -3,9 +3,9 @@
 namespace rnnfast::cuda {
 
 template <>
-void launch_teams_forward<MmaBf16>(CellId cell, TeamChoice choice, const ForwardArgs& args,
-                                   void* workspace, Stream stream) {
-  launch_team_cell<Pass::kForward, MmaBf16>(cell, choice, args, workspace, stream);
+int64_t ask_forward<MmaBf16>(TeamAsk ask, CellId cell, TeamChoice choice, const ForwardArgs& args,
+                             void* workspace, Stream stream) {
+  return ask_team<Pass::kForward, MmaBf16>(ask, cell, choice, args, workspace, stream);
 }
 
 }  // namespace rnnfast::cuda

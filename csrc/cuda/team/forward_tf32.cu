@@ -3,9 +3,9 @@
 namespace rnnfast::cuda {
 
 template <>
-void launch_teams_forward<MmaTf32>(CellId cell, TeamChoice choice, const ForwardArgs& args,
-                                   void* workspace, Stream stream) {
-  launch_team_cell<Pass::kForward, MmaTf32>(cell, choice, args, workspace, stream);
+int64_t ask_forward<MmaTf32>(TeamAsk ask, CellId cell, TeamChoice choice, const ForwardArgs& args,
+                             void* workspace, Stream stream) {
+  return ask_team<Pass::kForward, MmaTf32>(ask, cell, choice, args, workspace, stream);
 }
 
 }  // namespace rnnfast::cuda

@@ -39,13 +39,15 @@ class GridTeam {
     if (thread_index() == 0) add_release<Scope::kDevice>(counter(tile), 1u);
   }
 
-  // One lane of each warp asks, so that no barrier of the block is needed.
+  // One thread asks, and the block's barrier passes on what it has seen: eight warps that poll one
+  // line would each make L2 answer.
   RNNFAST_DEVICE void wait(int tile, int e) const {
-    if (lane() == 0) {
+    if (thread_index() == 0) {
       const unsigned all = unsigned(args_.blocks) * unsigned(e + 1);
-      while (int(load_acquire<Scope::kDevice>(counter(tile)) - all) < 0) pause();
+      wait_for("rnnfast: the exchange of a grid team timed out",
+               [&] { return int(load_acquire<Scope::kDevice>(counter(tile)) - all) >= 0; });
     }
-    sync_warp(0xFFFFFFFFu);
+    sync_block();
   }
 
   RNNFAST_DEVICE unsigned char* row(int tile, int e, int column) const {

@@ -18,6 +18,8 @@ struct TeamChoice {
   int tiles = 1;   // batch tiles of a team
 };
 
+enum class TeamAsk { kLaunch, kRoom };
+
 // On `stream`, without a synchronisation. `workspace`: team_workspace bytes on the device, zero;
 // null where that is 0. B = 0 launches nothing. Both throw std::invalid_argument where H or B do
 // not fit the choice or where there is no such kernel, and std::runtime_error where the launch
@@ -26,5 +28,9 @@ void launch_team_forward(CellId cell, TeamChoice choice, const ForwardArgs& args
                          Stream stream);
 void launch_team_backward(CellId cell, TeamChoice choice, const BackwardArgs& args, void* workspace,
                           Stream stream);
+
+// How many blocks of such a kernel the current device has at once, whatever its grid: the driver's
+// answer. Throws as the launches do where there is no such kernel.
+int64_t team_room(Pass pass, CellId cell, TeamChoice choice, int64_t H);
 
 }  // namespace rnnfast::cuda

@@ -193,9 +193,12 @@ def _states(states: Sequence[list[Tensor]]) -> tuple[list[Tensor], list[Tensor]]
     return [s[0] for s in states], [s[1] for s in states if len(s) == 2]
 
 
-def _scale(cotangents: Sequence[Cotangents]) -> Tensor:
+def _scale(cotangents: Sequence[Cotangents]) -> Tensor | None:
     """fp32 [1]: the power of two that brings the largest gradient to 2**SCALED_EXPONENT, without
-    waiting for the device."""
+    waiting for the device; None of no gradients, as of a batch of 0."""
     given = [t for c in cotangents for t in (c.dy, *c.dfinal, *c.dtrace) if t is not None]
-    largest = torch.stack([largest_of(t) for t in given if t.numel() > 0]).amax()
+    largest_of_each = [largest_of(t) for t in given if t.numel() > 0]
+    if not largest_of_each:
+        return None
+    largest = torch.stack(largest_of_each).amax()
     return power_of_two(largest, SCALED_EXPONENT).view(1)

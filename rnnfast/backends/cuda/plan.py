@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections import namedtuple
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,8 @@ from .lanes import Lanes, Streams
 
 # compute capability (10 major + minor), SMs, a block's bytes of shared memory and registers, GHz
 DeviceNumbers = tuple[int, int, int, int, float]
+# of: cell, strategy, math, choice, whether backward, H, the device's index
+Room = Callable[..., int]
 
 
 class Plan(NamedTuple):
@@ -43,11 +46,22 @@ class Kernels:
         """What layers that are pipelined run on."""
         return Streams(count, device)
 
-    def device_numbers(self) -> DeviceNumbers | str:
-        """The current device, as the plan wants it, without the multiprocessors that
-        RNNFAST_FREE_SMS leaves to others. Raises ValueError where that is no such number."""
-        numbers = module().cuda_device(torch.cuda.current_device())
+    def device_numbers(self, index: int) -> DeviceNumbers | str:
+        """A device as the plan wants it, without the multiprocessors that RNNFAST_FREE_SMS leaves
+        to others. Raises ValueError where that is no such number."""
+        numbers = module().cuda_device(index)
         return _without(numbers, os.environ.get("RNNFAST_FREE_SMS", "0"))
+
+    @functools.cached_property
+    def room(self) -> Room:
+        """How many blocks of a team kernel a device has at once, by its driver, which is asked once
+        about each."""
+
+        @functools.lru_cache(maxsize=4096)
+        def asked(*query: Any) -> int:
+            return int(self.ops.cuda_room(*query))
+
+        return asked
 
     def plan(self, direction: str, problem: Problem, directions: int = 1) -> Plan:
         """``direction``: "forward" or "backward"; ``directions`` of one layer in one launch.
@@ -61,8 +75,10 @@ class Kernels:
             str(problem.dtype).removeprefix("torch."),
             uses_tf32(),
             sizes,
-            self.device_numbers(),
+            self.device_numbers(problem.device_index),
             os.environ.get("RNNFAST_PLAN", ""),
+            problem.device_index,
+            self.room,
         )
 
 
@@ -82,6 +98,8 @@ def _plan(
     sizes: tuple[int, ...],
     device: DeviceNumbers | str,
     forced: str,
+    index: int,
+    room: Room,
 ) -> Plan:
     T, B, H, P, directions = sizes
     return Plan(
@@ -97,6 +115,7 @@ def _plan(
             directions=directions,
             device=device,
             forced=forced,
+            room=lambda *query: room(*query, index),
         )
     )
 

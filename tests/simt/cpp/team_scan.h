@@ -61,9 +61,11 @@ void launch_of(CellId cell, const TeamChoice& choice, const Args& args) {
   void* zero = workspace.data();
   switch (choice.math) {
     case Math::kBf16:
-      return launch_team_cell<kPass, MmaBf16>(cell, choice, args, zero, nullptr);
+      ask_team<kPass, MmaBf16>(TeamAsk::kLaunch, cell, choice, args, zero, nullptr);
+      return;
     case Math::kFp32:
-      return launch_team_cell<kPass, MmaFp32>(cell, choice, args, zero, nullptr);
+      ask_team<kPass, MmaFp32>(TeamAsk::kLaunch, cell, choice, args, zero, nullptr);
+      return;
     default:
       throw std::invalid_argument("the C++ tests have bf16 and fp32 only");
   }
@@ -106,8 +108,9 @@ struct Spilled {
     rnnfast::cuda::detail::complete<kPass>(kIdOf<Cell>, Mma::kMath, run);
     const Zeroed workspace(run.choice, kPass, kIdOf<Cell>, scan.H, scan.directions);
     run.args.team.workspace = workspace.data();
-    rnnfast::cuda::detail::launch_team<kPass, Cell, Mma, Team, kShape.tiles, kShape.held_slabs>(
-        run);
+    using namespace rnnfast::cuda::detail;
+    answer(TeamAsk::kLaunch, run,
+           prepare<kPass, Cell, Mma, Team, kShape.tiles, kShape.held_slabs>(run));
   }
 };
 

@@ -78,7 +78,7 @@ class Kernels:
         if self.team:
             return (
                 f"void every_{name}(const TeamLaunch<{title}Args>& run) {{\n"
-                f"  detail::run_team_cell<{of}>(run);\n}}\n"
+                f"  detail::ask_cell<{of}>(TeamAsk::kLaunch, run);\n}}\n"
             )
         return (
             f"void every_{name}(int shape, const {title}Args& args, Stream stream) {{\n"

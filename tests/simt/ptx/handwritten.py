@@ -341,7 +341,7 @@ REFUSED = {
     "mov.u32 %r1, %laneid, 1;": r"operands of 'mov\.u32'",
     "bra nowhere;": r"operands of 'bra': there is no label 'nowhere'",
     ".local .align 4 .b8 depot[16];": r"line 9: the kernel uses local memory",
-    "call (%r1), f, (%r1);": r"line 9: an operand expected, not '\('",
+    "call.uni (%r1), f, (%r1);": r"line 9: a call of another function than give_up",
     "barrier.cluster.arrive.release.aligned; ret; barrier.cluster.wait.acquire.aligned;": (
         r"ret follows on barrier\.cluster\.arrive"
     ),

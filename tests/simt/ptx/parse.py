@@ -37,7 +37,7 @@ _TOKEN = re.compile(
       | (?P<number>-?(?:0[fF][0-9a-fA-F]{8}\b|0[dD][0-9a-fA-F]{16}\b|0x[0-9a-fA-F]+|\d+)U?)
       | (?P<name>[%$_A-Za-z][\w$]*(?:(?:\.|::)\w+)*)
       | (?P<directive>\.\w+(?:::\w+)*)
-      | (?P<string>"[^"]*") | (?P<mark>[{}()\[\],;:+@!|<>])""",
+      | (?P<string>"[^"]*") | (?P<mark>[{}()\[\],;:+@!|<>=])""",
     re.VERBOSE,
 )
 
@@ -149,9 +149,30 @@ class _Parser:
                 shared.append(self.shared_array())
             elif token.text == ".entry":
                 kernels.append(self.kernel(tuple(shared)))
+            elif token.text in (".func", ".global"):
+                self.skip_definition()
             else:
                 raise PtxError(token.line, f"unknown directive {token.text!r} of a module")
         return Module(file, target, tuple(kernels))
+
+    def skip_definition(self) -> None:
+        """Of a function, of which calls only end the launch, or of its words."""
+        while self.next.text not in ("{", ";"):
+            if self.take().text == "=":
+                self.skip_to_semicolon()
+                return
+        if self.accept(";"):
+            return
+        depth = 0
+        while True:
+            depth += {"{": 1, "}": -1}.get(self.take().text, 0)
+            if depth == 0:
+                return
+
+    def skip_to_semicolon(self) -> None:
+        while self.take().text != ";":
+            if self.next.kind == "end":
+                raise PtxError(self.next.line, "';' expected, not 'end of file'")
 
     def accept_fraction(self) -> None:
         if self.next.kind == "directive" and self.next.text[1:].isdigit():
@@ -212,6 +233,8 @@ class _Parser:
                 body += self.block(shared)
             elif token.kind == "directive":
                 self.directive(shared)
+            elif token.text.startswith("st.param."):  # of a call
+                self.skip_to_semicolon()
             elif token.kind == "name" and self.tokens[self.at + 1].text == ":":
                 self.at += 2
                 body.append(Label(token.line, self.label(token)))
@@ -248,6 +271,8 @@ class _Parser:
         elif token.text == ".pragma":
             self.take_kind("string")
             self.expect(";")
+        elif token.text == ".param":  # of a call
+            self.skip_to_semicolon()
         elif token.text == ".local":
             raise PtxError(token.line, "the kernel uses local memory")
         else:
@@ -273,6 +298,9 @@ class _Parser:
             register = self.register(self.take())
             guard = Not(register) if negated else register
         line, opcode = self.next.line, self.take_kind("name")
+        if opcode == "call.uni":
+            self.call(line)
+            return Instruction(line, "trap", (), guard)
         operands: list[Operand] = []
         while not self.accept(";"):
             if operands:
@@ -280,6 +308,13 @@ class _Parser:
             operand = self.operand()
             operands.append(Pair(operand, self.operand()) if self.accept("|") else operand)
         return Instruction(line, opcode, tuple(operands), guard)
+
+    def call(self, line: int) -> None:
+        """The one function that is called gives a launch up, as a trap does."""
+        first = self.at
+        self.skip_to_semicolon()
+        if not any("give_up" in token.text for token in self.tokens[first : self.at]):
+            raise PtxError(line, "a call of another function than give_up")
 
     def register(self, token: Token) -> Register:
         found = self.find(token.text)
