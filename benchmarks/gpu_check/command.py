@@ -67,7 +67,7 @@ def main(
     out = asked.out.resolve() if asked.out else None
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # if that can't be, it says so now
-    end_orphans()
+    _clear_up()
     os.chdir(ROOT)
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -115,6 +115,14 @@ def _check(
     print(f"\n{results.page}\n{results.folder}", flush=True)
     ran = done[len(found.build) :]
     return exit_status(ran) if len(ran) == len(stages) else 1
+
+
+def _clear_up() -> None:
+    """After a check that was killed itself."""
+    end_orphans()
+    for work in rates.FOLDER.glob("work-*"):
+        if not Path("/proc", work.name.removeprefix("work-")).exists():
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _told(result: Result) -> str:

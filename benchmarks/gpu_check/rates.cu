@@ -22,7 +22,7 @@ namespace {
 using namespace rnnfast::cuda;
 
 bool tiny = false;
-constexpr int64_t kPatience = 4'000'000'000;  // clocks: two seconds
+constexpr int64_t kRatePatience = 4'000'000'000;  // clocks: two seconds
 
 // --- the device ----------------------------------------------------------------------------------
 
@@ -315,7 +315,7 @@ int main(int count, char** arguments) {
     tiny = tiny || std::string(arguments[i]) == "--tiny";
     rig.args.absent += std::string(arguments[i]) == "--absent";
   }
-  rig.args.patience = tiny ? 10'000 : kPatience;
+  rig.args.patience = tiny ? 10'000 : kRatePatience;
   int failed = 0;
   try {
     std::printf("{\"device\": \"%s\", \"multiprocessors\": %d, \"nominal_ghz\": %.4g}\n",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ FOLDER = ROOT / "build" / "gpu-check"
 PROGRAM = FOLDER / "rates"
 STAMP = PROGRAM.with_suffix(".stamp")  # what the program was compiled from
 EXECUTOR = FOLDER / "executor" / "rates"  # the same program on the CPU
-PROGRAM_SHARE = 0.75  # of the time; the rest is for what torch measures
+PROGRAM_SHARE = 0.75  # of the time, at most; the rest is for what torch measures
 
 
 def stamp() -> str:
@@ -49,6 +50,7 @@ def run(context: Context, seconds: float) -> Outcome:
     else:
         how = "where there is an nvcc: python -m benchmarks.gpu_check.programs"
         return Outcome(MISSING, f"{PROGRAM} is not there, or of other sources; {how}")
+    until = time.monotonic() + seconds
     log = context.folder / "rates.txt"
     done = run_command(Command(words, log), seconds * PROGRAM_SHARE)
     content = parse(done.text)
@@ -57,7 +59,7 @@ def run(context: Context, seconds: float) -> Outcome:
     write(content, path)
     words = context.python("benchmarks.gpu_check.device_rates", str(path))
     more = run_command(
-        Command(words, context.folder / "device-rates.txt"), seconds * (1 - PROGRAM_SHARE)
+        Command(words, context.folder / "device-rates.txt"), until - time.monotonic()
     )
     content = json.loads(path.read_text())
     if more.code != 0:

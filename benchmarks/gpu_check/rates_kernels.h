@@ -23,14 +23,14 @@ struct RateArgs {
 
 // How far the clock is, and a moment's rest. The executor has no clock: it counts how often it is asked.
 #if defined(RNNFAST_SIMT)
-inline int64_t clock_now() {
+inline int64_t rate_clock() {
   static int64_t asked = 0;
   return ++asked;
 }
-inline void rest(Site site = Site::here()) { ::simt::pause(site); }
+inline void rate_rest(Site site = Site::here()) { ::simt::pause(site); }
 #else
-RNNFAST_DEVICE int64_t clock_now() { return clock64(); }
-RNNFAST_DEVICE void rest() { __nanosleep(20); }
+RNNFAST_DEVICE int64_t rate_clock() { return clock64(); }
+RNNFAST_DEVICE void rate_rest() { __nanosleep(20); }
 #endif
 
 // Words of 16 bytes.
@@ -217,11 +217,11 @@ RNNFAST_KERNEL(kRateThreads) grid_barrier(RNNFAST_ARGS RateArgs args) {
     sync_block();
     if (thread_index() == 0) {
       add_release<Scope::kDevice>(args.counter, 1u);
-      const int64_t began = clock_now();
+      const int64_t began = rate_clock();
       bool told = false;
       while (int(load_acquire<Scope::kDevice>(args.counter) - all) < 0) {
-        rest();
-        if (!told && clock_now() - began > args.patience) {
+        rate_rest();
+        if (!told && rate_clock() - began > args.patience) {
           told = true;
           if (atomic_add<Scope::kDevice>(args.late, 1u) == 0) {
             add_release<Scope::kDevice>(args.counter, kOpen);

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_check import command, results
+from benchmarks.gpu_check import command, rates, results
 from benchmarks.gpu_check.children import run_all
 
 from ..build.support import ROOT
@@ -154,8 +154,11 @@ def test_what_a_killed_check_has_left_ends_with_the_next(tmp_path: Path, pids: P
     child.wait()
     left = int(pids.read_text())
     assert lives(left)
+    work = rates.FOLDER / f"work-{child.pid}"
+    assert work.is_dir()
     start("fine", BUDGET, tmp_path / "out", pids).communicate(timeout=PATIENCE)
     wait_for(lambda: not lives(left))
+    assert not work.exists()
 
 
 def test_half_a_file_of_a_run_that_was_killed_is_cleared_away(tmp_path: Path, pids: Path) -> None:

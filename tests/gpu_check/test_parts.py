@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import subprocess
@@ -14,7 +15,10 @@ import pytest
 import torch
 
 import rnnfast
-from benchmarks.gpu_check import layers, peers, programs, rates, small, timing
+from benchmarks.gpu_check import checks, layers, peers, programs, rates, small, timing
+from benchmarks.gpu_check.children import Command, Finished
+from benchmarks.gpu_check.command import STAGES
+from benchmarks.gpu_check.stages import Context
 from rnnfast import _ext
 from rnnfast._build import host, nvcc
 
@@ -30,6 +34,49 @@ def python(module: str, *words: str, **environment: str) -> subprocess.Completed
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_every_command_of_a_stage_is_understood(
+    dry_run: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no device is, the words of most commands are met nowhere else."""
+
+    class Parsed(Exception):
+        pass
+
+    commands: list[Command] = []
+
+    def run_all(asked: list[Command], *_: Any, **__: Any) -> list[Finished]:
+        commands.extend(asked)
+        return [Finished(0, "") for _ in asked]
+
+    for module in (checks, timing):
+        monkeypatch.setattr(module, "run", lambda one, _: run_all([one])[0])
+    monkeypatch.setattr(checks, "run_all", run_all)
+    monkeypatch.setattr(checks, "find_sanitizer", lambda: "compute-sanitizer")
+    monkeypatch.setattr(timing, "PEERS", {"here": "json"})
+    context = Context(tmp_path, dry_run, prebuilt=True)
+    for stage in STAGES:
+        if stage.name != "rates":
+            stage.run(context, 100)
+    parse = argparse.ArgumentParser.parse_args
+
+    def parsed(*given: Any) -> None:
+        parse(*given)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
+    met = set()
+    for one in commands:
+        words = one.words[one.words.index("-m") + 1 :]
+        met.add(words[0])
+        if words[0] != "pytest":
+            with pytest.raises(Parsed):
+                importlib.import_module(words[0]).main(list(words[1:]))
+    ours = {"benchmarks.run", "benchmarks.gpu_check.layers", "benchmarks.gpu_check.small", "pytest"}
+    assert met - {"benchmarks.gpu_check.peers"} == ours
+    assert ("benchmarks.gpu_check.peers" in met) != dry_run
 
 
 # ---- small layers
@@ -205,8 +252,6 @@ def test_a_test_that_hangs_or_loses_the_device_costs_only_itself(
 ) -> None:
     if importlib.util.find_spec("xdist") is None:
         pytest.skip("pytest-xdist is not installed")
-    from benchmarks.gpu_check import checks
-
     (tmp_path / "test_x.py").write_text(textwrap.dedent(TESTS))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     words = ["pytest", "-v", "-p", "no:cacheprovider", "-p", "benchmarks.gpu_check.guard"]
