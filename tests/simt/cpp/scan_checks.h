@@ -12,7 +12,7 @@ namespace sequence_scan {
 
 inline constexpr CellId kResident[] = {CellId::kRnnTanh, CellId::kRnnRelu, CellId::kLstm,
                                        CellId::kGru, CellId::kGruResetBefore};
-inline constexpr Math kMaths[] = {Math::kFp32, Math::kTf32, Math::kBf16, Math::kF16};
+inline constexpr Math kEveryMath[] = {Math::kFp32, Math::kTf32, Math::kBf16, Math::kF16};
 
 // |a − b| within `share` of the largest |b|.
 inline void compare(const Numbers& a, const Numbers& b, double share, const std::string& what) {

@@ -34,7 +34,7 @@ void check_math(Math math, CellId cell, int64_t T, int64_t B, int64_t H,
 
 TEST(every_cell_math_and_option) {
   for (const CellId cell : kResident) {
-    for (const Math math : kMaths) {
+    for (const Math math : kEveryMath) {
       for (const cpu_scan::Option& option : cpu_scan::kOptions)
         check_math(math, cell, 4, 3, 9, option);
     }
@@ -54,7 +54,7 @@ TEST(odd_sizes) {
 // Weights beyond the registers, several groups of a warp, and warps without one.
 TEST(every_shape) {
   for (const CellId cell : kResident) {
-    for (const Math math : kMaths) {
+    for (const Math math : kEveryMath) {
       for (const Pass pass : {Pass::kForward, Pass::kBackward}) {
         const ShapeList list = shapes(pass, cell, math);
         for (int i = 0; i < list.size; ++i) {
