@@ -9,6 +9,7 @@ import torch.fx.experimental.proxy_tensor
 from torch import Tensor, nn
 
 import rnnfast
+from rnnfast.backends import torch_native
 
 from .cases import taking
 from .layers import makers
@@ -153,6 +154,15 @@ def test_compiled_tokens_and_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         y = compiled(torch.randn(T, B, I))[0]
     assert y.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("hidden", [3, 5])  # torch's kernel is asked about first, and not at all
+def test_a_tracer_need_not_know_whether_onednn_has_an_lstm(hidden: int) -> None:
+    torch._dynamo.reset()
+    torch_native._tried.cache_clear()
+    compiled = torch.compile(rnnfast.LSTM(I, hidden), fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert compiled(torch.randn(T, B, I))[0].dtype == torch.bfloat16
 
 
 def test_export() -> None:

@@ -50,10 +50,10 @@ def order(problem: Problem) -> Order:
 def _on_cpu(problem: Problem) -> Order:
     if problem.H < FEWEST_UNITS:
         return Order(TORCH_FIRST, "too few units for a vector")
-    if (refusal := TorchNative().why_not(problem)) is not None:
-        return Order(CPU_FIRST, refusal)
     if problem.tracing:
         return Order(CPU_FIRST, "torch's backward would run forward anew under a compiler")
+    if (refusal := TorchNative().why_not(problem)) is not None:
+        return Order(CPU_FIRST, refusal)
     if problem.has_lengths:
         return Order(CPU_FIRST, "torch would sort and pack the sequences")
     if problem.kind == "tokens":

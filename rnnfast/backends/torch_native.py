@@ -161,10 +161,14 @@ def _why_no_lstm(problem: Problem) -> str | None:
 
 
 @constant_while_tracing
-@functools.cache
 def lstm_failure(dtype: torch.dtype, low: torch.dtype | None, training: bool) -> str | None:
-    """The error of a tiny LSTM of torch's, None where it runs. In a thread of its own, which has no
-    modes, transforms or tracers."""
+    """The error of a tiny LSTM of torch's, None where it runs."""
+    return _tried(dtype, low, training)
+
+
+@functools.cache  # which a tracer would look into, were it not for the function around it
+def _tried(dtype: torch.dtype, low: torch.dtype | None, training: bool) -> str | None:
+    """In a thread of its own, which has no modes, transforms or tracers."""
     if low is None and dtype in (torch.float32, torch.float64):
         return None
     told: list[str] = []
