@@ -99,6 +99,8 @@ def _gpus() -> list[Row]:
     if not torch.cuda.is_available():
         why = "torch sees no CUDA device" if torch.version.cuda else "torch is built without CUDA"
         return [("device", f"none: {why}")]
+    from .backends import qualified
+
     rows = []
     for index in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(index)
@@ -106,6 +108,7 @@ def _gpus() -> list[Row]:
         rows.append(
             (f"cuda:{index}", f"{facts.name}, sm_{facts.major}{facts.minor}, {memory:.0f} GiB")
         )
+        rows.append((f"cuda:{index}", qualified.summary(index)))
     return rows
 
 

@@ -28,11 +28,12 @@ def scratch_scan(scan: Scan) -> ScanResult:
     the gradient of the states that a step begins with.
     """
     storage = scan.weights[0].dtype
-    result = _loop(without_padding(scan).to(wide(storage)))
+    result = scratch_loop(without_padding(scan).to(wide(storage)))
     return result if storage == wide(storage) else result.to(storage)
 
 
-def _loop(scan: Scan) -> ScanResult:
+def scratch_loop(scan: Scan) -> ScanResult:
+    """The loop itself, every step in the dtype of the tensors."""
     step, weights = scan.spec.step, scan.step_weights()
     T = scan.input.shape[0]
     gx = project_input(scan).unbind(0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .autocast import Cast, cast_of
-from .backends import measured, registry
+from .backends import measured, qualified, registry
 from .backends.base import Backend, Call
 from .backends.registry import AUTO, requested_backend
 from .cells import CELLS
@@ -128,7 +128,8 @@ def choose(stack: Stack, first: Problem) -> list[Assigned]:
     asked = (first, stack.num_layers, stack.directions, requested_backend())
     if first.tracing or first.recorded:
         return _choose(*asked, None)
-    return _choose_once(*asked, measured.changes())
+    known = (measured.changes(), qualified.changes(first.device, first.dtype))
+    return _choose_once(*asked, known)
 
 
 def _choose(

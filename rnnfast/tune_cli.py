@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 
 import torch
 
-from .backends import measured
+from . import store
+from .backends import measured, qualified, registry
 from .backends.measured import Point
+from .qualify import qualify, spread
 from .tuning import FULL, QUICK, tune_table
+
+SECONDS = 0.3  # of a timing on a GPU
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +31,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     what.add_argument("--show", action="store_true", help="print what is kept, measure nothing")
     what.add_argument("--forget", action="store_true", help="delete what is kept")
     parser.add_argument("--threads", type=int, help="default: what torch uses")
+    parser.add_argument(
+        "--device",
+        help="cpu, or cuda, or cuda:N, which is qualified: every kernel is checked there against "
+        "float64 and timed against torch's (default: cuda where torch sees a GPU)",
+    )
     args = parser.parse_args(argv)
+    gpu = args.threads is None and torch.cuda.is_available()
+    device = args.device or ("cuda" if gpu else "cpu")
+    if device != "cpu":
+        index = _index(device)
+        if index is None:
+            parser.error(f"--device should be cpu, cuda or cuda:N of a GPU here, got: {device!r}")
+        if args.threads is not None:
+            parser.error("--threads is for the CPU")
+        return _gpu(index, quick=args.quick, show=args.show, forget=args.forget)
     if args.threads is not None:
         if args.threads < 1:
             parser.error("--threads should be 1 or more")
@@ -40,6 +59,62 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         print(f"rnnfast tune: {error}", file=sys.stderr)
         return 1
+
+
+def _index(device: str) -> int | None:
+    """Of a GPU: 0 is one even where torch sees none, so that what follows says why."""
+    found = re.fullmatch(r"cuda(?::(\d+))?", device)
+    index = int(found[1] or 0) if found else -1
+    return index if 0 <= index < max(1, torch.cuda.device_count()) else None
+
+
+def _gpu(index: int, quick: bool, show: bool, forget: bool) -> int:
+    file = qualified.file_of(index)
+    if forget:
+        print(f"deleted {file}" if qualified.forget(index) else "nothing is kept")
+        return 0
+    told = ", ".join(f"{name} {version}" for name, version in qualified.versions().items())
+    print(f"{qualified.device_of(index)}, {told}\n{file}\n", flush=True)
+    if show:
+        known = qualified.of(index)
+        for trial in [] if known is None else known.trials:
+            print(_trial(trial))
+        print(qualified.summary(index))
+        return 0
+    names = [b for b in qualified.BACKENDS if registry.BACKENDS[b].unusable() is None]
+    if not names:
+        reasons = [f"{b}: {registry.BACKENDS[b].unusable()}" for b in qualified.BACKENDS]
+        print(f"rnnfast tune: there is nothing to qualify: {'; '.join(reasons)}", file=sys.stderr)
+        return 1
+    try:
+        store.update(file, lambda facts: facts)  # it takes long; not to find this out at its end
+        trials = _qualify(index, names, spread.QUICK if quick else spread.FULL)
+        qualified.remember(index, trials)
+    except OSError as error:
+        print(f"rnnfast tune: {file} can't be written: {error}", file=sys.stderr)
+        return 1
+    print(f"\n{qualified.summary(index)}; kept in {file}")
+    return int(any(t.state not in (qualified.RIGHT, qualified.ABSENT) for t in trials))
+
+
+def _qualify(index: int, names: list[str], sizes: Sequence[spread.Size]) -> list[qualified.Trial]:
+    tried = [way for name in names for way in spread.ways(name)]
+    cases = list(spread.cases(sizes))
+    count, done = len(tried) * len(cases), 0
+
+    def report(trial: qualified.Trial) -> None:
+        nonlocal done
+        done += 1
+        print(f"{done}/{count} {_trial(trial)}", flush=True)
+
+    return qualify(tried, cases, f"cuda:{index}", SECONDS, report)
+
+
+def _trial(trial: qualified.Trial) -> str:
+    line = qualified.described(trial)
+    if trial.us and trial.torch_us:
+        line += f", {trial.us:.1f} us, torch {trial.torch_us:.1f} us"
+    return line
 
 
 def _measure(quick: bool) -> int:

@@ -53,10 +53,10 @@ class Table:
     def ratio(self, cell: str, training: bool, T: int, B: int, H: int) -> float | None:
         """torch's time over that of ``cpu``; None where this was not measured at all."""
         known = self._ratios.get((cell, training))
-        return None if known is None else math.exp(_between(known, (T, B, H)))
+        return None if known is None else math.exp(between(known, (T, B, H)))
 
 
-def _between(known: dict[tuple[int, ...], float], at: tuple[int, ...]) -> float:
+def between(known: dict[tuple[int, ...], float], at: tuple[int, ...]) -> float:
     """Linear between the values around ``at``, coordinates by their logarithms. Where the grid has
     gaps, of the corners that there are; without any the nearest point."""
     corners = [_around(sorted({k[i] for k in known}), x) for i, x in enumerate(at)]

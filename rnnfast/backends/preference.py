@@ -3,8 +3,8 @@
 On the CPU the order is a question of who is faster in the table of ``measured``: this machine's own
 where ``python -m rnnfast tune`` made one, else the one that was measured for its instruction set.
 
-On a GPU nothing was measured. ``torch`` stays first for what cuDNN takes without waiting for the
-device; for the rest ``cuda``, then ``triton``, come before the scratch loop.
+On a GPU the kernels that were qualified there (``qualified``) come first where they were faster.
+Without that ``torch`` stays first; what failed there comes last.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import NamedTuple
 import torch
 
 from ..problem import Problem
-from . import measured
+from . import measured, qualified
 from .torch_native import TorchNative, lstm_failure
 
 TORCH_FIRST = ("torch", "cpu", "cuda", "triton", "reference")
 CPU_FIRST = ("cpu", "torch", "cuda", "triton", "reference")
-CUDA_FIRST = ("cuda", "torch", "cpu", "triton", "reference")
 
 # Below, a vector of the native kernels is mostly padding; not measured. Nor may their rounding be
 # torch's there: a gradient that is one number and nearly cancels has no larger one beside it.
@@ -39,12 +38,41 @@ def order(problem: Problem) -> Order:
     if problem.recorded:
         return Order(TORCH_FIRST, "a trace of torch's own kernels loads without rnnfast")
     if problem.device == "cuda":
-        if problem.has_lengths:
-            return Order(CUDA_FIRST, "torch would read the lengths on the host")
-        return Order(TORCH_FIRST, "nothing was measured on a GPU")
+        return _on_gpu(problem)
     if problem.device != "cpu":
         return Order(TORCH_FIRST, "rnnfast has no kernels for this device")
     return _on_cpu(problem)
+
+
+def _on_gpu(problem: Problem) -> Order:
+    cell, training = problem.cell, problem.options.training
+    found = qualified.standings(problem.device_index, cell, problem.dtype, training)
+    if found is None:
+        return Order(TORCH_FIRST, qualified.unknown())
+    failed = [s.backend for s in found if s.fault is not None]
+    passed = [s.backend for s in found if s.passed]
+    reasons = [f"{s.backend} failed when qualified ({s.fault})" for s in found if s.fault]
+    reasons += [f"{s.backend} was not tried" for s in found if not (s.passed or s.fault)]
+    if TorchNative().why_not(problem) is not None:
+        ahead = passed
+    elif problem.has_lengths:
+        ahead = passed
+        reasons.append("torch would read the lengths on the host")
+    else:
+        ratios = {s.backend: _expected_on_gpu(s, problem) for s in found if s.passed}
+        ahead = sorted((b for b in passed if ratios[b] >= MARGIN), key=lambda b: -ratios[b])
+        reasons += [f"torch's time is expected to be {ratios[b]:.2f} of {b}'s" for b in passed]
+    behind = [s.backend for s in found if s.backend not in (*ahead, *failed)]
+    names = (*ahead, "torch", "cpu", *behind, "reference", *failed)
+    return Order(names, "; ".join(reasons) or "found right here")
+
+
+def _expected_on_gpu(standing: qualified.Standing, problem: Problem) -> float:
+    """torch's time over the backend's. A tracer's sizes may be symbols: there the least of all."""
+    if problem.tracing:
+        return standing.least
+    known = qualified.of(problem.device_index)
+    return 0.0 if known is None else known.ratio(standing.backend, problem)
 
 
 def _on_cpu(problem: Problem) -> Order:
