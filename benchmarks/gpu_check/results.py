@@ -14,10 +14,12 @@ from typing import Any
 from .. import table
 from . import summary
 from .children import read
-from .stages import CUT, FAILED, Context, Result
+from .stages import CUT, FAILED, OK, Context, Result
 
 MOST = 15 << 20  # bytes of a file
 PAGE, LOG, RATES, BUILD = "summary.md", "log.txt", "rates.json", "build.zip"
+EARLIER = "earlier-"  # of the last check that had results
+NO_RESULTS = ("ready", "build")  # stages that find out nothing
 BEGAN = time.monotonic()  # as the process did
 TAIL = 20  # lines of an output that the log repeats where a stage went wrong
 
@@ -32,10 +34,19 @@ class Results:
         self.page = ""
         self._lines: list[str] = []
         folder.mkdir(parents=True, exist_ok=True)
+        self._kept = [folder / name for name in (PAGE, LOG, self.archive)]
+        self._set_aside()
         for old in (PAGE, LOG, RATES, BUILD, self.archive):
             (folder / old).unlink(missing_ok=True)
             for half in folder.glob(f".{old}.*"):  # of one that was killed
                 half.unlink()
+
+    def _set_aside(self) -> None:
+        """What the check before this one left, unless that had no results and there is still what
+        it had set aside itself."""
+        if not any(map(Path.exists, map(_earlier, self._kept))):
+            for path in filter(Path.exists, self._kept):
+                path.replace(_earlier(path))
 
     @property
     def archive(self) -> str:
@@ -50,11 +61,16 @@ class Results:
 
     def write(self, results: Sequence[Result]) -> None:
         """A part that can't be made or written costs only itself."""
+        whole = True
         for part in (self._write_page, self._write_log, self._write_rates, self._write_archive):
             try:
                 part(results)
             except Exception:
                 self.say(traceback.format_exc())
+                whole = False
+        if whole and any(r.outcome.state == OK and r.name not in NO_RESULTS for r in results):
+            for path in map(_earlier, self._kept):
+                path.unlink(missing_ok=True)
 
     def _write_page(self, results: Sequence[Result]) -> None:
         self.page = summary.page(self.context, results, self.facts)
@@ -81,6 +97,10 @@ class Results:
             if log.stat().st_mtime >= since:
                 self.say(f"{last.name}: {log.relative_to(self.context.folder)} ends:", quietly=True)
                 self._lines += [f"    {line}" for line in read(log).splitlines()[-TAIL:]]
+
+
+def _earlier(path: Path) -> Path:
+    return path.with_name(EARLIER + path.name)
 
 
 def pack(folder: Path) -> bytes:

@@ -170,6 +170,25 @@ def test_half_a_file_of_a_run_that_was_killed_is_cleared_away(tmp_path: Path, pi
     assert names == ["log.txt", "pids", "results.zip", "summary.md"]
 
 
+def test_what_an_earlier_check_found_is_kept_until_there_is_more(
+    tmp_path: Path, pids: Path
+) -> None:
+    def run(only: str) -> None:
+        start(only, BUDGET, tmp_path, pids).communicate(timeout=PATIENCE)
+
+    run("fine")
+    first = (tmp_path / "results.zip").read_bytes()
+    page = (tmp_path / "summary.md").read_text()
+    for bad in ("exits", "crashes"):  # the second has nothing of the first to set aside
+        run(bad)
+        assert (tmp_path / "earlier-results.zip").read_bytes() == first
+        assert (tmp_path / "earlier-summary.md").read_text() == page
+        assert (tmp_path / "earlier-log.txt").is_file()
+        assert bad in (tmp_path / "summary.md").read_text()
+    run("fine")
+    assert sorted(path.name for path in tmp_path.glob("earlier-*")) == []
+
+
 def test_the_archive_is_never_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "MOST", 4000)
     (tmp_path / "large.txt").write_bytes(os.urandom(9000).hex().encode())
