@@ -110,8 +110,8 @@ void run_team(const BackwardScan& scan, const cuda::TeamChoice& choice) {
   turn.launched();
 }
 
-// (cell, strategy, math, [shape, blocks, teams, tiles], whether backward, H, index of the device) ->
-// blocks of that team kernel that the device has at once, by its driver.
+// (cell, strategy, math, [shape, blocks, teams, tiles], whether backward, H, index of the device)
+// -> blocks of that team kernel that the device has at once, by its driver.
 int64_t cuda_room(const std::string& cell, const std::string& strategy, const std::string& math,
                   at::IntArrayRef choice, bool backward, int64_t H, int64_t device) {
   TORCH_CHECK_VALUE(strategy == "cluster" || strategy == "grid", "no teams are called '", strategy,

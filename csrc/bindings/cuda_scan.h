@@ -54,7 +54,8 @@ struct BackwardScan {
   std::vector<BackwardTensors> directions;
 };
 
-// One direction after the other, step by step: products by ATen, the rest by cuda/stepwise/arguments.h.
+// One direction after the other, step by step: products by ATen, the rest by
+// cuda/stepwise/arguments.h.
 void run_stepwise(const ForwardScan& scan);
 void run_stepwise(const BackwardScan& scan);
 

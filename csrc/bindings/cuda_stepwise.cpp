@@ -1,5 +1,5 @@
-// The stepwise strategy's loop over the steps (cuda/stepwise/arguments.h). Nothing here waits for the
-// device, and memory is torch's, so that a CUDA graph can capture it.
+// The stepwise strategy's loop over the steps (cuda/stepwise/arguments.h). Nothing here waits for
+// the device, and memory is torch's, so that a CUDA graph can capture it.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>

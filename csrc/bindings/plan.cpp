@@ -99,12 +99,10 @@ void bind_plan(pybind11::module_& m) {
       py::arg("room") = py::none(),
       "(strategy, math, choice, text) of one pass over a layer; choice: [] if stepwise, [shape] if "
       "resident, [shape, blocks, teams, tiles] of a cluster or grid; device: a name of "
-      "csrc/cuda/plan/model.h, or (compute "
-      "capability as 10*major+minor, SMs, bytes of shared memory and registers of a block, "
-      "GHz); room: asked how many blocks of a team kernel the device has at once, by (cell, "
-      "strategy, "
-      "math, choice, backward, H).\n\nRaises "
-      "ValueError for an unknown name, or where `forced` asks for what can't be.");
+      "csrc/cuda/plan/model.h, or (compute capability as 10*major+minor, SMs, bytes of shared "
+      "memory and registers of a block, GHz); room: asked how many blocks of a team kernel the "
+      "device has at once, by (cell, strategy, math, choice, backward, H).\n\n"
+      "Raises ValueError for an unknown name, or where `forced` asks for what can't be.");
   m.def(
       "cuda_shapes", &list_shapes, py::arg("backward"), py::arg("cell"), py::arg("math"),
       py::arg("H"),

@@ -6,8 +6,8 @@
 //   kOwnGate      the gate, the last of its phase, whose product enters by itself, so that its
 //                 dgh is another than its dgx; -1: none
 //   kReadsH       whether the pointwise parts read s[0], the h before the step
-//   kSavesOutput  whether all that is saved is the output, which kernels have anyway; else the first
-//                 G saved values are the gates', and one more may follow
+//   kSavesOutput  whether all that is saved is the output, which kernels have anyway; else the
+//                 first G saved values are the gates', and one more may follow
 //   forward(At<p>, gx[n], gh[n], s[kStates], s_new[kStates], saved[kSaved])
 //   backward(At<p>, d[kStates], saved[kSaved], s[kStates], dgx[G], dgh[G], ds[kStates])
 //

@@ -27,8 +27,8 @@ constexpr int64_t kRowArrays = 6;
 // 8-byte elements of one thread's lists, with room to keep threads on lines of their own.
 constexpr int64_t list_elements(int64_t B) { return (B + 8) * kRowArrays; }
 
-// Of a phase's product: how many outputs it has, how many values each (a unit's gates), and how wide
-// its operand is.
+// Of a phase's product: how many outputs it has, how many values each (a unit's gates), and how
+// wide its operand is.
 constexpr int64_t outputs_of(const Phase& phase, int64_t H, int64_t P) {
   return phase.matrix == Matrix::kWhr ? P : H;
 }
@@ -59,8 +59,8 @@ inline void unrolled(const F& f) {
   }
 }
 
-// Elements of a packed matrix of `outputs` (each of `values`) by K, and of its bias, padded to whole
-// panels of at most kWide vectors of outputs.
+// Elements of a packed matrix of `outputs` (each of `values`) by K, and of its bias, padded to
+// whole panels of at most kWide vectors of outputs.
 template <class S>
 constexpr int64_t packed_elements(int64_t outputs, int64_t values, int64_t K) {
   constexpr int64_t kWidth = kWide * Vec<S>::kLanes;

@@ -2,8 +2,8 @@
 // order, and what state each step begins with.
 //
 // lengths [B]: from its end on, a sequence's outputs are 0 and its state is frozen; a reversed scan
-// starts at the sequence's own last step. resets [T, B]: the state is replaced by 0 before the step;
-// no gradient crosses.
+// starts at the sequence's own last step. resets [T, B]: the state is replaced by 0 before the
+// step; no gradient crosses.
 #pragma once
 
 #include <cstdint>

@@ -51,8 +51,8 @@ struct alignas(sizeof(S) * N > 16 ? 16 : sizeof(S) * N) SlotVector {
   S at[N];
 };
 
-// 16-bit storage keeps gates as fixed point, codes 0 … 65534: of a sigmoid in steps of 1/65534, of a
-// tanh in steps of 1/32767 from -1 on. 65535 is NaN.
+// 16-bit storage keeps gates as fixed point, codes 0 … 65534: of a sigmoid in steps of 1/65534, of
+// a tanh in steps of 1/32767 from -1 on. 65535 is NaN.
 //
 // Between 2^23 and 2^24 floats are the whole numbers, so the last bits of 2^23 + x are x, rounded,
 // and those of a NaN, as multiply_add makes it, all set: no conversion instruction, of which an SM

@@ -11,8 +11,8 @@
 
 namespace rnnfast::cuda {
 
-// Resident: one launch for all steps, by blocks that each have all hidden units (solo/shapes.h), or by
-// teams of blocks that split them (team/shapes.h), in a cluster or over the grid. Stepwise: a
+// Resident: one launch for all steps, by blocks that each have all hidden units (solo/shapes.h), or
+// by teams of blocks that split them (team/shapes.h), in a cluster or over the grid. Stepwise: a
 // product and its pointwise kernels for each step.
 enum class Strategy { kStepwise, kResident, kCluster, kGrid };
 
@@ -55,9 +55,9 @@ using Room = std::function<int64_t(const TeamQuery&)>;
 // of grid teams also teams. Throws std::invalid_argument where it is none of these.
 Forced parse_forced(std::string_view text, Pass pass);
 
-// The strategy and shape that the model expects to be fastest, of those that the driver has room for
-// where `room` asks it; `forced` as RNNFAST_PLAN has it. Throws std::invalid_argument where that is
-// malformed or asks for what can't be.
+// The strategy and shape that the model expects to be fastest, of those that the driver has room
+// for where `room` asks it; `forced` as RNNFAST_PLAN has it. Throws std::invalid_argument where
+// that is malformed or asks for what can't be.
 CudaPlan plan_cuda(const PlanProblem& problem, const Device& device, std::string_view forced = "",
                    const Room& room = {});
 

@@ -1,13 +1,13 @@
-// The compiled shapes of the kernels of one block and what each needs, in plain C++; tiles and slabs
-// are device/slabs.h's.
+// The compiled shapes of the kernels of one block and what each needs, in plain C++; tiles and
+// slabs are device/slabs.h's.
 //
-// A block owns 8 sequences and all hidden units. Of each tile of a warp the first `held_slabs` slabs
-// stay in registers, the others in shared memory.
+// A block owns 8 sequences and all hidden units. Of each tile of a warp the first `held_slabs`
+// slabs stay in registers, the others in shared memory.
 //
 // Forward: the matrix is W_hh, its rows grouped so that a thread has all gates of a unit
 // (device/fragments.h): a group is 8 units in 2 tiles (LSTM), 16 in 3 (both GRUs), 16 in 1 (RNN).
-// Warp w owns groups w, w + 8, … Backward: the matrix is W_hhᵀ, a tile 16 units, its columns the G gates
-// of all units. Warp w owns tiles w, w + 8, …
+// Warp w owns groups w, w + 8, … Backward: the matrix is W_hhᵀ, a tile 16 units, its columns the G
+// gates of all units. Warp w owns tiles w, w + 8, …
 #pragma once
 
 #include "cells/list.h"

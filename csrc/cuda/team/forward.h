@@ -2,10 +2,10 @@
 // W_hh that its hidden units need, in registers and shared memory.
 //
 // A turn (a step of a batch tile): wait for the state of all units; multiply (product.h); the
-// gate math, a thread for each (unit, sequence); send the block's part of the new state; then, while
-// others get there, store the outputs and load the next turn's gates. With several batch tiles a
-// team, one tile's turn hides the other's exchange. A cell of two phases takes two turns a step.
-// The state is carried in fp32, in shared memory; a sequence that ended keeps it.
+// gate math, a thread for each (unit, sequence); send the block's part of the new state; then,
+// while others get there, store the outputs and load the next turn's gates. With several batch
+// tiles a team, one tile's turn hides the other's exchange. A cell of two phases takes two turns a
+// step. The state is carried in fp32, in shared memory; a sequence that ended keeps it.
 #pragma once
 
 #include "cuda/device/cell_steps.h"

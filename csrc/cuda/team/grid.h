@@ -1,7 +1,7 @@
-// Blocks of a grid, all of them on the device at once (a cooperative launch), that exchange operands
-// through global memory: each writes its part and adds 1 to the tile's counter; who has seen all
-// additions reads. Loads and stores go through L2; the counter only ever grows, and is compared by
-// difference.
+// Blocks of a grid, all of them on the device at once (a cooperative launch), that exchange
+// operands through global memory: each writes its part and adds 1 to the tile's counter; who has
+// seen all additions reads. Loads and stores go through L2; the counter only ever grows, and is
+// compared by difference.
 #pragma once
 
 #include "cuda/team/arguments.h"

@@ -7,8 +7,8 @@
 namespace rnnfast::cuda {
 
 // The teams, grid.h and cluster.h, exchange operands: for each batch tile exchange 0, 1, 2 …, of
-// which the even ones and the odd ones each have a set of rows, one row a sequence. A block puts the
-// operands of its units, signals, and waits before it reads all.
+// which the even ones and the odd ones each have a set of rows, one row a sequence. A block puts
+// the operands of its units, signals, and waits before it reads all.
 //
 // Two sets are enough, without a further barrier: a block that puts exchange e + 2 has waited for
 // all of e + 1, which every block has put after it had read e.
