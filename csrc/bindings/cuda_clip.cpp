@@ -214,9 +214,7 @@ class List {
     const Tensor meet = counters(device(), stream);
     args.sums = static_cast<ClipSum*>(sums.mutable_data_ptr());
     args.meet = static_cast<unsigned*>(meet.mutable_data_ptr());
-    GridTurn turn((args.task & kClipNorm) && grid > 1);  // its blocks wait for one another
-    launch_clip(args, grid, stream);
-    turn.launched();
+    launch_clip_in_turn<GridTurn>(args, grid, stream);
   }
 
   std::vector<Tensor> tensors_, dense_;

@@ -70,7 +70,7 @@ void launch_clip(const ClipArgs& args, int grid, Stream stream) {
   how.name = "clip";
   how.grid_x = grid;
   how.threads = kClipThreads;
-  how.cooperative = (args.task & kClipNorm) && grid > 1;
+  how.cooperative = clip_meets(args, grid);
   launch(how, &clip<ClipEnv>, args, stream);
 }
 

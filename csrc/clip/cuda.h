@@ -72,9 +72,22 @@ ClipKind clip_kind(double p);  // p > 0, infinity included
 // How many blocks a launch has: all of them meet, so no more than fit the device at once.
 int clip_grid(int64_t chunks, int sm_count, int blocks_per_sm);
 
+// Whether the blocks of a launch wait for one another.
+inline bool clip_meets(const ClipArgs& args, int grid) {
+  return (args.task & kClipNorm) && grid > 1;
+}
+
 // One launch on `stream`. `args.table` or `args.inlined` holds the entries. Throws
 // std::runtime_error where it fails.
 void launch_clip(const ClipArgs& args, int grid, Stream stream);
+
+// The same, in its turn among the launches whose blocks wait: bindings/cuda_device.h's GridTurn.
+template <class Turn>
+void launch_clip_in_turn(const ClipArgs& args, int grid, Stream stream) {
+  Turn turn(clip_meets(args, grid));
+  launch_clip(args, grid, stream);
+  turn.launched();
+}
 
 #if !defined(RNNFAST_SIMT)
 // Blocks of the kernel that fit a multiprocessor of the current device at once.

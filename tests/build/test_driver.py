@@ -1,4 +1,4 @@
-"""What the CUDA launchers ask of the driver, by a program with a driver of its own."""
+"""What the CUDA launchers ask of the driver, by programs with a driver of their own."""
 
 from __future__ import annotations
 
@@ -13,16 +13,32 @@ from rnnfast._build import host
 from rnnfast._build.nvcc import find_nvcc, toolkit_root
 
 ROOT = Path(__file__).resolve().parents[2]
+OF_TORCH = ("ATen/core/Tensor.h", *(f"c10/cuda/CUDA{n}.h" for n in ("Functions", "Guard")))
+OF_TORCH += tuple(f"c10/cuda/CUDA{n}.h" for n in ("Exception", "Stream"))
 
 
-def test_launches_against_a_driver_that_stands_in(tmp_path: Path) -> None:
+def run(folder: Path, sources: list[str], *includes: Path) -> None:
+    """Builds the program and runs it; it is to find nothing wrong."""
     search = find_nvcc(torch.version.cuda)
     compiler, why = host.find_compiler(os.environ)
     if search.nvcc is None or compiler is None:
         pytest.skip(f"needs CUDA's headers and a compiler: {why or search.why_not()}")
-    program = tmp_path / "driver"
-    source = ROOT / "tests/build/driver.cpp"
-    flags = ["-std=c++17", f"-I{ROOT / 'csrc'}", f"-I{toolkit_root(search.nvcc) / 'include'}"]
-    subprocess.run([*compiler.command, *flags, str(source), "-o", str(program)], check=True)
+    folders = [*includes, ROOT / "csrc", toolkit_root(search.nvcc) / "include"]
+    flags = ["-std=c++17", "-pthread", *(f"-I{path}" for path in folders)]
+    files = [str(ROOT / source) for source in sources]
+    program = folder / "program"
+    subprocess.run([*compiler.command, *flags, *files, "-o", str(program)], check=True)
     done = subprocess.run([str(program)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
+
+
+def test_launches_against_a_driver_that_stands_in(tmp_path: Path) -> None:
+    run(tmp_path, ["tests/build/driver.cpp"])
+
+
+def test_launches_that_wait_for_one_another_take_turns(tmp_path: Path) -> None:
+    for header in OF_TORCH:
+        path = tmp_path / "torch" / header
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'#include "{ROOT / "tests/build/torch_stand_in.h"}"\n')
+    run(tmp_path, ["tests/build/turn.cpp", "csrc/bindings/cuda_turn.cpp"], tmp_path / "torch")
