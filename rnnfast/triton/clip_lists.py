@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import clip
-from .device import capturing, entered, launcher, processors
+from .device import Door, capturing, entered, processors
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # by their code
 
@@ -159,7 +159,8 @@ def _programs(table: Table) -> int:
 
 def _launch(kernel: Any, table: Table, **more: Any) -> None:
     what = {"table": table.data, "entries": table.entries, "chunks": table.chunks}
-    launcher(kernel, (_programs(table),), **what, **more)()
+    with Door(table.data.device) as door:
+        door.launcher(kernel, (_programs(table),), **what, **more)()
 
 
 def _launch_norm(table: Table, p: float, scale: bool) -> tuple[Tensor, Tensor]:

@@ -52,16 +52,34 @@ def entered(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if device.type == "cpu" else torch.cuda.device(device)
 
 
-def launcher(kernel: Any, grid: tuple[int, ...], **given: Any) -> Callable[..., None]:
-    """What launches ``kernel`` where the tensors of ``given`` lie; the rest of the arguments is for
-    each call."""
-    launch, device = functools.partial(kernel[grid], **given), device_of(given.values())
+class Door:
+    """To one device, and open within its block: kernels are launched there and then."""
 
-    def call(**rest: Any) -> None:
-        with entered(device):
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._entered, self._open = device, entered(device), False
+
+    def __enter__(self) -> Door:
+        self._entered.__enter__()
+        self._open = True
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open = False
+        self._entered.__exit__(*error)
+
+    def launcher(self, kernel: Any, grid: tuple[int, ...], **given: Any) -> Callable[..., None]:
+        """What launches ``kernel``; the rest of its arguments is for each call. ValueError where
+        the tensors of ``given`` lie elsewhere."""
+        if (device := device_of(given.values())) != self._device:
+            raise ValueError(f"tensors on {self._device} are wanted, got: {device}")
+        launch = functools.partial(kernel[grid], **given)
+
+        def call(**rest: Any) -> None:
+            if not self._open:
+                raise RuntimeError(f"a launch on {self._device} outside of its door's block")
             launch(**rest)
 
-    return call
+        return call
 
 
 def stream_of(device: torch.device) -> int:

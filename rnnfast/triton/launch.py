@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import resident, stepwise, stepwise_backward
 from .cells import TritonCell, cell_of
-from .device import launcher
+from .device import Door
 from .plan import Tiling
 
 
@@ -173,9 +173,21 @@ def forward(tiling: Tiling, r: Recurrence, out: Outputs) -> None:
     cell = cell_of(r.cell)
     launches = forward_launches(cell, tiling, out.save, r.precision)
     given = {**_arguments(r), **out._asdict()}
-    if tiling.resident:
-        _bound(launches[0], tiling, given)()
-        return
+    with Door(out.y.device) as door:
+        if tiling.resident:
+            _bound(door, launches[0], tiling, given)()
+        else:
+            _forward_steps(door, launches, tiling, given, r, out)
+
+
+def _forward_steps(
+    door: Door,
+    launches: list[Launch],
+    tiling: Tiling,
+    given: dict[str, Any],
+    r: Recurrence,
+    out: Outputs,
+) -> None:
     T, B, H, _ = r.shape
     h = r.h0.to(torch.float32, copy=True)
     buffers = (h, torch.empty_like(h))
@@ -184,7 +196,7 @@ def forward(tiling: Tiling, r: Recurrence, out: Outputs) -> None:
     if len(launches) > 1:
         operand = out.extra if out.save else h.new_empty(B, H)
     given |= {"c": c, "operand": operand, "out": operand}
-    runs = [_bound(launch, tiling, given) for launch in launches]
+    runs = [_bound(door, launch, tiling, given) for launch in launches]
     for step in range(T):
         for run in runs:
             run(step=step, h_in=buffers[step % 2], h_out=buffers[(step + 1) % 2])
@@ -204,16 +216,18 @@ def backward(
     values = {**_arguments(r), **saved._asdict(), **given._asdict(), **found._asdict()}
     values |= clip._asdict()
     if tiling.resident:
-        _bound(steps[0], tiling, values)()
+        with Door(found.dh0.device) as door:
+            _bound(door, steps[0], tiling, values)()
         return
     dc = None if given.dc_last is None else given.dc_last.to(torch.float32, copy=True)
     values |= {"carry": given.dh_last.to(torch.float32, copy=True), "dc": dc}
-    runs = [_bound(launch, tiling, values) for launch in steps]
-    for step in reversed(range(r.shape.T)):
-        for run in runs:
-            run(step=step)
-    for launch in ending:
-        _bound(launch, tiling, values)()
+    with Door(found.dh0.device) as door:
+        runs = [_bound(door, launch, tiling, values) for launch in steps]
+        for step in reversed(range(r.shape.T)):
+            for run in runs:
+                run(step=step)
+        for launch in ending:
+            _bound(door, launch, tiling, values)()
     if dc is not None:
         assert found.dc0 is not None
         found.dc0.copy_(dc)
@@ -224,11 +238,14 @@ def _arguments(r: Recurrence) -> dict[str, Any]:
     return {**r._asdict(), **r.shape._asdict(), "reverse": int(r.reverse)}
 
 
-def _bound(launch: Launch, tiling: Tiling, given: Mapping[str, Any]) -> Callable[..., Any]:
+def _bound(
+    door: Door, launch: Launch, tiling: Tiling, given: Mapping[str, Any]
+) -> Callable[..., Any]:
     """Launches with what is ``given`` by the arguments' names; the rest is for each call."""
     grid = [triton.cdiv(given["B"], tiling.block_b)]
     if launch.grid != "batch":
         grid.append(triton.cdiv(given[launch.grid], tiling.block_h))
     names = [name for name in launch.kernel.arg_names if name in given]
     taken = {name: None if name in launch.without else given[name] for name in names}
-    return launcher(launch.kernel, tuple(grid), **taken, **launch.constants, **tiling.options)
+    options = {**launch.constants, **tiling.options}
+    return door.launcher(launch.kernel, tuple(grid), **taken, **options)

@@ -108,23 +108,25 @@ def check_lengths(cell: str, strategy: str, reverse: bool, placed: Placed) -> No
 @contextmanager
 def guarded() -> Iterator[None]:
     """Each launch is given copies that lie between two steps' worth of NaN, which has to stay."""
-    from rnnfast.triton import launch
+    from rnnfast.triton.device import Door
 
-    launcher = launch.launcher
+    launcher = Door.launcher
 
-    def guarding(kernel: Any, grid: tuple[int, ...], **given: Any) -> Callable[..., None]:
+    def guarding(
+        door: Door, kernel: Any, grid: tuple[int, ...], **given: Any
+    ) -> Callable[..., None]:
         def call(**rest: Any) -> None:
             values = {**given, **rest}
             copies = {id(v): _Guarded(v) for v in values.values() if isinstance(v, Tensor)}
             taken = {n: copies[id(v)].inner if id(v) in copies else v for n, v in values.items()}
-            launcher(kernel, grid, **taken)()
+            launcher(door, kernel, grid, **taken)()
             for copy in copies.values():
                 copy.back(kernel.__name__)
 
         return call
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "launcher", guarding)
+        patch.setattr(Door, "launcher", guarding)
         yield
 
 

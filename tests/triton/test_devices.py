@@ -79,6 +79,31 @@ def test_a_door_leads_to_one_device(cuda: Fake) -> None:
         device.device_of([None, 3])
 
 
+class Noted:
+    """A kernel that does nothing but note where it is launched."""
+
+    def __init__(self) -> None:
+        self.devices: list[int] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return lambda **given: self.devices.append(torch.cuda.current_device())
+
+
+def test_launches_happen_within_a_door_s_block(cuda: Fake) -> None:
+    kernel, x = Noted(), cuda.place(torch.ones(1), 1)
+    with device.Door(mine(1)) as door:
+        launch = door.launcher(kernel, (1,), x=x)
+        launch(step=0)
+        with device.Door(mine(0)) as other:
+            with pytest.raises(ValueError, match="on cuda:0 are wanted, got: cuda:1"):
+                other.launcher(kernel, (1,), x=x)
+        launch(step=1)
+    assert kernel.devices == [1, 1]
+    assert torch.cuda.current_device() == 0
+    with pytest.raises(RuntimeError, match="cuda:1 outside of its door's block"):
+        launch(step=2)
+
+
 def test_facts_are_the_tensors_devices(cuda: Fake) -> None:
     assert device.facts_of(torch.device("cuda", 1)).name == "second"
     assert device.facts_of(torch.device("cuda", 0)).shared > device.facts_of(mine(1)).shared

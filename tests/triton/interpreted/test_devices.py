@@ -66,6 +66,18 @@ def test_both_passes(cuda: Fake, cell: str) -> None:
     assert {launched[1:] for launched in cuda.log} == {(1, side.cuda_stream, "run")}
 
 
+@pytest.mark.usefixtures("strategy")
+def test_the_device_is_entered_once_a_pass(cuda: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And once to ask whether its stream is captured. Entering costs as much as a launch."""
+    monkeypatch.setenv(graphs.SWITCH, "0")
+    devices: list[torch.device] = []
+    entered = device.entered
+    monkeypatch.setattr(device, "entered", lambda d: devices.append(d) or entered(d))
+    results(CASE, on(cuda, 1))
+    assert devices == [torch.device("cuda", 1)] * 4
+    assert len(cuda.log) in (2, 2 * CASE.T + 1)
+
+
 @pytest.mark.parametrize("cell", OF_EACH_WAY)
 @pytest.mark.usefixtures("stepwise")
 def test_stepwise_graphs(cuda: Fake, cell: str) -> None:
