@@ -33,6 +33,7 @@ IMAGE = (
 PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 PASSED_ON = ("CUDA_HOME", "CXX")  # where the compilers are
 LIMIT = 4 * 3600.0  # seconds of a part
+BUDGET = ("--budget", "7200")  # of the check: here are fewer cores
 SHOWN = 60  # lines of the failed tests
 CHECK = "benchmarks/gpu_check/first.py"
 NO_GPU = "gpu-check: nothing was measured: this torch sees no GPU"  # as ready.py says it
@@ -107,7 +108,7 @@ def _rehearse(asked: argparse.Namespace, place: Path, logs: Path) -> int:
     settle(environment, place)
     os.chdir(tree)
     within = apart(environment, logs)
-    for part in parts(asked):
+    for part in parts(asked, logs):
         began = time.monotonic()
         done = run(Command((*within, *part.words), logs / f"{part.name}.txt"), LIMIT)
         seconds = time.monotonic() - began
@@ -120,20 +121,21 @@ def _rehearse(asked: argparse.Namespace, place: Path, logs: Path) -> int:
     return 1 if any(result.wrong is not None for result in results) else 0
 
 
-def parts(asked: argparse.Namespace) -> list[Part]:
+def parts(asked: argparse.Namespace, logs: Path) -> list[Part]:
     """In order; all in the copy of the tree."""
     check = ("python3", CHECK)
     found = []
     if "first" in asked.parts:
         found.append(Part("first", check, wants_a_gpu))
     if "as-if" in asked.parts and asked.arch != "none":
-        words = (*check, "--as-if", asked.arch, "--budget", "7200")
+        words = (*check, "--as-if", asked.arch, *BUDGET, "--out", str(logs / "as-if"))
         found.append(Part("as-if", words, clean, needed=True))
     elif asked.arch == "none":
         build = ("python3", "setup.py", "-q", "build_ext", "--inplace")
         found.append(Part("build", ("env", "RNNFAST_CUDA=0", *build), clean, needed=True))
     if "dry-run" in asked.parts:
-        found.append(Part("dry-run", (*check, "--dry-run", "--budget", "3600"), clean))
+        dry = (*check, "--dry-run", *BUDGET, "--out", str(logs / "dry-run"))
+        found.append(Part("dry-run", dry, clean))
     cores = len(os.sched_getaffinity(0))
     test: tuple[str, ...] = ("python3", "-m", "pytest", "-q", "-p", "no:cacheprovider")
     test += ("--durations", "20")

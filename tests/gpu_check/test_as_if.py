@@ -64,13 +64,13 @@ def test_how_a_process_has_ended(text: str, found: str | None) -> None:
     assert end is None if found is None else end is not None and end.startswith(found)
 
 
-def stage(code: str, state: str = FAILED) -> Stage:
+def stage(code: str, state: str, name: str) -> Stage:
     def one(context: Context, seconds: float) -> Outcome:
         if code:
             run(Command((sys.executable, "-c", code), context.folder / "deep" / "it.txt"), seconds)
         return Outcome(state, "as the stage sees it")
 
-    return Stage("it", 1, one)
+    return Stage(name, 1, one)
 
 
 @pytest.mark.parametrize(
@@ -82,17 +82,22 @@ def stage(code: str, state: str = FAILED) -> Stage:
         ("import time; time.sleep(60)", CUT, (FAILED, "deep/it: it said nothing")),
         ("print('ok')", OK, (FAILED, "deep/it: ok")),
         ("", FAILED, (FAILED, "it started nothing: as the stage sees it")),
-        ("", MISSING, (MISSING, "as the stage sees it")),
+        ("", MISSING, (FAILED, "it started nothing: as the stage sees it")),
     ],
 )
 def test_a_stage_is_judged_by_its_processes(
     code: str, state: str, expected: tuple[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "earlier.txt").write_text("$ x\nof another stage\n")
-    (judged,) = as_if.rehearsed([stage(code, state)])
+    (judged,) = as_if.rehearsed([stage(code, state, "rates")])
     outcome = judged.run(Context(tmp_path, False, False, as_if="9.0"), 2)
     assert outcome.state == expected[0]
     assert outcome.line.endswith(expected[1])
+
+
+def test_a_stage_may_lack_its_tool(tmp_path: Path) -> None:
+    (judged,) = as_if.rehearsed([stage("", MISSING, "memcheck")])
+    assert judged.run(Context(tmp_path, False, False), 2).state == MISSING
 
 
 def test_the_probe_takes_the_device_for_granted(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -18,8 +17,9 @@ from ..build.support import ROOT
 STOPPED = f"{rehearse.NO_GPU} (--dry-run needs none): Found no NVIDIA driver"
 
 
-def asked(*words: str) -> argparse.Namespace:
-    return rehearse._parser().parse_args(["--torch", "2.11.0", "--python", "3.12", *words])
+def parts(*words: str) -> list[rehearse.Part]:
+    always = ["--torch", "2.11.0", "--python", "3.12"]
+    return rehearse.parts(rehearse._parser().parse_args([*always, *words]), Path("logs"))
 
 
 @pytest.mark.parametrize(
@@ -56,18 +56,19 @@ def test_pytest_s_summary_names_what_failed() -> None:
 
 def test_what_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
-    found = {part.name: part for part in rehearse.parts(asked())}
+    found = {part.name: part for part in parts()}
     assert list(found) == list(rehearse.PARTS)
     assert found["first"].words == ("python3", rehearse.CHECK)
     assert found["as-if"].words[2:4] == ("--as-if", "9.0")
+    assert found["as-if"].words[-1] == "logs/as-if"
     assert found["tests"].words[-4:] == ("-n", "3", "--tier", "quick")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    every = rehearse.parts(asked("--tier", "all", "--arch", "none"))
+    every = parts("--tier", "all", "--arch", "none")
     assert [part.name for part in every] == ["first", "build", "dry-run", "tests"]
     assert "-n" not in every[-1].words
-    assert [part.name for part in rehearse.parts(asked("--parts", "triton"))] == ["triton"]
+    assert [part.name for part in parts("--parts", "triton")] == ["triton"]
     with pytest.raises(SystemExit):
-        asked("--parts", "tests,xyz")
+        parts("--parts", "tests,xyz")
 
 
 def test_a_python_is_found_by_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +110,7 @@ look = (
     "s = socket.create_server(('127.0.0.1', 0)); socket.create_connection(s.getsockname());"
     "print(os.path.exists('.git'), os.path.exists('.venv'), 'ends')"
 )
-r.parts = lambda asked: [
+r.parts = lambda *_: [
     r.Part("look", ("python", "-c", look), r.clean),
     r.Part("bad", ("sh", "-c", "echo FAILED tests/x.py::y; exit 3"), r.clean, needed=NEEDED),
     r.Part("after", ("true",), r.clean),
