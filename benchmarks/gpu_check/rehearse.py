@@ -38,6 +38,11 @@ SHOWN = 60  # lines of the failed tests
 CHECK = "benchmarks/gpu_check/first.py"
 NO_GPU = "gpu-check: nothing was measured: this torch sees no GPU"  # as ready.py says it
 TRITON = ("tests/triton", "tests/clip/test_triton.py")
+VERSIONS = (
+    "import importlib.metadata as m, platform; print(f'Python {platform.python_version()}', "
+    "*sorted(f'{d.name} {d.version}' for d in m.distributions() "
+    "if d.name in ('torch', 'triton', 'numpy', 'setuptools', 'pytest')), sep=', ')"
+)
 # In a namespace of its own the loopback is there, and down: gloo and the like ask for it.
 LOOPBACK = (
     "import fcntl, os, socket, struct, sys; "
@@ -103,6 +108,7 @@ def _rehearse(asked: argparse.Namespace, place: Path, logs: Path) -> int:
         prepare("environment", find_python(asked.python), "-m", "venv", str(environment))
         pip = (str(environment / "bin" / "python"), "-m", "pip", "install", "-q")
         prepare("install", *pip, f"torch=={asked.torch}", *IMAGE, *asked.also)
+    prepare("versions", str(environment / "bin" / "python"), "-c", VERSIONS)
     tree = place / "tree"
     copy_tree(ROOT, tree)
     settle(environment, place)
