@@ -1,6 +1,6 @@
 # Everything runs in .venv, which `make setup` creates. RNNFAST_CUDA, TORCH_CUDA_ARCH_LIST, RNNFAST_DEBUG, CUDA_HOME
 # and CXX steer the build: docs/environment.md.
-.PHONY: setup demo test test-all lint bench gpu-check clean FORCE
+.PHONY: setup demo test test-all lint bench gpu-check rehearse clean FORCE
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
 
@@ -102,6 +102,16 @@ ifeq (,$(findstring --prebuilt,$(ARGS))$(findstring --dry-run,$(ARGS)))
 	RNNFAST_CUDA=1 $(MAKE) --no-print-directory setup
 endif
 	$(PY) benchmarks/gpu_check/first.py $(ARGS)
+
+# The same without a GPU, and without .venv: in a new environment of a Python and a torch, with nothing to download once
+# that is there. Slow, and not part of CI. ARGS are those of benchmarks/gpu_check/rehearse.py.
+TORCH ?= 2.11.0
+PYTHON ?= 3.12
+rehearse:
+	@for p in $(PYTHONS); do \
+	  if "$$p" -c '$(VERSION_CHECK)' 2>/dev/null; then \
+	    exec "$$p" -m benchmarks.gpu_check.rehearse --torch $(TORCH) --python $(PYTHON) $(ARGS); fi; \
+	done; echo "make rehearse: no Python 3.10 to 3.14 on PATH (tried: $(PYTHONS))" >&2; exit 1
 
 clean:
 	rm -rf build dist .venv *.egg-info rnnfast/_C*.so rnnfast/_build_info.json \

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,6 +127,11 @@ def outcomes(text: str) -> dict[str, str]:
     return found
 
 
+def counts(last_line: str) -> dict[str, int]:
+    """Of tests by state, as pytest's last line has them."""
+    return {what: int(number) for number, what in _COUNTS.findall(last_line)}
+
+
 def judge_tests(done: dict[str, Finished]) -> Outcome:
     """Counted test by test, so that a run that was cut off counts too."""
     failed: list[str] = []
@@ -134,14 +140,9 @@ def judge_tests(done: dict[str, Finished]) -> Outcome:
         named = outcomes(finished.text)
         wrong = [name for name, state in named.items() if state in ("FAILED", "ERROR")]
         failed += wrong
-        counts = {state.lower(): 0 for state in named.values()}
-        for state in named.values():
-            counts[state.lower()] += 1
-        if not named:
-            last = finished.last_line
-            counts = {what: int(number) for number, what in _COUNTS.findall(last)}
-        told = ", ".join(f"{n} {state}" for state, n in counts.items()) or "no test ran"
-        passed += counts.get("passed", 0)
+        found = Counter(state.lower() for state in named.values()) or counts(finished.last_line)
+        told = ", ".join(f"{n} {state}" for state, n in found.items()) or "no test ran"
+        passed += found.get("passed", 0)
         if wrong or (finished.code not in (0, None, NOTHING_SELECTED)):
             states.append(FAILED)
             told += f" (exit status {finished.code})"

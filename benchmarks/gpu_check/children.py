@@ -39,9 +39,13 @@ class Finished:
 
     @property
     def last_line(self) -> str:
-        """Of what it printed, below the command itself."""
-        lines = [line for line in self.text.splitlines() if line.strip()]
-        return lines[-1].strip() if lines and not lines[-1].startswith("$ ") else ""
+        return last_line(self.text)
+
+
+def last_line(text: str) -> str:
+    """Of what a command printed, below the command itself."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines and not lines[-1].startswith("$ ") else ""
 
 
 @dataclass(frozen=True)

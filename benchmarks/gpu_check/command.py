@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from . import checks, rates, ready, timing
+from . import as_if, checks, rates, ready, timing
 from .children import end_orphans
 from .results import Results
 from .stages import (
@@ -47,6 +47,7 @@ STAGES = (
 )
 ROOT = ready.ROOT
 DRY_FOLDER = rates.FOLDER / "dry-run"
+AS_IF_FOLDER = rates.FOLDER / "as-if"
 NOT_READY = 2  # the exit status where nothing could be measured
 Make = Callable[[Context, Deadline], ready.Ready]
 
@@ -74,10 +75,14 @@ def main(
     )
     work = rates.FOLDER / f"work-{os.getpid()}"
     work.mkdir(parents=True, exist_ok=True)
-    context = Context(work, asked.dry_run, asked.prebuilt, len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0))
+    context = Context(work, asked.dry_run, asked.prebuilt, cores, asked.as_if)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _stop)
     chosen = [stage for stage in stages if stage.name in names]
+    if asked.as_if:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nor is one used that is there
+        chosen = as_if.rehearsed(chosen)
     try:
         return _check(context, deadline, chosen, make_ready, out)
     finally:
@@ -100,6 +105,8 @@ def _check(
     results.facts = found.facts
     if context.dry_run:
         results.say("Dry run: no device is used; its numbers say nothing about a GPU.")
+    if context.as_if:
+        results.say(f"No device: as if there were one of {context.as_if}; nothing is measured.")
     for built in found.build:
         results.say(_told(built))
 
@@ -146,6 +153,8 @@ def _folder(context: Context, slug: str) -> Path:
     """A dry run's is never a device's."""
     if context.dry_run:
         return DRY_FOLDER
+    if context.as_if:
+        return AS_IF_FOLDER
     return ROOT / "benchmarks" / "results" / re.sub(r"[^\w.-]", "-", slug) / "gpu-check"
 
 
@@ -159,7 +168,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="first.py", description=__doc__)
     add = parser.add_argument
     add("--prebuilt", action="store_true", help="compile nothing: what is there is checked")
-    add("--dry-run", action="store_true", help="without a device, to exercise the scripts")
+    none = parser.add_mutually_exclusive_group().add_argument
+    none("--dry-run", action="store_true", help="without a device, to exercise the scripts")
+    none("--as-if", metavar="9.0", help="as on such a device, until each stage ends for want of it")
     add("--budget", type=float, default=BUDGET, help=f"seconds for all (default {BUDGET:g})")
     add("--only", help=f"of {','.join(stage.name for stage in STAGES)}, with commas between")
     add("--out", type=Path, help="folder (default benchmarks/results/<device>/gpu-check)")

@@ -33,6 +33,7 @@ def main(path: Path) -> int:
             content[name] = {**content[name], **found} if name == "rates" else found
         except Exception as error:  # whatever a driver raises
             content["failed"][name] = f"{type(error).__name__}: {error}"
+            print(f"{name}: {content['failed'][name]}", flush=True)
         rates.write(content, path)
     return 0
 

@@ -1,7 +1,7 @@
 """What must be known of the device and the package before anything is measured, as one JSON file.
 
-`python -m benchmarks.gpu_check.probe FILE [--device cpu]`: in a process of its own, since neither
-an import nor a first touch of the device is sure to come back.
+`python -m benchmarks.gpu_check.probe FILE [--device cpu] [--as-if 9.0]`: in a process of its own,
+since neither an import nor a first touch of the device is sure to come back.
 """
 
 from __future__ import annotations
@@ -38,17 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check.probe")
     parser.add_argument("file", type=Path)
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--as-if", help="the capability of a device that is not there")
     asked = parser.parse_args(arguments)
     found: dict[str, Any] = {"gpu": None, "foreign": None}
-    if asked.device == "cuda" and not torch.cuda.is_available():
+    device = "cpu" if asked.as_if else asked.device
+    if device == "cuda" and not torch.cuda.is_available():
         found["no_device"] = _no_device()
         table.write_json(asked.file, found)
         return 1
-    found |= machine.facts(asked.device)
-    found["slug"] = machine.slug(asked.device, 1)
+    found |= machine.facts(device)
+    found["slug"] = machine.slug(device, 1)
+    if asked.as_if:
+        found["gpu"] = {"name": "none", "capability": asked.as_if, "cudnn": "not asked"}
     found["unusable"] = "importing it ended the process"  # unless the next lines come to an end
     table.write_json(asked.file, found)
-    found["foreign"], found["unusable"] = look_at_package(asked.device)
+    found["foreign"], found["unusable"] = look_at_package(asked.device, asked.as_if)
     table.write_json(asked.file, found)
     return 0
 
@@ -61,9 +65,9 @@ def _no_device() -> str:
     return "torch.cuda.is_available() is false"
 
 
-def look_at_package(device: str) -> tuple[str | None, str | None]:
+def look_at_package(device: str, as_if: str | None = None) -> tuple[str | None, str | None]:
     """The place of the package where it is not this checkout's, and why its kernels for the device
-    can't be used."""
+    can't be used, that there is none for `as_if` aside."""
     try:
         import rnnfast
         from rnnfast import _ext
@@ -80,11 +84,11 @@ def look_at_package(device: str) -> tuple[str | None, str | None]:
     built = _ext.build_record() or {}
     if unusable is None and built.get("sources") != record.digest(machine.ROOT / "csrc"):
         unusable = "it was built from other sources than csrc has now"
-    capability = torch.cuda.get_device_capability()
-    if unusable is None and not serves(built["archs"], capability):
+    major, minor = map(int, as_if.split(".")) if as_if else torch.cuda.get_device_capability()
+    if unusable is None and not serves(built["archs"], (major, minor)):
         has = ", ".join(built["archs"]) or "no GPU"
-        unusable = f"it has kernels for {has}; the device is of {'.'.join(map(str, capability))}"
-    return None, unusable or registry.BACKENDS["cuda"].unusable()
+        unusable = f"it has kernels for {has}; the device is of {major}.{minor}"
+    return None, unusable or (None if as_if else registry.BACKENDS["cuda"].unusable())
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ def _probe(context: Context, seconds: float) -> dict[str, Any]:
     path = context.folder / "probe.json"
     path.unlink(missing_ok=True)
     words = context.python("benchmarks.gpu_check.probe", str(path), "--device", context.device)
+    words += ("--as-if", context.as_if) if context.as_if else ()
     done = run(Command(words, context.folder / "probe.txt"), seconds)
     if not path.is_file():
         raise NotReady(f"{sys.executable} can't look at the device: {_why(done)}")

@@ -25,13 +25,15 @@ class Context:
 
     Attributes:
         folder: of what the stages write. prebuilt: nothing is compiled. dry_run: without a device.
-        cores: how many processes that compute may run at once.
+        cores: how many processes that compute may run at once. as_if: the compute capability
+        ("9.0") of a device that is not there, but is built for and asked for (as_if.py).
     """
 
     folder: Path
     dry_run: bool
     prebuilt: bool
     cores: int = 2
+    as_if: str | None = None
 
     @property
     def device(self) -> str:

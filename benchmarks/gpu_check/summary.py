@@ -13,6 +13,7 @@ from .children import read
 from .stages import Context, Result
 
 DRY = "**Dry run: no device was used. No number here says anything about a GPU.**"
+AS_IF = "**No device was there: how far each stage comes without one. Nothing was measured.**"
 MOST = 11_000  # characters of the page
 MOST_LISTED = 10
 # What a kernel says that has waited for too long (csrc/cuda/device), and the program of the rates.
@@ -40,6 +41,8 @@ def _head(context: Context, facts: Mapping[str, Any]) -> str:
     lines = [f"# gpu-check: {gpu['name'] if gpu else 'no device'}"]
     if context.dry_run:
         lines += ["", DRY]
+    if context.as_if:
+        lines += ["", AS_IF]
     if "date" in facts:
         lines.append(
             f"\n{facts['date']}; commit {commit}; Python {facts['python']}; "

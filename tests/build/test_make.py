@@ -19,6 +19,14 @@ def test_gpu_check_without_a_gpu_says_so_before_it_builds():
     assert "build_ext" not in done.stdout
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_a_rehearsal_needs_no_environment_of_the_checkout():
+    words = ["make", "--no-print-directory", "-n", "rehearse", "TORCH=2.15.0", "ARGS=--tier all"]
+    shown = run(words, ROOT).stdout
+    assert "-m benchmarks.gpu_check.rehearse --torch 2.15.0 --python 3.12 --tier all" in shown
+    assert "venv" not in shown
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize(

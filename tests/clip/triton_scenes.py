@@ -14,6 +14,7 @@ import rnnfast
 from rnnfast.clip import kernels
 from rnnfast.triton.clip_lists import TritonKernels
 
+from ..triton import interpreter
 from .lists import FLOATS, INF, NAN, copies, exact_norm, mixed, parameters
 
 LIMITS = {torch.float32: 1e-6, torch.float64: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
@@ -127,6 +128,7 @@ SCENES = (
 
 def main() -> None:
     torch.set_num_threads(1)
+    interpreter.mend()
     serving = TritonKernels()
     kernels.of_device = lambda device: serving
     for scene in SCENES:

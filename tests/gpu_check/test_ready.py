@@ -191,7 +191,7 @@ def test_an_extension_whose_import_ends_the_process_is_compiled_anew(
     monkeypatch.setattr(machine, "facts", lambda _: {"gpu": GPU})
     monkeypatch.setattr(machine, "slug", lambda *_: "x100")
 
-    def crashes(_: str) -> Any:
+    def crashes(*_: object) -> Any:
         raise SystemExit
 
     monkeypatch.setattr(probe, "look_at_package", crashes)

@@ -30,6 +30,13 @@ def _no_network_no_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.delenv("RNNFAST_DATA", raising=False)
 
 
+@pytest.fixture
+def shown() -> None:
+    """For tests that train from the command line, which shows a bar and draws curves."""
+    for name in ("tqdm", "matplotlib"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+
+
 @pytest.fixture(scope="session")
 def tiny_content() -> str:
     """About 12,500 letters and spaces in 400 lines, with punctuation and capitals."""

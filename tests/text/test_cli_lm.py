@@ -32,7 +32,7 @@ def text_file(tiny_content, tmp_path) -> Path:
 
 
 @pytest.fixture
-def run_lm(text_file, tmp_path, monkeypatch):
+def run_lm(shown, text_file, tmp_path, monkeypatch):
     """Trains a small model into a folder, without plots; gives the exit status."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(report, "write_plots", lambda folder, runs: None)

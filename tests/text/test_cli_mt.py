@@ -20,7 +20,7 @@ SMALL = (
 
 
 @pytest.fixture
-def run_mt(pairs_file, tmp_path, monkeypatch):
+def run_mt(shown, pairs_file, tmp_path, monkeypatch):
     """Trains a small model into ``out``, without plots; gives the exit status."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(report, "write_plots", lambda folder, runs: None)
@@ -94,7 +94,7 @@ def test_impossible_runs_are_refused(run_mt, capfd, options, message):
     assert message in capfd.readouterr().err
 
 
-def test_without_data_the_places_tried_are_listed(tmp_path, monkeypatch, capfd):
+def test_without_data_the_places_tried_are_listed(shown, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert main(["mt", "train", *SMALL]) == 2
     error = capfd.readouterr().err

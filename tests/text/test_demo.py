@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class SmallRecipe(train.Recipe):
 
 
 @pytest.fixture
-def tiny_demo(tiny_file, monkeypatch, tmp_path):
+def tiny_demo(shown, tiny_file, monkeypatch, tmp_path):
     """Runs the demo with a small model on the tiny text; gives its exit status."""
     monkeypatch.setattr(demo, "Recipe", SmallRecipe)
     monkeypatch.setattr(data, "TIME_MACHINE", tiny_file)
@@ -183,9 +184,8 @@ def test_unwritable_folder_stops_the_demo_before_training(tiny_demo, tmp_path, c
 
 @pytest.mark.parametrize("name", ["tqdm", "matplotlib"])
 def test_missing_package_is_named_with_the_extra(monkeypatch, capfd, name):
-    real = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda wanted: None if wanted == name else real(wanted)
+        importlib.util, "find_spec", lambda wanted: None if wanted == name else sys.__spec__
     )
     assert demo.main(["--epochs", "1"]) == 2
     error = capfd.readouterr().err

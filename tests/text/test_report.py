@@ -82,6 +82,7 @@ def test_table_has_speed_and_ratio():
 
 
 def test_files(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     runs = [run_of("rnnfast", [3.0, 2.5], [1.1, 1.0]), run_of("torch", [3.1], [1.2, 1.05])]
     report.write_curves(tmp_path / "curves.csv", runs)
     with open(tmp_path / "curves.csv", newline="") as stream:

@@ -30,7 +30,8 @@ SMALL = "(T7B3I4H6] or all_states-clip)"  # nothing on, and everything
 def run_pytest(*arguments: str, strategy: str = "auto") -> int:
     """How many tests passed; the others were skipped, and none failed."""
     env = {**os.environ, "TRITON_INTERPRET": "1", "RNNFAST_TRITON_STRATEGY": strategy}
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *arguments]
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
+    command += ["-p", "tests.triton.interpreter", *arguments]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     told = done.stdout[-6000:] + done.stderr[-2000:]
     assert done.returncode == 0, told
