@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
+#include <string>
 
 #include "cuda/device/layout.h"
 #include "cuda/plan/model_counts.h"
@@ -17,43 +18,6 @@ constexpr int kMmaOfASlab = 2;       // 16 rows × 64 bytes of columns
 constexpr double kRows = 16;         // of a tile
 constexpr double kNever = 1e9;       // waves of a cluster that no GPC has room for
 constexpr double kPartialBytes = 4;  // fp32
-
-constexpr std::string_view kGuide = "NVIDIA, CUDA C++ Programming Guide";
-constexpr std::string_view kSheet = "NVIDIA, data sheet";
-constexpr std::string_view kAssumed = "";
-
-// Cycles of an SM for one mma of 16x8x16 16-bit values, or of 16x8x8 in tf32.
-double mma_cycles(int sm) {
-  if (sm == 80) return 2;
-  if (sm == 90) return 1.6;  // mma.sync does not reach the rate of wgmma, which is 1
-  if (sm == 100 || sm == 103) return 1.6;
-  return 8;  // desktop parts, with fp32 accumulators
-}
-
-std::string_view mma_source(int sm) {
-  if (sm == 80) return "NVIDIA, A100 whitepaper: 312 TFLOPS";
-  if (sm == 86 || sm == 89 || sm == 120) return "NVIDIA, whitepapers of GeForce RTX 30, 40, 50";
-  return kAssumed;
-}
-
-double ffma_per_clock(int sm) { return sm <= 80 ? 64 : 128; }
-
-double dram_bytes_per_ns(int sm) {
-  switch (sm) {
-    case 75:
-      return 320;  // T4
-    case 80:
-      return 2039;  // A100 80 GB SXM
-    case 90:
-      return 3350;  // H100 SXM
-    case 100:
-      return 8000;  // B200
-    default:
-      return 1008;  // RTX 4090
-  }
-}
-
-bool dram_is_published(int sm) { return sm == 75 || sm == 80 || sm == 89 || sm == 90 || sm == 100; }
 
 int64_t bytes_of(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
@@ -220,16 +184,6 @@ void check_team(const Team& team, Pass pass) {
 
 double StepCost::expected() const { return std::max({total, waves * memory, limits.bytes}); }
 
-Device device_by_name(std::string_view name) {
-  if (name == "A100") return {80, 108, 163 * 1024, 65536, 1.41};
-  if (name == "H100") return {90, 132, 227 * 1024, 65536, 1.83};
-  if (name == "RTX 4090") return {89, 128, 99 * 1024, 65536, 2.52};
-  if (name == "B200") return {100, 148, 227 * 1024, 65536, 1.85};
-  if (name == "T4") return {75, 40, 64 * 1024, 65536, 1.59};
-  throw std::invalid_argument("no device is called '" + std::string(name) +
-                              "'; there are: A100, H100, RTX 4090, B200, T4");
-}
-
 Math math_of(const PlanProblem& p) {
   switch (p.dtype) {
     case DType::kBFloat16:
@@ -239,79 +193,6 @@ Math math_of(const PlanProblem& p) {
     default:
       return p.tf32 && p.dtype == DType::kFloat32 ? Math::kTf32 : Math::kFp32;
   }
-}
-
-Rates rates_of(const Device& device) {
-  Rates r;
-  r.mma_cycles = mma_cycles(device.sm);
-  r.ffma_per_clock = ffma_per_clock(device.sm);
-  r.special_per_clock = 16;
-  r.issue_per_clock = 4;
-  r.shared_bytes_per_clock = 128;
-  r.l2_bytes_per_clock = 32;
-  r.l2_device_bytes_per_clock = 5120;
-  r.l2_latency_cycles = 270;
-  r.cluster_bytes_per_clock = 32;
-  r.dram_bytes_per_ns = dram_bytes_per_ns(device.sm);
-  r.pointwise_bytes_per_clock = 16;
-  r.product_efficiency = 0.3;
-  r.step_latency_cycles = 220;
-  r.block_barrier_cycles = 30;
-  r.cluster_exchange_ns = 200;
-  r.grid_barrier_ns = 800;
-  r.gpc_sms = device.sm >= 100 ? 18 : 17;
-  r.launch_ns = 4000;
-  r.queued_launch_ns = 2500;
-  return r;
-}
-
-std::vector<RateInfo> rate_list(const Device& device) {
-  const int sm = device.sm;
-  const std::string_view l2 = sm == 80 ? "NVIDIA, A100 whitepaper" : kAssumed;
-  return {
-      {"mma_cycles", &Rates::mma_cycles, "clocks of an SM", mma_source(sm)},
-      {"ffma_per_clock", &Rates::ffma_per_clock, "of an SM in a clock", kGuide},
-      {"special_per_clock", &Rates::special_per_clock, "of an SM in a clock", kGuide},
-      {"issue_per_clock", &Rates::issue_per_clock, "of an SM in a clock", kGuide},
-      {"shared_bytes_per_clock", &Rates::shared_bytes_per_clock, "bytes of an SM in a clock",
-       kGuide},
-      {"l2_bytes_per_clock", &Rates::l2_bytes_per_clock, "bytes of an SM in a clock", kAssumed},
-      {"l2_device_bytes_per_clock", &Rates::l2_device_bytes_per_clock,
-       "bytes of the device in a clock", l2},
-      {"l2_latency_cycles", &Rates::l2_latency_cycles, "clocks", kAssumed},
-      {"cluster_bytes_per_clock", &Rates::cluster_bytes_per_clock, "bytes of an SM in a clock",
-       kAssumed},
-      {"dram_bytes_per_ns", &Rates::dram_bytes_per_ns, "bytes in a ns",
-       dram_is_published(sm) ? kSheet : kAssumed},
-      {"pointwise_bytes_per_clock", &Rates::pointwise_bytes_per_clock, "bytes of an SM in a clock",
-       kAssumed},
-      {"product_efficiency", &Rates::product_efficiency, "share of the peak", kAssumed},
-      {"step_latency_cycles", &Rates::step_latency_cycles, "clocks", kAssumed},
-      {"block_barrier_cycles", &Rates::block_barrier_cycles, "clocks", kAssumed},
-      {"cluster_exchange_ns", &Rates::cluster_exchange_ns, "ns", kAssumed},
-      {"grid_barrier_ns", &Rates::grid_barrier_ns, "ns", kAssumed},
-      {"gpc_sms", &Rates::gpc_sms, "SMs", kAssumed},
-      {"launch_ns", &Rates::launch_ns, "ns", kAssumed},
-      {"queued_launch_ns", &Rates::queued_launch_ns, "ns", kAssumed},
-  };
-}
-
-Rates with_rates(Rates rates, const std::map<std::string, double>& replaced) {
-  const std::vector<RateInfo> list = rate_list(Device{});
-  for (const auto& [name, value] : replaced) {
-    std::string known;
-    bool found = false;
-    for (const RateInfo& rate : list) {
-      known += (known.empty() ? "" : ", ") + std::string(rate.name);
-      if (rate.name == name) rates.*rate.value = value, found = true;
-    }
-    if (!found)
-      throw std::invalid_argument("no rate is called '" + name + "'; there are: " + known);
-    if (!(value > 0) || !std::isfinite(value)) {
-      throw std::invalid_argument("the rate " + name + " is not a positive number");
-    }
-  }
-  return rates;
 }
 
 StepCost solo_step(const PlanProblem& p, Math math, Shape shape, const Device& device,
