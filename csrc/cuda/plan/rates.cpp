@@ -8,6 +8,7 @@ namespace {
 
 constexpr std::string_view kGuide = "NVIDIA, CUDA C++ Programming Guide";
 constexpr std::string_view kSheet = "NVIDIA, data sheet";
+constexpr std::string_view kWhitepaper = "NVIDIA, whitepaper of the architecture";
 constexpr std::string_view kAssumed = "";
 
 // Cycles of an SM for one mma of 16x8x16 16-bit values, or of 16x8x8 in tf32.
@@ -41,7 +42,29 @@ double dram_bytes_per_ns(int sm) {
   }
 }
 
+double l2_bytes(int sm) {
+  constexpr double kMega = 1024 * 1024;
+  switch (sm) {
+    case 75:
+      return 4 * kMega;  // T4
+    case 80:
+      return 40 * kMega;  // A100
+    case 86:
+      return 6 * kMega;  // RTX 3090
+    case 90:
+      return 50 * kMega;  // H100
+    case 100:
+    case 103:
+      return 126 * kMega;  // B200
+    case 120:
+      return 96 * kMega;  // RTX 5090
+    default:
+      return 72 * kMega;  // RTX 4090
+  }
+}
+
 bool dram_is_published(int sm) { return sm == 75 || sm == 80 || sm == 89 || sm == 90 || sm == 100; }
+bool l2_is_published(int sm) { return sm == 86 || sm == 120 || dram_is_published(sm); }
 
 }  // namespace
 
@@ -65,8 +88,11 @@ Rates rates_of(const Device& device) {
   r.l2_bytes_per_clock = 32;
   r.l2_device_bytes_per_clock = 5120;
   r.l2_latency_cycles = 270;
+  r.l2_line_cycles = 2;  // a guess
+  r.l2_bytes = l2_bytes(device.sm);
   r.cluster_bytes_per_clock = 32;
   r.dram_bytes_per_ns = dram_bytes_per_ns(device.sm);
+  r.dram_latency_cycles = 500;  // a guess
   r.pointwise_bytes_per_clock = 16;
   r.product_efficiency = 0.3;
   r.step_latency_cycles = 220;
@@ -76,6 +102,7 @@ Rates rates_of(const Device& device) {
   r.gpc_sms = device.sm >= 100 ? 18 : 17;
   r.launch_ns = 4000;
   r.queued_launch_ns = 2500;
+  r.product_host_ns = 8000;  // 7 to 9 us, by reading what ATen and cuBLAS do for it
   return r;
 }
 
@@ -93,10 +120,13 @@ std::vector<RateInfo> rate_list(const Device& device) {
       {"l2_device_bytes_per_clock", &Rates::l2_device_bytes_per_clock,
        "bytes of the device in a clock", l2},
       {"l2_latency_cycles", &Rates::l2_latency_cycles, "clocks", kAssumed},
+      {"l2_line_cycles", &Rates::l2_line_cycles, "clocks", kAssumed},
+      {"l2_bytes", &Rates::l2_bytes, "bytes", l2_is_published(sm) ? kWhitepaper : kAssumed},
       {"cluster_bytes_per_clock", &Rates::cluster_bytes_per_clock, "bytes of an SM in a clock",
        kAssumed},
       {"dram_bytes_per_ns", &Rates::dram_bytes_per_ns, "bytes in a ns",
        dram_is_published(sm) ? kSheet : kAssumed},
+      {"dram_latency_cycles", &Rates::dram_latency_cycles, "clocks", kAssumed},
       {"pointwise_bytes_per_clock", &Rates::pointwise_bytes_per_clock, "bytes of an SM in a clock",
        kAssumed},
       {"product_efficiency", &Rates::product_efficiency, "share of the peak", kAssumed},
@@ -107,6 +137,7 @@ std::vector<RateInfo> rate_list(const Device& device) {
       {"gpc_sms", &Rates::gpc_sms, "SMs", kAssumed},
       {"launch_ns", &Rates::launch_ns, "ns", kAssumed},
       {"queued_launch_ns", &Rates::queued_launch_ns, "ns", kAssumed},
+      {"product_host_ns", &Rates::product_host_ns, "ns", kAssumed},
   };
 }
 
