@@ -67,6 +67,26 @@ TEST(a_solo_step_is_the_sum_of_what_it_counts) {
   CHECK(c.products == 2 * 2 * 4 * 2);  // 2 groups of 2 tiles
 }
 
+TEST(rows_that_begin_anywhere_are_read_value_by_value) {
+  const auto load = [](CellId cell, DType dtype, Math math, int64_t H, const Rates& rates) {
+    return solo_step(problem(cell, dtype, H), math, {2, 4}, plain_device(), rates).load * 100;
+  };
+  const Rates rates = plain_rates();
+  // a warp has 4 tiles of 4 slabs, 16 values of a thread each, one slab at a time; 124: no multiple of 8
+  const double values = 4 * 4 * 16 * 20 * 8 / 4 + 4 * 4 * 600;
+  CHECK_NEAR(load(CellId::kLstm, DType::kBFloat16, Math::kBf16, 123, rates), values, kClose);
+  CHECK_NEAR(load(CellId::kLstm, DType::kBFloat16, Math::kBf16, 124, rates), values, kClose);
+  CHECK(load(CellId::kLstm, DType::kBFloat16, Math::kBf16, 120, rates) < values / 2);
+  // 8 slabs of 8 values; rows of 124 floats begin at multiples of 16 bytes
+  const double floats = 4 * 8 * 8 * 20 * 8 / 4 + 4 * 8 * 600;
+  CHECK_NEAR(load(CellId::kLstm, DType::kFloat32, Math::kTf32, 123, rates), floats, kClose);
+  CHECK(load(CellId::kLstm, DType::kFloat32, Math::kTf32, 124, rates) < floats / 2);
+  Rates slow = rates;  // L2
+  slow.l2_bytes_per_clock = 4;
+  CHECK_NEAR(load(CellId::kLstm, DType::kBFloat16, Math::kBf16, 128, slow), 4 * 128 * 128 * 2 / 4,
+             kClose);
+}
+
 TEST(strict_fp32_multiplies_on_the_ordinary_units) {
   const PlanProblem p = problem(CellId::kRnnTanh, DType::kFloat32, 64);
   const StepCost c = solo_step(p, Math::kFp32, {1, 8}, plain_device(), plain_rates());
