@@ -208,7 +208,7 @@ def test_the_parts_of_a_step_add_up_to_it() -> None:
         if strategy == "grid":
             busy = max(part["mma"], part["weights_from_shared"], part["operands"])
         busy = max(busy + part["partials"] + part["specials"], part["issue"])
-        chain = ("latency", "barrier", "exchange", "load", "launch")
+        chain = ("latency", "barrier", "exchange", "fetch", "load", "launch")
         assert step.total == pytest.approx(busy + sum(part[name] for name in chain))
         assert part["issue"] > 0
         assert math.isnan(step.instructions)

@@ -1,7 +1,7 @@
 """Adds to rates.json what is asked of torch and the extension: `… device_rates rates.json`.
 
-A product by cuBLAS, the device's numbers as the model takes them, and what the model takes for each
-rate without a measurement.
+Products by cuBLAS (how fast, and what the host takes for one), L2's size, the device's numbers as
+the model takes them, and what the model takes for each rate without a measurement.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,33 @@ def device_numbers(content: dict[str, Any]) -> list[float]:
 
 
 def _of_torch(content: dict[str, Any]) -> dict[str, Any]:
+    size = float(torch.cuda.get_device_properties(0).L2_cache_size)
+    found = {"l2_bytes": {"value": size, "low": size, "high": size}}
+    return {**found, "product_host_ns": _product_host(), **_product_efficiency(content)}
+
+
+def _product_host() -> dict[str, float]:
+    """product_host_ns, with Python's part in it; the device multiplies meanwhile."""
+    B, H, columns = 8, 64, 256
+    a, b, out = (
+        torch.zeros(*s, device="cuda", dtype=torch.bfloat16)
+        for s in ((B, H), (H, columns), (B, columns))
+    )
+    count = 200  # fit the queue
+    times = []
+    for _ in range(9):
+        torch.mm(a, b, out=out)
+        torch.cuda.synchronize()
+        start = time.perf_counter_ns()
+        for _ in range(count):
+            torch.mm(a, b, out=out)
+        times.append((time.perf_counter_ns() - start) / count)
+        torch.cuda.synchronize()
+    times.sort()
+    return {"value": times[4], "low": times[0], "high": times[-1]}
+
+
+def _product_efficiency(content: dict[str, Any]) -> dict[str, Any]:
     """product_efficiency: of the rate of mma.sync that was measured, as a small product by cuBLAS
     reaches it."""
     mma = content["rates"].get("mma_cycles")

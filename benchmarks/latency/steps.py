@@ -18,7 +18,7 @@ MATHS = ("bf16", "fp16", "tf32", "fp32")
 # ns a step; what the chain of a step consists of
 PARTS = (
     "mma", "weights_from_shared", "operands", "partials", "specials", "issue", "latency",
-    "barrier", "exchange", "product", "pointwise", "load", "launch",
+    "barrier", "exchange", "fetch", "product", "pointwise", "load", "launch",
 )  # fmt: skip
 LIMITS = ("bytes", "flops", "specials")
 CLUSTER_BLOCKS = (2, 4, 8, 16)
@@ -90,8 +90,8 @@ class Step:
         }
         if part["issue"] > sum(busy.values()) + part["partials"]:
             busy = {"issue": part["issue"]}
-        names = ("partials", "latency", "barrier", "exchange", "load", "launch", "pointwise")
-        chain = {**busy, **{name: part[name] for name in names}}
+        names = ("partials", "latency", "barrier", "exchange", "fetch", "load", "launch")
+        chain = {**busy, **{name: part[name] for name in (*names, "pointwise")}}
         chain["product"] = chain.get("product", 0) + part["product"]
         return max(chain, key=lambda name: chain[name])
 

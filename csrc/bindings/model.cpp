@@ -59,6 +59,7 @@ py::dict as_dict(const StepCost& c) {
   d["barrier"] = c.barrier;
   d["exchange"] = c.exchange;
   d["hidden"] = c.hidden;
+  d["fetch"] = c.fetch;
   d["product"] = c.product;
   d["pointwise"] = c.pointwise;
   d["load"] = c.load;

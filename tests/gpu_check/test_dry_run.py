@@ -44,6 +44,7 @@ def test_the_dry_run_goes_through_every_stage(tmp_path: Path) -> None:
     known = set(_ext.load().cuda_rates("H100"))  # type: ignore[union-attr]
     assert set(content["rates"]) <= known
     assert known - set(content["rates"]) == {
-        "gpc_sms", "issue_per_clock", "pointwise_bytes_per_clock", "product_efficiency"
+        "dram_latency_cycles", "gpc_sms", "issue_per_clock", "l2_bytes", "l2_line_cycles",
+        "pointwise_bytes_per_clock", "product_efficiency", "product_host_ns",
     }  # fmt: skip
     assert list(content["failed"]) == list(content["skipped"]) == []

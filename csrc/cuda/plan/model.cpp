@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
+#include <string>
 
 #include "cuda/device/layout.h"
 #include "cuda/plan/model_counts.h"
@@ -17,43 +18,8 @@ constexpr int kMmaOfASlab = 2;       // 16 rows × 64 bytes of columns
 constexpr double kRows = 16;         // of a tile
 constexpr double kNever = 1e9;       // waves of a cluster that no GPC has room for
 constexpr double kPartialBytes = 4;  // fp32
-
-constexpr std::string_view kGuide = "NVIDIA, CUDA C++ Programming Guide";
-constexpr std::string_view kSheet = "NVIDIA, data sheet";
-constexpr std::string_view kAssumed = "";
-
-// Cycles of an SM for one mma of 16x8x16 16-bit values, or of 16x8x8 in tf32.
-double mma_cycles(int sm) {
-  if (sm == 80) return 2;
-  if (sm == 90) return 1.6;  // mma.sync does not reach the rate of wgmma, which is 1
-  if (sm == 100 || sm == 103) return 1.6;
-  return 8;  // desktop parts, with fp32 accumulators
-}
-
-std::string_view mma_source(int sm) {
-  if (sm == 80) return "NVIDIA, A100 whitepaper: 312 TFLOPS";
-  if (sm == 86 || sm == 89 || sm == 120) return "NVIDIA, whitepapers of GeForce RTX 30, 40, 50";
-  return kAssumed;
-}
-
-double ffma_per_clock(int sm) { return sm <= 80 ? 64 : 128; }
-
-double dram_bytes_per_ns(int sm) {
-  switch (sm) {
-    case 75:
-      return 320;  // T4
-    case 80:
-      return 2039;  // A100 80 GB SXM
-    case 90:
-      return 3350;  // H100 SXM
-    case 100:
-      return 8000;  // B200
-    default:
-      return 1008;  // RTX 4090
-  }
-}
-
-bool dram_is_published(int sm) { return sm == 75 || sm == 80 || sm == 89 || sm == 90 || sm == 100; }
+constexpr double kL2Share = 0.5;     // of L2, that a scan's own data may have: a guess
+constexpr int kBarrierBlocks = 64;   // that the program of the rates lets meet at grid_barrier_ns
 
 int64_t bytes_of(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
@@ -93,6 +59,13 @@ double sequence_bytes(const PlanProblem& p) {
   return storage * (2 * slots + 1 + (cell_info(p.cell).reads_h ? 1 : 0)) + state;
 }
 
+// Whether the data of all steps does. It is read once, in the order in which it was written: where L2
+// can't hold all, it has lost each part before that is read.
+bool stays_in_l2(const PlanProblem& p, const Rates& rates) {
+  const double rows = double(p.T) * double(p.B) * p.directions;
+  return rows * double(p.H) * sequence_bytes(p) <= kL2Share * rates.l2_bytes;
+}
+
 double multiply_adds_of_mma(Math math) {
   return kRows * kColumns * (operand_bytes(math) == 2 ? 16 : 8);
 }
@@ -108,7 +81,10 @@ Limits limits_of(const PlanProblem& p, const Device& device, const Rates& rates)
   const double all = at_least_one(p.B) * p.directions,
                device_clocks = device.sm_count * device.clock_ghz;
   Limits limits;
-  limits.bytes = all * double(p.H) * sequence_bytes(p) / rates.dram_bytes_per_ns;
+  const double bytes_per_ns = stays_in_l2(p, rates)
+                                  ? rates.l2_device_bytes_per_clock * device.clock_ghz
+                                  : rates.dram_bytes_per_ns;
+  limits.bytes = all * double(p.H) * sequence_bytes(p) / bytes_per_ns;
   limits.flops = all * double(cell.gates * p.H * p.P) / (peak(p, rates) * device_clocks);
   limits.specials = all * double(p.H) * specials_of(p) / (rates.special_per_clock * device_clocks);
   return limits;
@@ -131,6 +107,31 @@ double issue_cycles(double instructions, const Rates& rates) {
   return instructions * kWarps / rates.issue_per_clock;
 }
 
+// Of one of so many SMs that read L2 at once, bytes in a cycle.
+double l2_rate(double at_once, const Rates& rates) {
+  return std::min(rates.l2_bytes_per_clock, rates.l2_device_bytes_per_clock / at_once);
+}
+
+// Reading a block's part of the matrix, in cycles: all warps' instructions and the ways of a
+// thread's loads, one after the other, or what L2 delivers. `slabs`: of the warp that has most. A
+// layer's weights come from DRAM: since they were used last, all of the model was.
+double load_cycles(const PlanProblem& p, double slabs, double bytes, double at_once,
+                   const Rates& rates) {
+  const LoadWay way = load_way(bytes_of(p.dtype), p.P);
+  const double loads = slabs * kSlabThreadBytes / way.bytes;
+  const double chain = issue_cycles(loads * way.instructions, rates) +
+                       std::ceil(loads / way.in_flight) * rates.dram_latency_cycles;
+  return std::max(chain, bytes / l2_rate(at_once, rates));
+}
+
+// What a step of so many cycles waits for gates and resets that were asked for kFetchedAhead of
+// them before.
+double fetch_cycles(const PlanProblem& p, double step, const Rates& rates) {
+  const double latency =
+      stays_in_l2(p, rates) ? rates.l2_latency_cycles : rates.dram_latency_cycles;
+  return std::max(0.0, latency - kFetchedAhead * step);
+}
+
 // The work of an SM for one tile of a batch: cycles, without latency, barriers and exchange.
 double busy(const StepCost& c, bool operands_in_shared) {
   const double shared = c.weights_from_shared + (operands_in_shared ? c.operands : 0);
@@ -143,9 +144,10 @@ void finish(StepCost& c, double tiles, const PlanProblem& p, const Device& devic
             const Rates& rates) {
   const double ns = tiles / device.clock_ghz;
   for (double* part : {&c.mma, &c.weights_from_shared, &c.operands, &c.partials, &c.specials,
-                       &c.issue, &c.latency, &c.barrier, &c.memory}) {
+                       &c.issue, &c.latency, &c.barrier, &c.fetch, &c.memory}) {
     *part *= ns;
   }
+  c.load = c.load / at_least_one(p.T) / device.clock_ghz;
   c.launch = rates.launch_ns / at_least_one(p.T);
   c.limits = limits_of(p, device, rates);
 }
@@ -202,7 +204,20 @@ double exchange_ns(const PlanProblem& p, Math math, const Team& team, int64_t un
   }
   // the reads of a gathered exchange are `operands`; scattered sums are written and read here
   const double bytes = team.scattered ? 2 * to_all : own;
-  return phases * rates.grid_barrier_ns + bytes / rates.l2_bytes_per_clock / device.clock_ghz;
+  const double requests = kLineRequests * (team.blocks - kBarrierBlocks);
+  const double barrier = rates.grid_barrier_ns + requests * rates.l2_line_cycles / device.clock_ghz;
+  return phases * std::max(barrier, 0.0) + bytes / rates.l2_bytes_per_clock / device.clock_ghz;
+}
+
+// Of a block in an exchange: around the sums; before the signal; of a grid, after the thread that
+// polls.
+int barriers_of(TeamKind kind) { return kind == TeamKind::kGrid ? 3 : 2; }
+
+double team_waves(const Team& team, double blocks, const Device& device, const Rates& rates) {
+  const int64_t room = team.kind == TeamKind::kCluster
+                           ? cluster_blocks_at_once(team.blocks, device, rates)
+                           : device.sm_count;
+  return room > 0 ? std::ceil(blocks / double(room)) : kNever;
 }
 
 void check_team(const Team& team, Pass pass) {
@@ -220,16 +235,6 @@ void check_team(const Team& team, Pass pass) {
 
 double StepCost::expected() const { return std::max({total, waves * memory, limits.bytes}); }
 
-Device device_by_name(std::string_view name) {
-  if (name == "A100") return {80, 108, 163 * 1024, 65536, 1.41};
-  if (name == "H100") return {90, 132, 227 * 1024, 65536, 1.83};
-  if (name == "RTX 4090") return {89, 128, 99 * 1024, 65536, 2.52};
-  if (name == "B200") return {100, 148, 227 * 1024, 65536, 1.85};
-  if (name == "T4") return {75, 40, 64 * 1024, 65536, 1.59};
-  throw std::invalid_argument("no device is called '" + std::string(name) +
-                              "'; there are: A100, H100, RTX 4090, B200, T4");
-}
-
 Math math_of(const PlanProblem& p) {
   switch (p.dtype) {
     case DType::kBFloat16:
@@ -239,79 +244,6 @@ Math math_of(const PlanProblem& p) {
     default:
       return p.tf32 && p.dtype == DType::kFloat32 ? Math::kTf32 : Math::kFp32;
   }
-}
-
-Rates rates_of(const Device& device) {
-  Rates r;
-  r.mma_cycles = mma_cycles(device.sm);
-  r.ffma_per_clock = ffma_per_clock(device.sm);
-  r.special_per_clock = 16;
-  r.issue_per_clock = 4;
-  r.shared_bytes_per_clock = 128;
-  r.l2_bytes_per_clock = 32;
-  r.l2_device_bytes_per_clock = 5120;
-  r.l2_latency_cycles = 270;
-  r.cluster_bytes_per_clock = 32;
-  r.dram_bytes_per_ns = dram_bytes_per_ns(device.sm);
-  r.pointwise_bytes_per_clock = 16;
-  r.product_efficiency = 0.3;
-  r.step_latency_cycles = 220;
-  r.block_barrier_cycles = 30;
-  r.cluster_exchange_ns = 200;
-  r.grid_barrier_ns = 800;
-  r.gpc_sms = device.sm >= 100 ? 18 : 17;
-  r.launch_ns = 4000;
-  r.queued_launch_ns = 2500;
-  return r;
-}
-
-std::vector<RateInfo> rate_list(const Device& device) {
-  const int sm = device.sm;
-  const std::string_view l2 = sm == 80 ? "NVIDIA, A100 whitepaper" : kAssumed;
-  return {
-      {"mma_cycles", &Rates::mma_cycles, "clocks of an SM", mma_source(sm)},
-      {"ffma_per_clock", &Rates::ffma_per_clock, "of an SM in a clock", kGuide},
-      {"special_per_clock", &Rates::special_per_clock, "of an SM in a clock", kGuide},
-      {"issue_per_clock", &Rates::issue_per_clock, "of an SM in a clock", kGuide},
-      {"shared_bytes_per_clock", &Rates::shared_bytes_per_clock, "bytes of an SM in a clock",
-       kGuide},
-      {"l2_bytes_per_clock", &Rates::l2_bytes_per_clock, "bytes of an SM in a clock", kAssumed},
-      {"l2_device_bytes_per_clock", &Rates::l2_device_bytes_per_clock,
-       "bytes of the device in a clock", l2},
-      {"l2_latency_cycles", &Rates::l2_latency_cycles, "clocks", kAssumed},
-      {"cluster_bytes_per_clock", &Rates::cluster_bytes_per_clock, "bytes of an SM in a clock",
-       kAssumed},
-      {"dram_bytes_per_ns", &Rates::dram_bytes_per_ns, "bytes in a ns",
-       dram_is_published(sm) ? kSheet : kAssumed},
-      {"pointwise_bytes_per_clock", &Rates::pointwise_bytes_per_clock, "bytes of an SM in a clock",
-       kAssumed},
-      {"product_efficiency", &Rates::product_efficiency, "share of the peak", kAssumed},
-      {"step_latency_cycles", &Rates::step_latency_cycles, "clocks", kAssumed},
-      {"block_barrier_cycles", &Rates::block_barrier_cycles, "clocks", kAssumed},
-      {"cluster_exchange_ns", &Rates::cluster_exchange_ns, "ns", kAssumed},
-      {"grid_barrier_ns", &Rates::grid_barrier_ns, "ns", kAssumed},
-      {"gpc_sms", &Rates::gpc_sms, "SMs", kAssumed},
-      {"launch_ns", &Rates::launch_ns, "ns", kAssumed},
-      {"queued_launch_ns", &Rates::queued_launch_ns, "ns", kAssumed},
-  };
-}
-
-Rates with_rates(Rates rates, const std::map<std::string, double>& replaced) {
-  const std::vector<RateInfo> list = rate_list(Device{});
-  for (const auto& [name, value] : replaced) {
-    std::string known;
-    bool found = false;
-    for (const RateInfo& rate : list) {
-      known += (known.empty() ? "" : ", ") + std::string(rate.name);
-      if (rate.name == name) rates.*rate.value = value, found = true;
-    }
-    if (!found)
-      throw std::invalid_argument("no rate is called '" + name + "'; there are: " + known);
-    if (!(value > 0) || !std::isfinite(value)) {
-      throw std::invalid_argument("the rate " + name + " is not a positive number");
-    }
-  }
-  return rates;
 }
 
 StepCost solo_step(const PlanProblem& p, Math math, Shape shape, const Device& device,
@@ -340,10 +272,14 @@ StepCost solo_step(const PlanProblem& p, Math math, Shape shape, const Device& d
   c.latency = phases * rates.step_latency_cycles;
   c.barrier = phases * rates.block_barrier_cycles;
   c.memory = kColumns * double(p.H) * sequence_bytes(p) / rates.l2_bytes_per_clock;
-  const double work = busy(c, true) + c.latency + c.barrier;
+  const double blocks = double(batch_tiles(p) * p.directions);
+  c.load = load_cycles(p, tiles * double(slabs), weight_bytes(p),
+                       std::min<double>(blocks, device.sm_count), rates);
+  const double step = busy(c, true) + c.latency + c.barrier;
+  c.fetch = fetch_cycles(p, step, rates);
+  const double work = step + c.fetch;
   finish(c, 1, p, device, rates);
-  c.load = weight_bytes(p) / rates.l2_bytes_per_clock / at_least_one(p.T) / device.clock_ghz;
-  c.waves = std::ceil(double(batch_tiles(p) * p.directions) / device.sm_count);  // one fills an SM
+  c.waves = std::ceil(blocks / device.sm_count);  // one fills an SM
   c.total = c.waves * (work / device.clock_ghz + c.load) + c.launch;
   return c;
 }
@@ -352,7 +288,6 @@ StepCost stepwise_step(const PlanProblem& p, const Device& device, const Rates& 
   const CellInfo& cell = cell_info(p.cell);
   const double B = at_least_one(p.B), sms = device.sm_count;
   const double storage = double(bytes_of(p.dtype));
-  const int launches = 2 * cell.phase_count;
   const double products = B * weight_bytes(p) / storage;
   const double multiply = products / (peak(p, rates) * rates.product_efficiency * sms);
   const double weights =
@@ -361,9 +296,13 @@ StepCost stepwise_step(const PlanProblem& p, const Device& device, const Rates& 
   StepCost c;
   c.product = p.directions * std::max(multiply, weights) / device.clock_ghz;
   c.pointwise = p.directions * bytes / (rates.pointwise_bytes_per_clock * sms) / device.clock_ghz;
-  c.launch = p.directions * launches * rates.queued_launch_ns;
-  c.total = std::max(c.product + c.pointwise, c.launch);
   c.limits = limits_of(p, device, rates);
+  c.pointwise = std::max(c.pointwise, c.limits.bytes);  // alone: no product hides it
+  const double host =
+      p.directions * cell.phase_count * (rates.product_host_ns + rates.queued_launch_ns);
+  const double start = rates.launch_ns / at_least_one(p.T);
+  c.launch = host + start;
+  c.total = std::max(c.product + c.pointwise, host) + start;
   return c;
 }
 
@@ -382,14 +321,13 @@ StepCost team_step(const PlanProblem& p, Math math, const Team& team, const Devi
   const double blocks = teams * team.blocks;
   const bool from_l2 = team.kind == TeamKind::kGrid && !team.scattered;
   const double at_once = std::min<double>(blocks, device.sm_count);
-  const double l2 = std::min(rates.l2_bytes_per_clock, rates.l2_device_bytes_per_clock / at_once);
   const double rows = team.scattered ? full_schedulers(share.row_tiles) : double(share.row_tiles);
   StepCost c;
   c.mma = multiply_cycles(math, rows, share.slabs, rates);
   c.products = share.of_warp * products_of_slab(math);
   c.weights_from_shared = share.streamed * kSlabShared / rates.shared_bytes_per_clock;
   c.operands = kColumns * share.operands * operand_bytes(math) /
-               (from_l2 ? l2 : rates.shared_bytes_per_clock);
+               (from_l2 ? l2_rate(at_once, rates) : rates.shared_bytes_per_clock);
   if (!team.scattered) {  // written and read
     c.partials = 2 * kWarps * kColumns * kRows * double(share.row_tiles) * kPartialBytes /
                  rates.shared_bytes_per_clock;
@@ -403,17 +341,18 @@ StepCost team_step(const PlanProblem& p, Math math, const Team& team, const Devi
   }
   c.issue = issue_cycles(instructions, rates);
   c.latency = phases * (rates.step_latency_cycles + (from_l2 ? rates.l2_latency_cycles : 0));
-  c.barrier = phases * 2 * rates.block_barrier_cycles;
+  c.barrier = phases * barriers_of(team.kind) * rates.block_barrier_cycles;
   c.memory = kColumns * double(share.units) * sequence_bytes(p) / rates.l2_bytes_per_clock;
-  const double work = (busy(c, !from_l2) + c.latency + c.barrier) * team.tiles / device.clock_ghz;
+  c.load = load_cycles(p, share.of_warp, weight_bytes(p) / team.blocks, at_once, rates);
+  const double turn = busy(c, !from_l2) + c.latency + c.barrier;
+  c.fetch = fetch_cycles(p, turn, rates);
+  const double work = (turn + c.fetch) * team.tiles / device.clock_ghz;
   const double exchange = exchange_ns(p, math, team, share.units, device, rates);
   finish(c, team.tiles, p, device, rates);
-  c.load = weight_bytes(p) / team.blocks / rates.l2_bytes_per_clock / at_least_one(p.T) /
-           device.clock_ghz;
-  const int64_t room = team.kind == TeamKind::kCluster
-                           ? cluster_blocks_at_once(team.blocks, device, rates)
-                           : device.sm_count;
-  c.waves = room > 0 ? std::ceil(blocks / double(room)) : kNever;
+  if (team.kind == TeamKind::kGrid) {  // its workspace is zeroed first
+    c.launch += rates.queued_launch_ns / at_least_one(p.T);
+  }
+  c.waves = team_waves(team, blocks, device, rates);
   c.hidden = std::min(exchange, work * (team.tiles - 1) / team.tiles);
   c.exchange = exchange - c.hidden;
   c.total = c.waves * (work + c.exchange + c.load) + c.launch;

@@ -10,7 +10,7 @@
 //   StepCost b = stepwise_step(problem, device, rates);
 //   const Team team{TeamKind::kGrid, /*blocks=*/32, /*tiles=*/2, /*held_slabs=*/4};
 //   StepCost c = team_step(problem, math, team, device, rates);
-//   a.total < b.total …                             // ns of one step, what the plan compares
+//   a.expected() < b.expected() …                   // ns of one step, what the plan compares
 //
 // Every function takes what it needs as numbers and knows nothing of what is compiled, so it may be
 // asked about a team that no kernel exists for. Whether the weights fit, and whether all blocks are
@@ -69,18 +69,23 @@ struct Rates {
   double l2_bytes_per_clock;         // an SM reading L2
   double l2_device_bytes_per_clock;  // all SMs together reading L2
   double l2_latency_cycles;          // of one such read
+  double l2_line_cycles;             // between two answers of L2 from one line: who polls, waits
+  double l2_bytes;                   // that it holds
   double cluster_bytes_per_clock;    // an SM writing into the shared memory of its cluster's others
   double dram_bytes_per_ns;          // of the device
+  double dram_latency_cycles;        // of a read that L2 has not
   double pointwise_bytes_per_clock;  // an SM in the stepwise pointwise kernels
   double product_efficiency;         // share of the peak that a small product by cuBLAS reaches
   double step_latency_cycles;        // of a phase: operands' way through shared memory, first mma,
                                      // gate math of the last warp
   double block_barrier_cycles;       // __syncthreads of 8 warps that arrive together
   double cluster_exchange_ns;        // from the first st.async to the last peer's mbarrier
-  double grid_barrier_ns;            // red.release until the last block's ld.acquire has seen it
+  double grid_barrier_ns;            // red.release until the last of 64 blocks' ld.acquire has seen
+                                     // it, without barriers of a block
   double gpc_sms;                    // SMs of a GPC on average: a cluster lies in one
   double launch_ns;                  // of a kernel, until it does something
   double queued_launch_ns;           // of one after the other
+  double product_host_ns;            // what the host takes for a product by ATen and cuBLAS
 };
 
 struct RateInfo {
@@ -104,7 +109,7 @@ Rates with_rates(Rates rates, const std::map<std::string, double>& replaced);
 
 // Bounds that no kernel beats, ns a step of the whole problem on the whole device.
 struct Limits {
-  double bytes = 0;     // sequences' data through DRAM once: gates, what is saved, y
+  double bytes = 0;     // sequences' data once: gates, what is saved, y; from L2 if it holds all
   double flops = 0;     // the recurrent product at the rate of mma.sync (or FFMA)
   double specials = 0;  // special functions of the gate math
 };
@@ -122,6 +127,7 @@ struct StepCost {
   double barrier = 0;              // block barriers
   double exchange = 0;             // between blocks, what no other tile's work hides
   double hidden = 0;               // between blocks, what it hides; not in total
+  double fetch = 0;                // for gates and resets, asked for kFetchedAhead steps before
   double product = 0;              // stepwise: by cuBLAS
   double pointwise = 0;            // stepwise
   double load = 0;                 // reading the weights once, spread over the steps
@@ -132,7 +138,7 @@ struct StepCost {
   double memory = 0;  // a block's share of the sequences' data; beside the chain, not in total
   Limits limits;
 
-  // Where memory is the bottleneck it is that, else total.
+  // Where memory is the bottleneck it is that, else total: what the plan compares.
   double expected() const;
 };
 

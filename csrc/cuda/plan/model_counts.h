@@ -18,6 +18,8 @@ struct WarpProducts {
   double streamed = 0;
 };
 
+inline constexpr int kSlabThreadBytes = 4 * kSlabWords;  // a thread's share of a slab
+
 namespace detail {
 
 // A product with its share of the operands' loads; one whose slab comes from shared memory.
@@ -35,6 +37,29 @@ inline double pair_instructions(Pass pass, CellId cell) {
 }
 
 }  // namespace detail
+
+// How a kernel reads the matrix.
+struct LoadWay {
+  double bytes;         // of a load
+  double instructions;  // of a warp for each: where it is, whether it is there, its words' places
+  double in_flight;     // a thread's loads that are on their way before one is waited for
+};
+
+// 16 bytes at a time where every row of the matrix begins at a multiple of that, else a value. The
+// numbers of single values are counted in machine code: 15 to 23 instructions, a slab of a tile in
+// flight. Those of 16 bytes are a guess, to be counted once there is such code.
+inline LoadWay load_way(int64_t value_bytes, int64_t columns) {
+  constexpr int64_t kWide = 16;
+  if (columns * value_bytes % kWide == 0) return {kWide, 30, 4};
+  return {double(value_bytes), 20, double(kSlabThreadBytes) / double(value_bytes)};
+}
+
+// Steps between asking for gates, or resets, and needing them: as the kernels are written.
+inline constexpr double kFetchedAhead = 2;
+
+// Of a block in an exchange of a grid team: its addition to the counter, and the poll that sees the
+// last one. One thread of a block polls (team/grid.h).
+inline constexpr double kLineRequests = 2;
 
 // Of the resident kernels; pairs: (unit, sequence) of a thread.
 inline double solo_instructions(Pass pass, CellId cell, Math math, double pairs,

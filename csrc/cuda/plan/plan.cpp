@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
+#include <tuple>
 
 namespace rnnfast::cuda {
 namespace {
@@ -54,17 +55,25 @@ CudaPlan described(const PlanProblem& p, CudaPlan plan) {
   return plan;
 }
 
+void expect(CudaPlan& plan, const StepCost& step) {
+  plan.step_ns = step.expected(), plan.chain_ns = step.total;
+}
+
+bool is_faster(const CudaPlan& a, const CudaPlan& b) {
+  return std::tie(a.step_ns, a.chain_ns) < std::tie(b.step_ns, b.chain_ns);
+}
+
 CudaPlan stepwise(const PlanProblem& p, const Device& device, const std::string& why) {
   CudaPlan plan;
   plan.math = math_of(p);
-  plan.step_ns = stepwise_step(p, device, rates_of(device)).total;
+  expect(plan, stepwise_step(p, device, rates_of(device)));
   plan.why = why;
   return described(p, plan);
 }
 
 // Better of the two; one without a step_ns is none.
 void take_better(CudaPlan& best, const CudaPlan& other) {
-  if (best.step_ns == 0 || other.step_ns < best.step_ns) best = other;
+  if (best.step_ns == 0 || is_faster(other, best)) best = other;
 }
 
 // The fastest shape of one block, or the one that is asked for; step_ns 0 where there is none.
@@ -79,7 +88,7 @@ CudaPlan best_resident(const PlanProblem& p, const Device& device, int asked) {
     CudaPlan plan;
     plan.strategy = Strategy::kResident, plan.math = math, plan.shape = i;
     plan.teams = int(batch_tiles_of(p));
-    plan.step_ns = solo_step(p, math, list.at[i], device, rates, kEstimated).total;
+    expect(plan, solo_step(p, math, list.at[i], device, rates, kEstimated));
     take_better(best, plan);
   }
   return best;
@@ -145,7 +154,7 @@ std::vector<CudaPlan> possible_teams(TeamKind kind, const PlanProblem& p, const 
         plan.strategy = kind == TeamKind::kGrid ? Strategy::kGrid : Strategy::kCluster;
         plan.math = math, plan.shape = i;
         plan.blocks = blocks, plan.teams = teams, plan.tiles = tiles;
-        plan.step_ns = team_step(p, math, team, as_seen_by(kind, device), rates, kEstimated).total;
+        expect(plan, team_step(p, math, team, as_seen_by(kind, device), rates, kEstimated));
         found.push_back(plan);
       });
     }
@@ -166,8 +175,7 @@ bool has_room(TeamKind kind, const PlanProblem& p, const CudaPlan& plan, const R
 CudaPlan best_team(TeamKind kind, const PlanProblem& p, const Device& device, const Forced& forced,
                    const Room& room) {
   std::vector<CudaPlan> teams = possible_teams(kind, p, device, forced);
-  std::stable_sort(teams.begin(), teams.end(),
-                   [](const auto& a, const auto& b) { return a.step_ns < b.step_ns; });
+  std::stable_sort(teams.begin(), teams.end(), is_faster);
   int refused = 0;
   CudaPlan best;
   for (const CudaPlan& plan : teams) {
@@ -286,7 +294,7 @@ CudaPlan plan_cuda(const PlanProblem& p, const Device& device, std::string_view 
   const std::string slower =
       "a resident kernel is expected to take " + microseconds(best.step_ns) + refused;
   const CudaPlan steps = stepwise(p, device, slower);
-  return best.step_ns <= steps.step_ns ? described(p, best) : steps;
+  return is_faster(steps, best) ? steps : described(p, best);
 }
 
 }  // namespace rnnfast::cuda

@@ -27,6 +27,7 @@ struct CudaPlan {
   int teams = 1;        // of a direction
   int tiles = 1;        // batch tiles of a team
   double step_ns = 0;   // what the model expects of a step, the launch spread over the steps
+  double chain_ns = 0;  // the same but for memory: tells plans apart that it bounds alike
   std::string refused;  // teams that the driver has no room for, in words
   std::string why;      // stepwise: why not resident
   std::string text;     // all of it, for `explain`
