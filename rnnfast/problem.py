@@ -114,7 +114,8 @@ class Scan(NamedTuple):
         found = dict(
             zip(self.spec.weight_names(self.kind, self.has_bias), self.weights, strict=True)
         )
-        return StepWeights(found["w_hh"], found.get("b_hh"), found.get("w_hr"))
+        params = {param.name: found[param.name] for param in self.spec.params}
+        return StepWeights(found.get("w_hh"), found.get("b_hh"), found.get("w_hr"), params)
 
 
 class ScanResult(NamedTuple):
@@ -245,10 +246,7 @@ def kind_of(input: Tensor) -> str:
 def problem_of(scan: Scan) -> Problem:
     """The metadata of ``scan``, as it stands now (tracing and transforms included; autocast has
     done its work on a scan)."""
-    w_hh = scan.weight("w_hh")
-    assert w_hh is not None
-    input, spec = scan.input, scan.spec
-    H = w_hh.shape[0] // spec.gates
+    input = scan.input
     if scan.kind == "dense":
         width = input.shape[2]
     elif scan.kind == "tokens":
@@ -259,12 +257,12 @@ def problem_of(scan: Scan) -> Problem:
         scan.cell,
         scan.kind,
         input.device.type,
-        w_hh.dtype,
+        scan.weights[0].dtype,
         input.shape[0],
         input.shape[1],
         width,
-        H,
-        w_hh.shape[1],
+        scan.states[-1].shape[1],
+        scan.states[0].shape[1],
         scan.has_bias,
         scan.lengths is not None,
         scan.resets is not None,

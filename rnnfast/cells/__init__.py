@@ -11,11 +11,22 @@ H), G gates.
 from .gru import GRU, GRU_RESET_BEFORE
 from .lstm import LSTM, LSTM_PROJ
 from .mgu import MGU
+from .own import CELLS, OwnCell, cell
 from .rnn import RNN_RELU, RNN_TANH
-from .spec import CellSpec, Product, States, StepWeights, Value
+from .spec import CellSpec, Param, Product, States, StepWeights, Value
 
-CELLS: dict[str, CellSpec] = {
-    spec.name: spec for spec in (RNN_TANH, RNN_RELU, LSTM, LSTM_PROJ, GRU, GRU_RESET_BEFORE, MGU)
-}
+BUILT_IN = (RNN_TANH, RNN_RELU, LSTM, LSTM_PROJ, GRU, GRU_RESET_BEFORE, MGU)
+CELLS.update({spec.name: spec for spec in BUILT_IN})
 
-__all__ = ["CELLS", "CellSpec", "Product", "States", "StepWeights", "Value"]
+__all__ = [
+    "BUILT_IN",
+    "CELLS",
+    "CellSpec",
+    "OwnCell",
+    "Param",
+    "Product",
+    "States",
+    "StepWeights",
+    "Value",
+    "cell",
+]
