@@ -12,11 +12,12 @@ from . import ops as _ops  # noqa: F401  registers rnnfast::scan_forward and sca
 from ._version import __version__
 from .backends.registry import BackendError, use_backend
 from .cell_modules import GRUCell, LSTMCell, RNNCell
-from .cells import CELLS, CellSpec, cell
+from .cells import CELLS, CellSpec, StepError, cell
 from .clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from .explain import Explanation, explain
 from .functional import scan
 from .modules import GRU, LSTM, MGU, RNN, AllStates
+from .own_modules import Recurrent, RecurrentCell
 from .tuning import Tuning, tune
 
 from . import compat  # isort: skip  builds on the modules
@@ -37,7 +38,10 @@ __all__ = [
     "GRUCell",
     "LSTMCell",
     "RNNCell",
+    "Recurrent",
+    "RecurrentCell",
     "Replacement",
+    "StepError",
     "Tuning",
     "__version__",
     "cell",

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .recurrent import AllStates, Recurrent
+from .recurrent import AllStates, RecurrentLayer
 from .time_clip import GradClipTime
 
 __all__ = ["GRU", "LSTM", "MGU", "RNN", "AllStates"]
 
 
-class RNN(Recurrent):
+class RNN(RecurrentLayer):
     """Elman RNN: h' = tanh or relu (x W_ihᵀ + b_ih + h W_hhᵀ + b_hh). As :class:`torch.nn.RNN`.
 
     ``grad_clip_time``: limits the gradient between the steps of BPTT (docs/clipping.md).
@@ -67,7 +67,7 @@ class RNN(Recurrent):
         return "rnn_tanh" if self.mode == "RNN_TANH" else "rnn_relu"
 
 
-class LSTM(Recurrent):
+class LSTM(RecurrentLayer):
     """Long short-term memory, with ``proj_size`` its projected form. As :class:`torch.nn.LSTM`.
 
     c' = σ(f) ⊙ c + σ(i) ⊙ tanh(g); h' = σ(o) ⊙ tanh(c'), times W_hr where projected.
@@ -141,7 +141,7 @@ class LSTM(Recurrent):
         return f"Expected hidden[{index}] size {expected}, got {got}"
 
 
-class GRU(Recurrent):
+class GRU(RecurrentLayer):
     """Gated recurrent unit. As :class:`torch.nn.GRU`, and with ``reset_after=False`` the paper's.
 
     h' = (1 − z) ⊙ n + z ⊙ h, where torch's n = tanh(x W_in + b_in + r ⊙ (h W_hn + b_hn)), and the
@@ -202,7 +202,7 @@ class GRU(Recurrent):
         return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
 
 
-class MGU(Recurrent):
+class MGU(RecurrentLayer):
     """Minimal gated unit (Zhou et al., arXiv:1603.09420): a GRU with one gate.
 
     f = σ(x W_ifᵀ + b_if + h W_hfᵀ + b_hf), n = tanh(x W_inᵀ + b_in + (f ⊙ h) W_hnᵀ + b_hn),

@@ -68,7 +68,7 @@ class Scan(NamedTuple):
 
     Attributes:
         input: [T, B, I] dense, [T, B, G*H] gates, or int64 [T, B] tokens.
-        states: initial states, h [B, P] and, for LSTM, c [B, H].
+        states: initial states, the output's [B, P] and every other [B, H] (LSTM: h, c).
         weights: as ``CellSpec.weight_names`` orders them.
         lengths: int64 [B] or None. resets: bool [T, B] or None.
     """
@@ -87,6 +87,11 @@ class Scan(NamedTuple):
         return CELLS[self.cell]
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and so of every number; of the states where the cell has no weights."""
+        return (self.weights or self.states)[0].dtype
+
+    @property
     def tensors(self) -> list[Tensor]:
         """Those that may have gradients."""
         return [self.input, *self.states, *self.weights]
@@ -102,7 +107,7 @@ class Scan(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> Scan:
         """The scan with its numbers in ``dtype``."""
-        if self.weights[0].dtype == dtype:
+        if self.dtype == dtype:
             return self
         return self._replace(
             input=self.input if self.kind == "tokens" else self.input.to(dtype),
@@ -191,18 +196,19 @@ class Stack(NamedTuple):
 
     @property
     def output_size(self) -> int:
-        return self.weights[0][1].shape[1]
+        if CELLS[self.cell].projected:
+            return self.weights[0][1].shape[1]
+        return self.hidden_size
 
 
 class StackResult(NamedTuple):
-    """``y`` [T, B, D*P] (or batch first), ``final``: a state each, [D*L, B, P] and for c
-    [D*L, B, H]; ``h``, ``c``: of each layer all states [T, B, D*P] and [T, B, D*H], where asked
-    for; ``whole``: torch computed all of it in its one call."""
+    """``y`` [T, B, D*P] (or batch first), ``final``: a state each, the output's [D*L, B, P], every
+    other [D*L, B, H]; ``every``: a list for each state, of each layer all states [T, B, D*P] and
+    [T, B, D*H], empty unless asked for; ``whole``: torch computed all of it in its one call."""
 
     y: Tensor
     final: list[Tensor]
-    h: list[Tensor]
-    c: list[Tensor]
+    every: list[list[Tensor]]
     whole: bool
 
 
@@ -257,7 +263,7 @@ def problem_of(scan: Scan) -> Problem:
         scan.cell,
         scan.kind,
         input.device.type,
-        scan.weights[0].dtype,
+        scan.dtype,
         input.shape[0],
         input.shape[1],
         width,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from . import checks, repeat
-from .cells import CELLS
+from .cells import CELLS, CellSpec
 from .packing import Packing
 from .problem import Stack, StackResult, kind_of
 from .stack import run_packed, run_stack
@@ -29,6 +29,13 @@ class AllStates(NamedTuple):
     c: list[Tensor] | None
 
 
+def _all_states(shown: dict[str, list[Tensor]]) -> AllStates | dict[str, list[Tensor]]:
+    """By their names where they are not h, or h and c."""
+    if tuple(shown) in (("h",), ("h", "c")):
+        return AllStates(shown["h"], shown.get("c"))
+    return shown
+
+
 class _Layout(NamedTuple):
     """How the input came in, to give the output back the same way."""
 
@@ -36,7 +43,7 @@ class _Layout(NamedTuple):
     packed: PackedSequence | None
 
 
-class Recurrent(nn.RNNBase):
+class RecurrentLayer(nn.RNNBase):
     """What RNN, LSTM and GRU share.
 
     A subclass of ``nn.RNNBase`` and not of ``nn.LSTM`` and so on, at which torch.compile would
@@ -75,10 +82,12 @@ class Recurrent(nn.RNNBase):
                 no wait for the device.
             resets: bool [T, B], laid out as the input is. Where true, the states are replaced by 0
                 before that step is consumed, and no gradient crosses.
-            return_all_states: also return :class:`AllStates`.
+            return_all_states: also return :class:`AllStates`; of a cell whose states have other
+                names than h and c a dict of lists by these names.
 
         Returns:
-            output [T, B, D*P] as the input is laid out, and h_n [D*L, B, P] (LSTM: (h_n, c_n)).
+            output [T, B, D*P] as the input is laid out, and h_n [D*L, B, P] (LSTM: (h_n, c_n); a
+            tuple for every cell with several states, as hx).
 
         Raises:
             ValueError, RuntimeError: torch.nn's, with its words; ValueError also for lengths
@@ -190,7 +199,7 @@ class Recurrent(nn.RNNBase):
 
     def _set_gates(self, mode: str) -> None:
         """Parameters of as many gates as the cell has, of a cell that torch.nn has no mode for."""
-        self.mode, gates = mode, CELLS[self._cell()].gates
+        self.mode, gates = mode, self._spec().gates
         for name in self._flat_weights_names:
             of_one_gate = getattr(self, name)
             shape = (gates * of_one_gate.shape[0], *of_one_gate.shape[1:])
@@ -200,7 +209,7 @@ class Recurrent(nn.RNNBase):
 
     def flatten_parameters(self) -> None:
         """As torch.nn's, for the cells that cuDNN has."""
-        if CELLS[self._cell()].torch_mode is not None:
+        if self._spec().torch_mode is not None:
             super().flatten_parameters()
 
     def extra_repr(self) -> str:
@@ -216,14 +225,16 @@ class Recurrent(nn.RNNBase):
     def _join_hidden(self, states: Sequence[Tensor]) -> Any:
         return states[0]
 
+    def _spec(self) -> CellSpec:
+        return CELLS[self._cell()]
+
     def _zero_states(self, input: Tensor) -> Any:
         """Zeros as this layer takes them, for batched input."""
         batch = input.shape[0 if self.batch_first else 1]
         rows = self.num_layers * (2 if self.bidirectional else 1)
-        widths = self._state_widths()[: len(CELLS[self._cell()].states)]
         zeros = [
             torch.zeros(rows, batch, width, dtype=input.dtype, device=input.device)
-            for width in widths
+            for width in self._state_widths()
         ]
         return self._join_hidden(zeros)
 
@@ -315,7 +326,7 @@ class Recurrent(nn.RNNBase):
                 )
 
     def _state_widths(self) -> tuple[int, ...]:
-        return (self.proj_size or self.hidden_size, self.hidden_size)
+        return self._spec().state_widths(self.proj_size or self.hidden_size, self.hidden_size)
 
     def _wrong_size(self, index: int, expected: tuple[int, ...], got: list[int]) -> str:
         return f"Expected hidden size {expected}, got {got}"
@@ -336,7 +347,7 @@ class Recurrent(nn.RNNBase):
     def _results(
         self, result: StackResult, layout: _Layout, return_all_states: bool
     ) -> tuple[Any, ...]:
-        y, final, h, c, _ = result
+        y, final, every, _ = result
         if not layout.batched:
             y = y.squeeze(0 if self.batch_first else 1)
             final = [s.squeeze(1) for s in final]
@@ -348,8 +359,11 @@ class Recurrent(nn.RNNBase):
                 return states.squeeze(1)
             return states.transpose(0, 1) if self.batch_first else states
 
-        cells = [laid_out(s) for s in c] if len(CELLS[self._cell()].states) > 1 else None
-        return y, self._join_hidden(final), AllStates([laid_out(s) for s in h], cells)
+        shown = {
+            name: [laid_out(s) for s in layers]
+            for name, layers in zip(self._spec().states, every, strict=True)
+        }
+        return y, self._join_hidden(final), _all_states(shown)
 
     # --- PackedSequence ------------------------------------------------------------------------
 

@@ -232,6 +232,13 @@ def _leaf(tensor: Tensor, wanted: bool) -> Tensor:
     return tensor.detach().requires_grad_(wanted)
 
 
+def why_not_own(problem: Problem) -> str | None:
+    """The reason of a backend whose kernels are written by hand, a cell each."""
+    if problem.spec.own:
+        return "it has kernels for the built-in cells only, not for cells of one's own"
+    return None
+
+
 def why_no_kernel(problem: Problem, device: str, dtypes: Sequence[torch.dtype]) -> str | None:
     """The reasons that kernels of our own share."""
     if problem.device != device:

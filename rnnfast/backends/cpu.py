@@ -32,7 +32,7 @@ from ..products.arithmetic import Rounding
 from ..products.gates import GateMajor
 from ..products.gradients import Backward
 from ..products.projection import own_projection
-from .base import KernelBackend, TensorLike, why_no_kernel
+from .base import KernelBackend, TensorLike, why_no_kernel, why_not_own
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -48,7 +48,7 @@ class Cpu(KernelBackend):
         return self._missing
 
     def why_not(self, problem: Problem) -> str | None:
-        return why_no_kernel(problem, "cpu", DTYPES)
+        return why_not_own(problem) or why_no_kernel(problem, "cpu", DTYPES)
 
     def strategy(self, problem: Problem) -> str:
         bytes_each = wide(problem.dtype).itemsize

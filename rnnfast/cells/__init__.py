@@ -14,6 +14,7 @@ from .mgu import MGU
 from .own import CELLS, OwnCell, cell
 from .rnn import RNN_RELU, RNN_TANH
 from .spec import CellSpec, Param, Product, States, StepWeights, Value
+from .step_error import StepError
 
 BUILT_IN = (RNN_TANH, RNN_RELU, LSTM, LSTM_PROJ, GRU, GRU_RESET_BEFORE, MGU)
 CELLS.update({spec.name: spec for spec in BUILT_IN})
@@ -26,6 +27,7 @@ __all__ = [
     "Param",
     "Product",
     "States",
+    "StepError",
     "StepWeights",
     "Value",
     "cell",

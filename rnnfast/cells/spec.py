@@ -145,6 +145,10 @@ class CellSpec:
             names.append("w_hr")
         return (*names, *(param.name for param in self.params))
 
+    def state_widths(self, P: int, H: int) -> tuple[int, ...]:
+        """Of each state, with an output of width P."""
+        return (P, *(H for _ in self.states[1:]))
+
     def weight_shape(self, name: str, H: int) -> tuple[int, ...]:
         """Of ``w_hh``, ``b_hh`` or a parameter of a cell of one's own with H hidden units.
 
