@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .masks import Zoneout
 from .recurrent import AllStates, RecurrentLayer
 from .time_clip import GradClipTime
 
@@ -20,6 +21,7 @@ class RNN(RecurrentLayer):
     ``grad_clip_time``: limits the gradient between the steps of BPTT (docs/clipping.md).
     ``checkpoint_every=k``: training keeps the states of every k-th step only and computes the steps
     in between once more in backward (docs/checkpointing.md).
+    ``recurrent_dropout``, ``zoneout``, ``weight_dropout``: docs/recurrent-dropout.md.
     """
 
     _suffix = " tensor"
@@ -39,6 +41,9 @@ class RNN(RecurrentLayer):
         *,
         grad_clip_time: GradClipTime = 0.0,
         checkpoint_every: int = 0,
+        recurrent_dropout: float = 0.0,
+        zoneout: Zoneout = 0.0,
+        weight_dropout: float = 0.0,
         **unknown: Any,
     ) -> None:
         _reject(type(self), unknown)
@@ -62,6 +67,7 @@ class RNN(RecurrentLayer):
             dtype=dtype,
         )
         self._set_bptt(grad_clip_time, checkpoint_every)
+        self._set_masks(recurrent_dropout, zoneout, weight_dropout)
 
     def _cell(self) -> str:
         return "rnn_tanh" if self.mode == "RNN_TANH" else "rnn_relu"
@@ -74,6 +80,7 @@ class LSTM(RecurrentLayer):
     ``grad_clip_time``: limits the gradient between the steps of BPTT (docs/clipping.md).
     ``checkpoint_every=k``: training keeps the states of every k-th step only and computes the steps
     in between once more in backward (docs/checkpointing.md).
+    ``recurrent_dropout``, ``zoneout``, ``weight_dropout``: docs/recurrent-dropout.md.
     """
 
     _label = "LSTM"
@@ -93,6 +100,9 @@ class LSTM(RecurrentLayer):
         *,
         grad_clip_time: GradClipTime = 0.0,
         checkpoint_every: int = 0,
+        recurrent_dropout: float = 0.0,
+        zoneout: Zoneout = 0.0,
+        weight_dropout: float = 0.0,
     ) -> None:
         nn.RNNBase.__init__(
             self,
@@ -109,6 +119,7 @@ class LSTM(RecurrentLayer):
             dtype,
         )
         self._set_bptt(grad_clip_time, checkpoint_every)
+        self._set_masks(recurrent_dropout, zoneout, weight_dropout)
 
     # helpers that subclasses of torch.nn's layer call; RNNBase has them for one state only
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
@@ -149,6 +160,7 @@ class GRU(RecurrentLayer):
     ``grad_clip_time``: limits the gradient between the steps of BPTT (docs/clipping.md).
     ``checkpoint_every=k``: training keeps the states of every k-th step only and computes the steps
     in between once more in backward (docs/checkpointing.md).
+    ``recurrent_dropout``, ``zoneout``, ``weight_dropout``: docs/recurrent-dropout.md.
     """
 
     _label = "GRU"
@@ -172,6 +184,9 @@ class GRU(RecurrentLayer):
         reset_after: bool = True,
         grad_clip_time: GradClipTime = 0.0,
         checkpoint_every: int = 0,
+        recurrent_dropout: float = 0.0,
+        zoneout: Zoneout = 0.0,
+        weight_dropout: float = 0.0,
         **unknown: Any,
     ) -> None:
         _reject(type(self), unknown)
@@ -194,6 +209,7 @@ class GRU(RecurrentLayer):
             dtype=dtype,
         )
         self._set_bptt(grad_clip_time, checkpoint_every)
+        self._set_masks(recurrent_dropout, zoneout, weight_dropout)
 
     def _cell(self) -> str:
         return "gru" if self.reset_after else "gru_reset_before"
@@ -211,6 +227,7 @@ class MGU(RecurrentLayer):
     ``grad_clip_time``: limits the gradient between the steps of BPTT (docs/clipping.md).
     ``checkpoint_every=k``: training keeps the states of every k-th step only and computes the steps
     in between once more in backward (docs/checkpointing.md).
+    ``recurrent_dropout``, ``zoneout``, ``weight_dropout``: docs/recurrent-dropout.md.
     """
 
     _label = "MGU"
@@ -229,6 +246,9 @@ class MGU(RecurrentLayer):
         *,
         grad_clip_time: GradClipTime = 0.0,
         checkpoint_every: int = 0,
+        recurrent_dropout: float = 0.0,
+        zoneout: Zoneout = 0.0,
+        weight_dropout: float = 0.0,
     ) -> None:
         nn.RNNBase.__init__(
             self,
@@ -245,6 +265,7 @@ class MGU(RecurrentLayer):
         )
         self._set_gates("MGU")
         self._set_bptt(grad_clip_time, checkpoint_every)
+        self._set_masks(recurrent_dropout, zoneout, weight_dropout)
 
     def _cell(self) -> str:
         return "mgu"

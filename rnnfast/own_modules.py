@@ -13,6 +13,7 @@ from .cells import CELLS, CellSpec, OwnCell
 from .cells.step_error import step_error
 from .cells.trial import check_step
 from .functional import scan
+from .masks import Zoneout
 from .problem import wide
 from .recurrent import RecurrentLayer
 from .time_clip import GradClipTime
@@ -56,6 +57,9 @@ class Recurrent(RecurrentLayer):
         *,
         grad_clip_time: GradClipTime = 0.0,
         checkpoint_every: int = 0,
+        recurrent_dropout: float = 0.0,
+        zoneout: Zoneout = 0.0,
+        weight_dropout: float = 0.0,
         **settings: int,
     ) -> None:
         found = cell_of(cell, settings)
@@ -75,6 +79,7 @@ class Recurrent(RecurrentLayer):
         )
         self._make_parameters(found, device, dtype)
         self._set_bptt(grad_clip_time, checkpoint_every)
+        self._set_masks(recurrent_dropout, zoneout, weight_dropout)
 
     def _make_parameters(self, cell: CellSpec, device: Any, dtype: torch.dtype | None) -> None:
         self.cell, self.mode = cell, cell.torch_mode or cell.name

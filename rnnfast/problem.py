@@ -176,6 +176,8 @@ class Stack(NamedTuple):
         weights: for each layer and direction (forward, then reverse) its list.
         dropout: the probability between layers, of effect while ``training`` only.
         grad_clip_time, checkpoint_every: as ``Options`` has them.
+        recurrent_dropout: a probability, of effect while ``training``; zoneout: one for each state,
+            or none at all (``masks``).
     """
 
     cell: str
@@ -189,6 +191,8 @@ class Stack(NamedTuple):
     batch_first: bool = False
     grad_clip_time: float = 0.0
     checkpoint_every: int = 0
+    recurrent_dropout: float = 0.0
+    zoneout: tuple[float, ...] = ()
 
     @property
     def directions(self) -> int:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import checks, repeat
+from . import checks, masks, repeat
 from .cells import CELLS, CellSpec
+from .masks import Zoneout
 from .packing import Packing
 from .problem import Stack, StackResult, kind_of
 from .stack import run_packed, run_stack
@@ -56,6 +57,10 @@ class RecurrentLayer(nn.RNNBase):
     # docs/clipping.md; here for layers that were made or pickled without it
     grad_clip_time = 0.0  # type: GradClipTime  # no annotation: torch.jit would read it
     checkpoint_every = 0
+    # docs/recurrent-dropout.md
+    recurrent_dropout = 0.0
+    zoneout = 0.0  # type: Zoneout
+    weight_dropout = 0.0
 
     def _cell(self) -> str:
         raise NotImplementedError
@@ -97,7 +102,7 @@ class RecurrentLayer(nn.RNNBase):
         """
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, lengths, resets, return_all_states)
-        weights = self._weights()
+        weights = self._called_weights()
         facts = None
         plain = lengths is None and resets is None and not return_all_states
         if plain and not torch.compiler.is_compiling():
@@ -160,6 +165,14 @@ class RecurrentLayer(nn.RNNBase):
             flat = iter(self._flat_weights)
         return [[next(flat) for _ in names] for names in self._all_weights]
 
+    def _called_weights(self) -> list[list[Tensor]]:
+        """``_weights``, in training with the masks of ``weight_dropout``."""
+        weights = self._weights()
+        if self.weight_dropout == 0 or not self.training:
+            return weights
+        names = self._spec().weight_names("dense", self.bias)
+        return masks.dropped(weights, names.index("w_hh"), self.weight_dropout)
+
     def _any_replaced(self) -> bool:
         parameters = self._parameters  # faster than getattr, which also finds what took its place
         flat, refs = self._flat_weights, self._flat_weight_refs
@@ -190,12 +203,31 @@ class RecurrentLayer(nn.RNNBase):
             batch_first,
             as_option(self.grad_clip_time),
             checks.check_checkpoint_every(self.checkpoint_every),
+            self.recurrent_dropout,
+            () if self.zoneout == 0 else masks.zoneout_of(self._spec(), self.zoneout),
         )
 
     def _set_bptt(self, grad_clip_time: GradClipTime, checkpoint_every: int) -> None:
         as_option(grad_clip_time)  # raises for what is none
         self.grad_clip_time = grad_clip_time
         self.checkpoint_every = checks.check_checkpoint_every(checkpoint_every)
+
+    def _set_masks(self, recurrent_dropout: float, zoneout: Zoneout, weight_dropout: float) -> None:
+        """Raises TypeError, ValueError for what is no probability, or of no use to the cell."""
+        spec = self._spec()
+        self.recurrent_dropout = masks.check_probability("recurrent_dropout", recurrent_dropout)
+        self.weight_dropout = masks.check_probability("weight_dropout", weight_dropout)
+        self.zoneout = zoneout
+        if weight_dropout != 0 and spec.recurrent is None:
+            raise ValueError(f"weight_dropout: the cell {spec.name!r} has no weight_hh")
+        masks.check_cell(
+            spec,
+            self.hidden_size,
+            self.bias,
+            self._parameters["weight_ih_l0"],
+            recurrent_dropout,
+            masks.zoneout_of(spec, zoneout),
+        )
 
     def _set_gates(self, mode: str) -> None:
         """Parameters of as many gates as the cell has, of a cell that torch.nn has no mode for."""
@@ -215,7 +247,11 @@ class RecurrentLayer(nn.RNNBase):
     def extra_repr(self) -> str:
         clip, every = self.grad_clip_time, self.checkpoint_every
         shown = super().extra_repr() + (f", grad_clip_time={clip}" if clip != 0 else "")
-        return shown + (f", checkpoint_every={every}" if every != 0 else "")
+        shown += f", checkpoint_every={every}" if every != 0 else ""
+        for name in ("recurrent_dropout", "zoneout", "weight_dropout"):
+            value = getattr(self, name)
+            shown += f", {name}={value}" if value != 0 else ""
+        return shown
 
     # --- the states ----------------------------------------------------------------------------
 
@@ -384,7 +420,7 @@ class RecurrentLayer(nn.RNNBase):
         checks.check_packed(packed)
         batch = int(packed.batch_sizes[0])
         states = self._batch_hidden(hx, batched=True)
-        weights = self._weights()
+        weights = self._called_weights()
         self._check(packed.data, states, weights, batch)
         if states is not None and packed.sorted_indices is not None:
             states = [s.index_select(1, packed.sorted_indices) for s in states]

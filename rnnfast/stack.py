@@ -16,6 +16,7 @@ from .cells import CELLS
 from .checks import check_tokens, check_values
 from .direct import run_directions, run_whole
 from .functional import run_chosen
+from .masks import masked, with_masks
 from .problem import Problem, Scan, ScanResult, Stack, StackResult, changed, kind_of
 from .selection import (
     Assigned,
@@ -181,12 +182,12 @@ def _run_layers(
             x = dropout(x, stack.dropout)
         rows = slice(layer * stack.directions, (layer + 1) * stack.directions)
         scans = [
-            Scan(stack.cell, one.kind, x, states, weights, lengths, resets, one.options)
+            Scan(stack.cell, kind_of(x), x, states, weights, lengths, resets, one.options)
             for (one, _), states, weights in zip(
                 assigned[rows], per_row[rows], stack.weights[rows], strict=True
             )
         ]
-        results = _run_layer(scans, assigned[rows])
+        results = _run_layer(stack, scans, assigned[rows])
         outputs = [result.y for result in results]
         finals += [result.final for result in results]
         x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
@@ -225,8 +226,19 @@ def _run_at_once(
     return StackResult(results[-1].y, final, [], False)
 
 
-def _run_layer(scans: list[Scan], assigned: Sequence[Assigned]) -> list[ScanResult]:
-    """The directions of a layer: at once where the backend wants that, else one by one."""
+def _run_layer(stack: Stack, scans: list[Scan], assigned: Sequence[Assigned]) -> list[ScanResult]:
+    """The directions of a layer, with their masks."""
+    if (other := masked(stack, scans[0].dtype)) is not None:
+        if not assigned[0].problem.tracing:
+            check_values(scans[0])
+        storage = scans[0].dtype
+        scans = [with_masks(scan, stack, other) for scan in scans]
+        return [result.to(storage) for result in _run_directions(scans, assigned)]
+    return _run_directions(scans, assigned)
+
+
+def _run_directions(scans: list[Scan], assigned: Sequence[Assigned]) -> list[ScanResult]:
+    """At once where the backend wants that, else one by one."""
     problem, backend = assigned[0]
     together = backend.paired and len(scans) > 1 and all(b is backend for _, b in assigned)
     seen = problem.tracing or problem.transformed

@@ -19,6 +19,7 @@ import rnnfast
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ["README.md"]
 RUN += [f"docs/{n}.md" for n in ("migration", "lengths-and-resets", "clipping", "tuning")]
+RUN += ["docs/recurrent-dropout.md"]
 FOLDERS = ("docs", "csrc", "rnnfast", "tests", "benchmarks")
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]

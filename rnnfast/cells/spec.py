@@ -156,9 +156,9 @@ class CellSpec:
             ValueError: a size that is not a whole number greater than 0.
         """
         names = {"H": H, "G": self.gates, **dict(self.settings)}
-        if name in ("b_hh", "b_ih"):
-            return (self.gates * H,)
         shapes = {param.name: param.shape for param in self.params}
+        if name in ("b_hh", "b_ih") and name not in shapes:
+            return (self.gates * H,)
         return sizes_of(shapes[name] if name in shapes else self.recurrent or "", names, name)
 
 
