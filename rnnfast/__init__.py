@@ -12,7 +12,7 @@ from . import ops as _ops  # noqa: F401  registers rnnfast::scan_forward and sca
 from ._version import __version__
 from .backends.registry import BackendError, use_backend
 from .cell_modules import GRUCell, LSTMCell, RNNCell
-from .cells import CELLS, CellSpec, StepError, cell
+from .cells import CELLS, CellSpec, StepError, block_linear, cell
 from .clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from .explain import Explanation, explain
 from .functional import scan
@@ -44,6 +44,7 @@ __all__ = [
     "StepError",
     "Tuning",
     "__version__",
+    "block_linear",
     "cell",
     "clip_grad_norm_",
     "clip_grad_value_",
