@@ -15,6 +15,18 @@ from .cell_modules import GRUCell, LSTMCell, RNNCell
 from .cells import CELLS, CellSpec, StepError, block_linear, cell
 from .clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from .explain import Explanation, explain
+from .family import (
+    SLSTM,
+    BlockGRU,
+    CoupledLSTM,
+    IndRNN,
+    LayerNormGRU,
+    LayerNormLSTM,
+    LiGRU,
+    MinGRU,
+    MinLSTM,
+    PeepholeLSTM,
+)
 from .functional import scan
 from .modules import GRU, LSTM, MGU, RNN, AllStates
 from .own_modules import Recurrent, RecurrentCell
@@ -31,12 +43,22 @@ __all__ = [
     "LSTM",
     "MGU",
     "RNN",
+    "SLSTM",
     "AllStates",
     "BackendError",
+    "BlockGRU",
     "CellSpec",
+    "CoupledLSTM",
     "Explanation",
     "GRUCell",
+    "IndRNN",
     "LSTMCell",
+    "LayerNormGRU",
+    "LayerNormLSTM",
+    "LiGRU",
+    "MinGRU",
+    "MinLSTM",
+    "PeepholeLSTM",
     "RNNCell",
     "Recurrent",
     "RecurrentCell",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import rnnfast
-from rnnfast.cells import FAMILY, OwnCell
+from rnnfast.cells import FAMILY, CellSpec, OwnCell
 from rnnfast.problem import Options, Scan
 from rnnfast.scratch import scratch_scan
 
@@ -34,6 +34,11 @@ def scanned(spec: OwnCell, x: Tensor, states: list[Tensor], w: dict[str, Tensor]
     scan = Scan(spec.name, "dense", x, states, list(w.values()), None, None, Options())
     found = scratch_scan(scan)
     return [found.y, *found.final]
+
+
+def _names(spec: CellSpec) -> tuple[str, ...]:
+    """Of the weights that a step reads."""
+    return spec.weight_names("gates", True)
 
 
 def states_of(spec: OwnCell, B: int, H: int) -> list[Tensor]:
@@ -99,6 +104,17 @@ def test_a_cell_is_found_by_name_and_pickled_by_it(name: str) -> None:
     assert copy.deepcopy(spec) is spec
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_goes_by_no_value(name: str) -> None:
+    """On the meta device there are none to go by."""
+    spec, H = rnnfast.CELLS[name], 8
+    w = {n: torch.empty(spec.weight_shape(n, H), device="meta") for n in _names(spec)}
+    states = tuple(torch.empty(3, H, device="meta") for _ in spec.states)
+    weights = rnnfast.cells.StepWeights(params=w)
+    found = spec.step(torch.empty(3, spec.gates * H, device="meta"), states, weights)
+    assert [s.shape for s in found] == [s.shape for s in states]
+
+
 # --- numbers far out -----------------------------------------------------------------------------
 
 
@@ -111,9 +127,8 @@ def test_gates_far_out_give_finite_numbers(name: str, far: float) -> None:
     for number in range(spec.gates):
         gx = torch.zeros(2, spec.gates, H)
         gx[:, number] = far
-        w = rnnfast.cells.StepWeights(params={})
-        for weight in spec.weight_names("gates", True):
-            w.__dict__[weight] = torch.ones(spec.weight_shape(weight, H)) / H
+        ones = {n: torch.ones(spec.weight_shape(n, H)) / H for n in _names(spec)}
+        w = rnnfast.cells.StepWeights(params=ones)
         gx = gx.flatten(1).requires_grad_()
         states = tuple(torch.zeros(2, H) for _ in spec.states)
         for _ in range(3):
