@@ -29,20 +29,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; its exit status: 1 where something can't be compiled, with the reason."""
     parser = _parser()
     args = parser.parse_args(argv)
-    if args.list:
-        return _list()
-    if args.clear:
-        return _clear()
-    if args.cell is None:
+    if args.cell is None and not (args.list or args.clear):
         parser.error("which cell? such as mymodule:mycell")
     if any(size < 1 for size in args.hidden):
         parser.error("--hidden should be 1 or more")
     try:
+        if args.list or args.clear:
+            return _list() if args.list else _clear()
         spec = _find(args.cell, dict(map(_setting, args.set)))
         return _compile(spec, args.hidden, args.dtype)
     except BadCall as error:
         parser.error(str(error))
-    except (ImportError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         print(f"rnnfast compile: {error}", file=sys.stderr)
         return 1
 
@@ -129,11 +127,7 @@ def _list() -> int:
 
 
 def _clear() -> int:
-    try:
-        found = library.clear()
-    except OSError as error:
-        print(f"rnnfast compile: {error}", file=sys.stderr)
-        return 1
+    found = library.clear()
     print(f"deleted {len(found)} compiled cells" if found else "nothing is kept")
     return 0
 

@@ -131,6 +131,17 @@ def test_bad_calls(arguments: list[str], message: str, capsys: pytest.CaptureFix
     assert message in capsys.readouterr().err
 
 
+def test_what_cant_be_deleted_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise PermissionError(13, "Permission denied", "a file")
+
+    monkeypatch.setattr(library, "clear", refuse)
+    assert cli.main(["compile", "--clear"]) == 1
+    assert capsys.readouterr().err == "rnnfast compile: [Errno 13] Permission denied: 'a file'\n"
+
+
 def test_what_its_module_lacks_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["compile", "lib_broken:mine"]) == 1
     assert "No module named 'no_such_package'" in capsys.readouterr().err

@@ -46,7 +46,7 @@ SETTINGS = "torch._inductor.config"
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of the entries, which is not there yet, as a new process finds it."""
+    """The folder of the entries, not there yet; the library as a new process finds it."""
     monkeypatch.setenv("RNNFAST_CACHE", str(tmp_path / "cache"))
     for name in ("RNNFAST_COMPILE", "RNNFAST_COMPILE_SECONDS"):
         monkeypatch.delenv(name, raising=False)
@@ -236,7 +236,9 @@ def test_one_that_the_loader_refuses_is_made_again_once(
     assert (count(calls), len(opened)) == (2, 2)
     library.forget()
     refusals = 99
-    assert "was compiled and does not load: version `GLIBC_9.99'" in fails()
+    message = fails()
+    assert "was compiled and does not load: version `GLIBC_9.99'" in message
+    assert fails() == message
     assert (count(calls), len(opened)) == (3, 4)
 
 
@@ -315,7 +317,11 @@ def test_no_compiler(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     use(monkeypatch, "/no/such/compiler")
     assert library.why_not() == "no C++ compiler (CXX=/no/such/compiler does not run)"
     assert "can't be compiled here: no C++ compiler" in fails()
-    assert not cache.exists()
+    assert not cache.exists()  # nothing is made for nothing
+    script(monkeypatch, tmp_path, "")
+    assert library.why_not() is None
+    (tmp_path / "compiler").unlink()
+    assert f"No such file or directory: '{tmp_path / 'compiler'}'" in fails()
     use(monkeypatch, "")
     monkeypatch.setenv("PATH", str(tmp_path))
     library.forget()
@@ -411,6 +417,16 @@ def test_a_folder_that_is_read_only(cache: Path, monkeypatch: pytest.MonkeyPatch
     assert library.why_not() is None
     monkeypatch.setattr(Path, "open", refuse)  # it became so after it was asked
     assert f"can't be kept in {cache}: [Errno {errno.EROFS}]" in fails(more)
+
+
+def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    assert library.why_not() == library.why_not(SOURCE) == "Could not determine home directory."
+    assert library.status(SOURCE) == "not compiled yet"
+    assert fails().endswith("Could not determine home directory.")
 
 
 @pytest.mark.parametrize("where", ["a write", "the compiler", "the mark"])

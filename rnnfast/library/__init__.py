@@ -18,12 +18,13 @@ from pathlib import Path
 
 from . import compiler, entries
 from .compiler import LibraryError, include_folder
-from .entries import Entry, Key
+from .entries import Entry, Key, folder
 
 __all__ = [
     "Entry",
     "LibraryError",
     "clear",
+    "folder",
     "forget",
     "include_folder",
     "listed",
@@ -91,12 +92,12 @@ def status(source: str) -> str:
 
 def listed() -> list[Entry]:
     """What is kept."""
-    return entries.listed(entries.folder())
+    return entries.listed(folder())
 
 
 def clear() -> list[Entry]:
     """Deletes what is kept, and returns it."""
-    return entries.clear(entries.folder())
+    return entries.clear(folder())
 
 
 def forget() -> None:
@@ -108,11 +109,10 @@ def forget() -> None:
 
 def _kept(source: str) -> Path | None:
     """An intact entry for ``source`` that may be loaded."""
-    folder = entries.folder()
-    if entries.refused(folder) or compiler.why_no_recipe():
+    if compiler.why_not_even_load() is not None:
         return None
-    key = compiler.key(source)
-    return next((path for path in _usable(folder, key) if entries.is_intact(path)), None)
+    found = _usable(entries.folder(), compiler.key(source))
+    return next((path for path in found if entries.is_intact(path)), None)
 
 
 def _usable(folder: Path, key: Key) -> list[Path]:
@@ -121,11 +121,10 @@ def _usable(folder: Path, key: Key) -> list[Path]:
 
 
 def _load(source: str, name: str) -> tuple[ctypes.CDLL, Path]:
-    folder = entries.folder()
-    problem = entries.refused(folder) or compiler.why_no_recipe()
-    if problem:
+    problem = compiler.why_not_even_load()
+    if problem is not None:
         raise LibraryError(f"cell {name!r} can't be loaded or compiled here: {problem}")
-    key = compiler.key(source)
+    folder, key = entries.folder(), compiler.key(source)
     found = _opened(folder, key)
     if found is not None:
         return found
@@ -140,21 +139,10 @@ def _load(source: str, name: str) -> tuple[ctypes.CDLL, Path]:
         with _alone(path.with_suffix(".lock"), path):
             found = _opened(folder, key)  # by another process, meanwhile
             if found is None:
-                compiler.build(source, name, folder, path)
+                found = compiler.build(source, name, folder, path), path
     except OSError as error:
         raise LibraryError(f"cell {name!r} can't be kept in {folder}: {error}") from error
-    return found or _opened_fresh(path, name)
-
-
-def _opened_fresh(path: Path, name: str) -> tuple[ctypes.CDLL, Path]:
-    """If even an entry just made can't be loaded, nothing is tried again."""
-    problem: object = "what was written is not what is there now"
-    if entries.is_intact(path):
-        try:
-            return ctypes.CDLL(str(path)), path
-        except OSError as error:
-            problem = error
-    raise LibraryError(f"cell {name!r} was compiled and does not load: {problem}")
+    return found
 
 
 def _opened(folder: Path, key: Key) -> tuple[ctypes.CDLL, Path] | None:

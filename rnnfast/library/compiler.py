@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import json
@@ -70,18 +71,18 @@ def why_not(compiler: str | None, switch: str | None, *place: str | None) -> str
     """Why nothing can be compiled; the arguments are what the answer depends on."""
     if switch == "0":
         return "RNNFAST_COMPILE=0 forbids it"
-    folder = entries.folder()
-    problem = why_no_recipe() or _found(compiler, os.environ.get("PATH"))[1]
-    return problem or entries.refused(folder) or entries.why_not_writable(folder)
+    problem = why_not_even_load() or _found(compiler, os.environ.get("PATH"))[1]
+    return problem or entries.why_not_writable(entries.folder())
 
 
-def why_no_recipe() -> str | None:
-    """Why it is not known what to compile for: no extension, no headers, a bad setting."""
+def why_not_even_load() -> str | None:
+    """Why what is kept is of no use either: no extension, no headers, a bad setting, a folder that
+    is not there or not safe."""
     try:
         recipe()
-    except LibraryError as error:
+        return entries.refused(entries.folder())
+    except RuntimeError as error:  # LibraryError, or the system knows no home folder
         return str(error)
-    return None
 
 
 @functools.cache
@@ -126,11 +127,13 @@ def key(source: str) -> Key:
     return Key(code.hexdigest()[:32], _identity(compiler) if compiler else "none")
 
 
-def build(source: str, name: str, folder: Path, target: Path) -> None:
-    """Compiles ``source`` to the entry ``target``, which is there whole or not at all.
+def build(source: str, name: str, folder: Path, target: Path) -> ctypes.CDLL:
+    """Compiles ``source``, loads it, and makes it the entry ``target``, all of it or nothing.
+
+    It is loaded first: what can't be is no entry, and nobody can take the entry away in between.
 
     Raises:
-        LibraryError: the compiler failed. OSError: a file could not be written.
+        LibraryError: the compiler failed, or the loader. OSError: a file could not be written.
     """
     compiler = _found(asked(), os.environ.get("PATH"))[0]
     assert compiler is not None  # why_not was asked
@@ -143,7 +146,9 @@ def build(source: str, name: str, folder: Path, target: Path) -> None:
         command += ["-o", str(made), str(work / "cell.cpp")]
         _compile(command, work, name)
         entries.seal(made)
+        opened = _open(made, name)
         os.replace(made, target)
+        return opened
     except ValueError as error:
         raise LibraryError(f"cell {name!r} can't be compiled: {error}") from None
     finally:
@@ -154,6 +159,15 @@ def forget() -> None:
     """What was found out about compilers and folders."""
     for remembered in (why_not, recipe, _found, _identity):
         remembered.cache_clear()
+
+
+def _open(made: Path, name: str) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(made))
+    except OSError as error:
+        failed = LibraryError(f"cell {name!r} was compiled and does not load: {error}")
+        failed.lasting = True
+        raise failed from None
 
 
 def _compile(command: list[str], work: Path, name: str) -> None:
@@ -178,14 +192,17 @@ def _run(command: list[str], work: Path, name: str) -> tuple[int, str]:
     """Its exit status and messages. Nothing of it is alive when this ends, however it ends."""
     # Messages into a file: a server that a launcher started would hold a pipe open.
     with (work / "messages").open("w+", errors="replace") as messages:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=messages,
-            stderr=messages,
-            env={**os.environ, "TMPDIR": str(work), "LC_ALL": "C"},
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=messages,
+                stderr=messages,
+                env={**os.environ, "TMPDIR": str(work), "LC_ALL": "C"},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise LibraryError(f"cell {name!r} can't be compiled: {error}") from error
         try:
             status = process.wait(limit())
         except subprocess.TimeoutExpired:
