@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _loaded: dict[str, tuple[ctypes.CDLL, Path]] = {}  # by source
-_failed: dict[str, str] = {}  # what the compiler said of a source: it would say so again
+_failed: dict[str, str] = {}  # by source: why, where it would be so again
 _lock = threading.Lock()
 
 

@@ -34,7 +34,9 @@ _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)"', re.MULTILINE)
 class LibraryError(RuntimeError):
     """Why generated C++ can't be compiled, kept or loaded. ``lasting``: it would fail again."""
 
-    lasting = False
+    def __init__(self, message: str, lasting: bool = False) -> None:
+        super().__init__(message)
+        self.lasting = lasting
 
 
 class Recipe(NamedTuple):
@@ -137,7 +139,7 @@ def build(source: str, name: str, folder: Path, target: Path) -> ctypes.CDLL:
     """
     compiler = _found(asked(), os.environ.get("PATH"))[0]
     assert compiler is not None  # why_not was asked
-    work = Path(tempfile.mkdtemp(prefix="work-", dir=folder))
+    work = Path(tempfile.mkdtemp(prefix=entries.WORK, dir=folder))
     try:
         (work / "cell.cpp").write_text(source, encoding="utf-8")
         made = work / "cell.so"
@@ -165,9 +167,8 @@ def _open(made: Path, name: str) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(made))
     except OSError as error:
-        failed = LibraryError(f"cell {name!r} was compiled and does not load: {error}")
-        failed.lasting = True
-        raise failed from None
+        message = f"cell {name!r} was compiled and does not load: {error}"
+        raise LibraryError(message, lasting=True) from None
 
 
 def _compile(command: list[str], work: Path, name: str) -> None:
@@ -183,9 +184,8 @@ def _compile(command: list[str], work: Path, name: str) -> None:
     what = "was killed, twice" if killed else f"ended with status {status}"
     what = "found the disk full" if full else what
     last = "\n".join(said.replace(f"{work}/", "").splitlines()[-_LINES:])
-    error = LibraryError(f"cell {name!r} can't be compiled: {command[0]} {what}\n{last}".strip())
-    error.lasting = not (killed or full)
-    raise error
+    message = f"cell {name!r} can't be compiled: {command[0]} {what}\n{last}".strip()
+    raise LibraryError(message, lasting=not (killed or full))
 
 
 def _run(command: list[str], work: Path, name: str) -> tuple[int, str]:
@@ -206,12 +206,11 @@ def _run(command: list[str], work: Path, name: str) -> tuple[int, str]:
         try:
             status = process.wait(limit())
         except subprocess.TimeoutExpired:
-            error = LibraryError(
+            message = (
                 f"cell {name!r} can't be compiled: {command[0]} took longer than {limit():g} s "
                 "(RNNFAST_COMPILE_SECONDS)"
             )
-            error.lasting = True
-            raise error from None
+            raise LibraryError(message, lasting=True) from None
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -229,7 +228,7 @@ def _found(compiler: str | None, path: str | None) -> tuple[host.Compiler | None
 @functools.lru_cache(maxsize=8)
 def _identity(compiler: host.Compiler) -> str:
     """A digest of what it says it is, and of the files that it and a launcher before it are."""
-    made_of = [compiler.version, list(compiler.command)]
+    made_of: list[object] = [compiler.version, compiler.command]
     for word in compiler.command:
         path = shutil.which(word)
         if path is not None:

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from .. import store
 
 FORMAT = 1
+WORK = "+"  # what the folder of a compilation begins with, and no entry's name
 _MARK = f"rnnfast-cell-{FORMAT:04}:".encode()
 _TAIL = len(_MARK) + 32
 
@@ -74,7 +75,7 @@ def why_not_writable(folder: Path) -> str | None:
 
 
 def place(folder: Path, key: Key, name: str) -> Path:
-    shown = re.sub(r"[^\w.]+", "_", name)[-60:]
+    shown = re.sub(r"[^\w.]+", "_", name, flags=re.ASCII)[-60:]
     return folder / f"{shown}-{key.code}-{key.compiler}.so"
 
 
@@ -155,7 +156,7 @@ def clear(folder: Path) -> list[Entry]:
 
 def sweep(folder: Path, older: float) -> None:
     """Deletes what compilations left that were killed more than so many seconds ago."""
-    for path in [*folder.glob("work-*"), *folder.glob("*.lock")]:
+    for path in [*folder.glob(f"{WORK}*"), *folder.glob("*.lock")]:
         try:
             if path.stat().st_mtime < time.time() - older:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
