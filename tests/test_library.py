@@ -59,6 +59,7 @@ def test_it_is_compiled_once_and_found_again(
     assert one(cache).name.startswith("work_cells.py_adds-")
     assert left(cache) == []
     library.forget()
+    monkeypatch.setattr(subprocess, "Popen", None)  # not even for the compiler's version
     assert library.status(SOURCE) == f"cached at {one(cache)}"
     assert adds(library.load(SOURCE, name="another name"))
     assert count(calls) == 1
@@ -257,6 +258,8 @@ def test_no_compiler(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert library.why_not() is None
     (tmp_path / "compiler").unlink()
     assert f"No such file or directory: '{tmp_path / 'compiler'}'" in fails()
+    use(monkeypatch, "g++ 'a")
+    assert library.why_not() == "no C++ compiler (CXX=g++ 'a: No closing quotation)"
     use(monkeypatch, "")
     monkeypatch.setenv("PATH", str(tmp_path))
     library.forget()

@@ -116,8 +116,9 @@ def _kept(source: str) -> Path | None:
 
 
 def _usable(folder: Path, key: Key) -> list[Path]:
-    """Those of this compiler; where nothing can be compiled also those of another one."""
-    return entries.find(folder, key, any_compiler=why_not() is not None)
+    """Those of this compiler; where there is none of it and nothing can be compiled, of any."""
+    found = entries.find(folder, key)
+    return found or (entries.find(folder, key._replace(compiler="*")) if why_not() else [])
 
 
 def _load(source: str, name: str) -> tuple[ctypes.CDLL, Path]:

@@ -125,8 +125,7 @@ def key(source: str) -> Key:
     found = recipe()
     made_of = [source, found.isa, found.flags, platform.machine(), __version__, entries.FORMAT]
     code = hashlib.sha256(json.dumps([*made_of, _headers(source, found.include)]).encode())
-    compiler = _found(asked(), os.environ.get("PATH"))[0]
-    return Key(code.hexdigest()[:32], _identity(compiler) if compiler else "none")
+    return Key(code.hexdigest()[:32], _identity(asked(), os.environ.get("PATH")))
 
 
 def build(source: str, name: str, folder: Path, target: Path) -> ctypes.CDLL:
@@ -222,14 +221,21 @@ def _run(command: list[str], work: Path, name: str) -> tuple[int, str]:
 @functools.lru_cache(maxsize=8)
 def _found(compiler: str | None, path: str | None) -> tuple[host.Compiler | None, str]:
     """The compiler, or None and why."""
-    return host.find_compiler({**os.environ, "CXX": compiler or ""}, NAMES)
+    try:
+        return host.find_compiler({**os.environ, "CXX": compiler or ""}, NAMES)
+    except ValueError as error:
+        return None, f"no C++ compiler (CXX={compiler}: {error})"
 
 
 @functools.lru_cache(maxsize=8)
-def _identity(compiler: host.Compiler) -> str:
-    """A digest of what it says it is, and of the files that it and a launcher before it are."""
-    made_of: list[object] = [compiler.version, compiler.command]
-    for word in compiler.command:
+def _identity(compiler: str | None, search: str | None) -> str:
+    """A digest of the command and of the files that the compiler and a launcher before it are.
+
+    It is not asked for its version: to run it takes longer than to load what is kept.
+    """
+    words = compiler.split() if compiler else [name for name in NAMES if shutil.which(name)][:1]
+    made_of: list[object] = [words]
+    for word in words:
         path = shutil.which(word)
         if path is not None:
             facts = os.stat(path)

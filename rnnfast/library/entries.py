@@ -8,7 +8,6 @@ so the sum is looked at first.
 from __future__ import annotations
 
 import fcntl
-import glob
 import hashlib
 import os
 import re
@@ -79,10 +78,9 @@ def place(folder: Path, key: Key, name: str) -> Path:
     return folder / f"{shown}-{key.code}-{key.compiler}.so"
 
 
-def find(folder: Path, key: Key, any_compiler: bool) -> list[Path]:
-    """The entries of the key, intact or not."""
-    last = "*" if any_compiler else glob.escape(key.compiler)
-    return sorted(folder.glob(f"*-{key.code}-{last}.so"))
+def find(folder: Path, key: Key) -> list[Path]:
+    """The entries of the key, intact or not; ``*`` stands for any compiler."""
+    return sorted(folder.glob(f"*-{key.code}-{key.compiler}.so"))
 
 
 def is_intact(path: Path) -> bool:
