@@ -12,11 +12,24 @@ from . import ops as _ops  # noqa: F401  registers rnnfast::scan_forward and sca
 from ._version import __version__
 from .backends.registry import BackendError, use_backend
 from .cell_modules import GRUCell, LSTMCell, RNNCell
-from .cells import CELLS, CellSpec
+from .cells import CELLS, CellSpec, StepError, block_linear, cell
 from .clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
 from .explain import Explanation, explain
+from .family import (
+    SLSTM,
+    BlockGRU,
+    CoupledLSTM,
+    IndRNN,
+    LayerNormGRU,
+    LayerNormLSTM,
+    LiGRU,
+    MinGRU,
+    MinLSTM,
+    PeepholeLSTM,
+)
 from .functional import scan
 from .modules import GRU, LSTM, MGU, RNN, AllStates
+from .own_modules import Recurrent, RecurrentCell
 from .tuning import Tuning, tune
 
 from . import compat  # isort: skip  builds on the modules
@@ -30,16 +43,31 @@ __all__ = [
     "LSTM",
     "MGU",
     "RNN",
+    "SLSTM",
     "AllStates",
     "BackendError",
+    "BlockGRU",
     "CellSpec",
+    "CoupledLSTM",
     "Explanation",
     "GRUCell",
+    "IndRNN",
     "LSTMCell",
+    "LayerNormGRU",
+    "LayerNormLSTM",
+    "LiGRU",
+    "MinGRU",
+    "MinLSTM",
+    "PeepholeLSTM",
     "RNNCell",
+    "Recurrent",
+    "RecurrentCell",
     "Replacement",
+    "StepError",
     "Tuning",
     "__version__",
+    "block_linear",
+    "cell",
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",

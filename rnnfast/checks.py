@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from .cells import CELLS
+from .cells import CELLS, CellSpec
 from .problem import KINDS, Scan, kind_of
+from .surroundings import constant_while_tracing
 
 
 def check_names(scan: Scan) -> None:
@@ -75,7 +77,7 @@ def _check_counts(scan: Scan) -> None:
 
 
 def _check_input_dtype(scan: Scan) -> None:
-    dtype = scan.weights[0].dtype
+    dtype = scan.dtype
     if not dtype.is_floating_point and not dtype.is_complex:
         raise TypeError(f"weights should be floating point or complex, got {dtype}")
     is_number = scan.input.is_floating_point() or scan.input.is_complex()
@@ -95,15 +97,17 @@ def _check_input_dtype(scan: Scan) -> None:
 
 def _check_shapes(scan: Scan) -> None:
     spec = scan.spec
-    w_hh = scan.weight("w_hh")
-    assert w_hh is not None
-    if w_hh.dim() != 2 or w_hh.shape[0] % spec.gates != 0 or w_hh.shape[0] == 0:
-        raise RuntimeError(f"w_hh should be [{spec.gates}*H, P], got {list(w_hh.shape)}")
     T, B = scan.input.shape[:2]
-    GH, P = w_hh.shape
-    H = GH // spec.gates
-    expected = {"w_hh": (GH, P if spec.projected else H), "b_hh": (GH,), "b_ih": (GH,)}
-    expected["w_hr"] = (P, H)
+    H, P = _own_sizes(scan) if spec.own else _sizes(scan)
+    GH = spec.gates * H
+    expected: dict[str, tuple[int, ...]] = {
+        "w_hh": (GH, P),
+        "b_hh": (GH,),
+        "b_ih": (GH,),
+        "w_hr": (P, H),
+    }
+    if spec.own:
+        expected.update(_own_shapes(scan.cell, H))
     if scan.kind == "dense":
         expected["w_ih"] = (GH, scan.input.shape[2])
     elif scan.kind == "tokens":
@@ -115,10 +119,46 @@ def _check_shapes(scan: Scan) -> None:
     ):
         if tuple(weight.shape) != expected[name]:
             raise RuntimeError(f"{name} should be {list(expected[name])}, got {list(weight.shape)}")
-    for name, state, width in zip(spec.states, scan.states, (P, H), strict=False):
+    widths = spec.state_widths(P, H)
+    for name, state, width in zip(spec.states, scan.states, widths, strict=False):
         if tuple(state.shape) != (B, width):
             raise RuntimeError(f"state {name} should be {[B, width]}, got {list(state.shape)}")
     check_lengths_and_resets(scan.lengths, scan.resets, T, B)
+
+
+def _sizes(scan: Scan) -> tuple[int, int]:
+    """H and P of a built-in cell, by its w_hh."""
+    spec, w_hh = scan.spec, scan.weight("w_hh")
+    assert w_hh is not None
+    if w_hh.dim() != 2 or w_hh.shape[0] % spec.gates != 0 or w_hh.shape[0] == 0:
+        raise RuntimeError(f"w_hh should be [{spec.gates}*H, P], got {list(w_hh.shape)}")
+    GH, P = w_hh.shape
+    H = GH // spec.gates
+    return H, P if spec.projected else H
+
+
+def _own_sizes(scan: Scan) -> tuple[int, int]:
+    """H twice, of a cell of one's own: by its w_ih, or the gates where they are given."""
+    spec, w_ih = scan.spec, scan.weight("w_ih")
+    GH = scan.input.shape[2] if w_ih is None else w_ih.shape[0]
+    if GH % spec.gates != 0 or GH == 0 or (w_ih is not None and w_ih.dim() != 2):
+        what = "gates should be [T, B, " if w_ih is None else "w_ih should be ["
+        more = "]" if w_ih is None else ", I]"
+        shape = list(scan.input.shape if w_ih is None else w_ih.shape)
+        raise RuntimeError(f"{what}{spec.gates}*H{more}, got {shape}")
+    return int(GH // spec.gates), int(GH // spec.gates)
+
+
+@constant_while_tracing
+def _own_shapes(cell: str, H: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """(name, shape) of the weights of a cell of one's own that no product of the input needs."""
+    return _own_shapes_once(CELLS[cell], H)
+
+
+@functools.lru_cache(maxsize=256)
+def _own_shapes_once(spec: CellSpec, H: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    names = spec.weight_names("gates", True)
+    return tuple((name, spec.weight_shape(name, H)) for name in names)
 
 
 def check_lengths_and_resets(lengths: Tensor | None, resets: Tensor | None, T: int, B: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "doctor": ("rnnfast.doctor", "versions, what was built, which backends are usable"),
     "tune": ("rnnfast.tune_cli", "measures this machine, for auto to choose by"),
+    "compile": ("rnnfast.compile_cli", "compiles a cell of one's own ahead of time"),
     "inspect": ("rnnfast.inspect.cli", "kernels as machine code: registers, spills, instructions"),
     "demo": ("rnnfast.text.demo", "trains a language model on The Time Machine, twice"),
     "lm": ("rnnfast.text.cli_lm", "language models: train, generate, eval, compare"),

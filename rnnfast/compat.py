@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from . import modules
-from .recurrent import Recurrent
+from .recurrent import RecurrentLayer
 
 
 class RNN(modules.RNN, nn.RNN):
@@ -70,7 +70,7 @@ def replace(model: nn.Module, fullgraph: bool = False) -> Replacement:
     report = Replacement(model)
     made: dict[nn.Module, nn.Module] = {}
     for name, layer in list(model.named_modules(remove_duplicate=False)):
-        if not _is_recurrent(layer) or isinstance(layer, Recurrent):
+        if not _is_recurrent(layer) or isinstance(layer, RecurrentLayer):
             continue
         reason = why_left(layer)
         if reason is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from . import _ext
+from . import _ext, library
 from ._build import host, nvcc
 from ._version import __version__
 
@@ -29,6 +29,7 @@ def report() -> str:
         ("OpenMP", [("runtimes loaded", ", ".join(openmp_runtimes()) or "none")]),
         ("Backends", _backends()),
         ("Tuning", _tuning()),
+        ("Cells of one's own", _cells()),
         ("Environment", _environment()),
     ]
     return "\n\n".join(_section(title, list(rows)) for title, rows in sections)
@@ -129,6 +130,13 @@ def _tuning() -> list[Row]:
     if not own.points and not own.calls:
         known = "by the tables that ship; `python -m rnnfast tune` measures this machine"
     return [("auto goes", known)]
+
+
+def _cells() -> list[Row]:
+    why_not = library.why_not()
+    if why_not is not None:
+        return [("compiled", f"not here: {why_not}")]
+    return [("compiled", f"{len(library.listed())} so far, in {library.folder()}")]
 
 
 def _environment() -> list[Row]:

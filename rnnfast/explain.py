@@ -11,7 +11,7 @@ from .backends import registry
 from .backends.preference import order
 from .backends.registry import AUTO, requested_backend
 from .problem import Problem, Stack
-from .recurrent import Recurrent
+from .recurrent import RecurrentLayer
 from .selection import (
     asked_of,
     call_of,
@@ -73,7 +73,7 @@ class Explanation:
 
 
 def explain(
-    layer: Recurrent,
+    layer: RecurrentLayer,
     input: Tensor | PackedSequence,
     *,
     lengths: Tensor | None = None,
@@ -103,14 +103,14 @@ def explain(
 
 
 def described(
-    layer: Recurrent,
+    layer: RecurrentLayer,
     input: Tensor | PackedSequence,
     lengths: Tensor | None,
     resets: Tensor | None,
     return_all_states: bool,
 ) -> tuple[Stack, Problem]:
     """The layers and the problem of the first that such a call is. TypeError for another layer."""
-    if not isinstance(layer, Recurrent):
+    if not isinstance(layer, RecurrentLayer):
         raise TypeError(f"layer should be a layer of rnnfast, got: {type(layer).__name__}")
     has_lengths = lengths is not None or isinstance(input, PackedSequence)
     weights = layer._weights()

@@ -25,15 +25,16 @@ COUNTER = "torch.utils.flop_counter"
 
 def _products(scan: Scan) -> tuple[int, int]:
     """FLOPs of (the input's product, the recurrent ones) over all steps."""
-    w_hh, w_hr = scan.weight("w_hh"), scan.weight("w_hr")
-    assert w_hh is not None
+    names = scan.spec.weight_names(scan.kind, scan.has_bias)
     steps = scan.input.shape[0] * scan.input.shape[1]
-    recurrent = 2 * steps * w_hh.shape[0] * w_hh.shape[1]
-    if w_hr is not None:
-        recurrent += 2 * steps * w_hr.shape[0] * w_hr.shape[1]
-    if scan.kind != "dense":  # tokens are looked up
-        return 0, recurrent
-    return 2 * steps * w_hh.shape[0] * scan.input.shape[2], recurrent
+    # every number of a matrix is multiplied once a step, also where it is block-diagonal
+    of_each = {
+        name: 2 * steps * weight.numel()
+        for name, weight in zip(names, scan.weights, strict=True)
+        if weight.dim() > 1
+    }
+    input = of_each.pop("w_ih", 0)
+    return 0 if scan.kind == "tokens" else input, sum(of_each.values())
 
 
 def _forward(*args: Any, out_val: Any = None, **_: Any) -> int:

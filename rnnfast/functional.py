@@ -41,15 +41,15 @@ def scan(
         cell: a name of ``rnnfast.cells.CELLS``, which also says where each formula is from.
         input: float [T, B, I]; int64 [T, B], tokens, the same numbers as their one-hot of width I;
             or with ``projected=True`` the gates ``x W_ihᵀ + b_ih`` [T, B, G*H] themselves.
-        states: initial states: h [B, P] and, for an LSTM, c [B, H].
+        states: initial states, the output's [B, P] and every other [B, H]: h and, for an LSTM, c.
         weights: ``w_ih`` [G*H, I], ``w_hh`` [G*H, P], ``b_ih``, ``b_hh`` [G*H], ``w_hr`` [P, H], of
             these the ones that the cell has, the biases both or neither; with ``projected=True``
-            without ``w_ih`` and ``b_ih``.
+            without ``w_ih`` and ``b_ih``. Then the further parameters of a cell of one's own.
         lengths: int64 [B] on the input's device. From its end on, a sequence's outputs are 0 and
             its state is frozen; a reversed scan starts at each sequence's own last step.
         resets: bool [T, B]. Where true, the state is replaced by 0 before x[t] is consumed, and no
             gradient crosses.
-        all_states: return the cell state of each step too.
+        all_states: return every other state of each step too (LSTM: c).
         grad_clip_time: v clips the gradient of the states, wherever a step hands it to the one
             before, to [-v, v]; ("zero", v) zeroes what is beyond; 0 is off (docs/clipping.md).
         checkpoint_every: k > 0 makes training keep the states of every k-th step only, and compute
@@ -97,7 +97,7 @@ def _scan(
     asked = Scan(cell, kind, input, list(states), list(weights), lengths, resets, options)
     check_names(asked)
     dtypes = [s.dtype for s in asked.states]
-    cast = cast_of(asked.spec, device, around.autocast, asked.weights[0].dtype, dtypes)
+    cast = cast_of(asked.spec, device, around.autocast, asked.dtype, dtypes)
     with without_autocast(device, around.autocast is not None):
         if cast is not None:
             asked = _cast_scan(asked, cast.computed)

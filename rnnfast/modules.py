@@ -8,18 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .recurrent import AllStates, Recurrent
+from .masks import Zoneout
+from .recurrent import AllStates, RecurrentLayer
 from .time_clip import GradClipTime
 
 __all__ = ["GRU", "LSTM", "MGU", "RNN", "AllStates"]
 
 
-class RNN(Recurrent):
+class RNN(RecurrentLayer):
     """Elman RNN: h' = tanh or relu (x W_ihᵀ + b_ih + h W_hhᵀ + b_hh). As :class:`torch.nn.RNN`.
 
     ``grad_clip_time``: limits the gradient between the steps of BPTT (docs/clipping.md).
     ``checkpoint_every=k``: training keeps the states of every k-th step only and computes the steps
     in between once more in backward (docs/checkpointing.md).
+    ``recurrent_dropout``, ``zoneout``, ``weight_dropout``: docs/recurrent-dropout.md.
     """
 
     _suffix = " tensor"
@@ -39,6 +41,9 @@ class RNN(Recurrent):
         *,
         grad_clip_time: GradClipTime = 0.0,
         checkpoint_every: int = 0,
+        recurrent_dropout: float = 0.0,
+        zoneout: Zoneout = 0.0,
+        weight_dropout: float = 0.0,
         **unknown: Any,
     ) -> None:
         _reject(type(self), unknown)
@@ -62,18 +67,20 @@ class RNN(Recurrent):
             dtype=dtype,
         )
         self._set_bptt(grad_clip_time, checkpoint_every)
+        self._set_masks(recurrent_dropout, zoneout, weight_dropout)
 
     def _cell(self) -> str:
         return "rnn_tanh" if self.mode == "RNN_TANH" else "rnn_relu"
 
 
-class LSTM(Recurrent):
+class LSTM(RecurrentLayer):
     """Long short-term memory, with ``proj_size`` its projected form. As :class:`torch.nn.LSTM`.
 
     c' = σ(f) ⊙ c + σ(i) ⊙ tanh(g); h' = σ(o) ⊙ tanh(c'), times W_hr where projected.
     ``grad_clip_time``: limits the gradient between the steps of BPTT (docs/clipping.md).
     ``checkpoint_every=k``: training keeps the states of every k-th step only and computes the steps
     in between once more in backward (docs/checkpointing.md).
+    ``recurrent_dropout``, ``zoneout``, ``weight_dropout``: docs/recurrent-dropout.md.
     """
 
     _label = "LSTM"
@@ -93,6 +100,9 @@ class LSTM(Recurrent):
         *,
         grad_clip_time: GradClipTime = 0.0,
         checkpoint_every: int = 0,
+        recurrent_dropout: float = 0.0,
+        zoneout: Zoneout = 0.0,
+        weight_dropout: float = 0.0,
     ) -> None:
         nn.RNNBase.__init__(
             self,
@@ -109,6 +119,7 @@ class LSTM(Recurrent):
             dtype,
         )
         self._set_bptt(grad_clip_time, checkpoint_every)
+        self._set_masks(recurrent_dropout, zoneout, weight_dropout)
 
     # helpers that subclasses of torch.nn's layer call; RNNBase has them for one state only
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
@@ -141,7 +152,7 @@ class LSTM(Recurrent):
         return f"Expected hidden[{index}] size {expected}, got {got}"
 
 
-class GRU(Recurrent):
+class GRU(RecurrentLayer):
     """Gated recurrent unit. As :class:`torch.nn.GRU`, and with ``reset_after=False`` the paper's.
 
     h' = (1 − z) ⊙ n + z ⊙ h, where torch's n = tanh(x W_in + b_in + r ⊙ (h W_hn + b_hn)), and the
@@ -149,6 +160,7 @@ class GRU(Recurrent):
     ``grad_clip_time``: limits the gradient between the steps of BPTT (docs/clipping.md).
     ``checkpoint_every=k``: training keeps the states of every k-th step only and computes the steps
     in between once more in backward (docs/checkpointing.md).
+    ``recurrent_dropout``, ``zoneout``, ``weight_dropout``: docs/recurrent-dropout.md.
     """
 
     _label = "GRU"
@@ -172,6 +184,9 @@ class GRU(Recurrent):
         reset_after: bool = True,
         grad_clip_time: GradClipTime = 0.0,
         checkpoint_every: int = 0,
+        recurrent_dropout: float = 0.0,
+        zoneout: Zoneout = 0.0,
+        weight_dropout: float = 0.0,
         **unknown: Any,
     ) -> None:
         _reject(type(self), unknown)
@@ -194,6 +209,7 @@ class GRU(Recurrent):
             dtype=dtype,
         )
         self._set_bptt(grad_clip_time, checkpoint_every)
+        self._set_masks(recurrent_dropout, zoneout, weight_dropout)
 
     def _cell(self) -> str:
         return "gru" if self.reset_after else "gru_reset_before"
@@ -202,7 +218,7 @@ class GRU(Recurrent):
         return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
 
 
-class MGU(Recurrent):
+class MGU(RecurrentLayer):
     """Minimal gated unit (Zhou et al., arXiv:1603.09420): a GRU with one gate.
 
     f = σ(x W_ifᵀ + b_if + h W_hfᵀ + b_hf), n = tanh(x W_inᵀ + b_in + (f ⊙ h) W_hnᵀ + b_hn),
@@ -211,6 +227,7 @@ class MGU(Recurrent):
     ``grad_clip_time``: limits the gradient between the steps of BPTT (docs/clipping.md).
     ``checkpoint_every=k``: training keeps the states of every k-th step only and computes the steps
     in between once more in backward (docs/checkpointing.md).
+    ``recurrent_dropout``, ``zoneout``, ``weight_dropout``: docs/recurrent-dropout.md.
     """
 
     _label = "MGU"
@@ -229,6 +246,9 @@ class MGU(Recurrent):
         *,
         grad_clip_time: GradClipTime = 0.0,
         checkpoint_every: int = 0,
+        recurrent_dropout: float = 0.0,
+        zoneout: Zoneout = 0.0,
+        weight_dropout: float = 0.0,
     ) -> None:
         nn.RNNBase.__init__(
             self,
@@ -245,6 +265,7 @@ class MGU(Recurrent):
         )
         self._set_gates("MGU")
         self._set_bptt(grad_clip_time, checkpoint_every)
+        self._set_masks(recurrent_dropout, zoneout, weight_dropout)
 
     def _cell(self) -> str:
         return "mgu"

@@ -79,8 +79,8 @@ def _fake_forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[
     check_metadata(scan)
     problem = problem_of(scan)
     T, B, H, P = problem.T, problem.B, problem.H, problem.P
-    new = scan.weights[0].new_empty
-    final = [new(B, width) for width in (P, H)[: len(scan.states)]]
+    new = scan.states[0].new_empty
+    final = [new(B, width) for width in problem.spec.state_widths(P, H)]
     trace = [new(T, B, H) for _ in final[1:]] if scan.options.all_states else []
     saved = []
     if scan.options.training:
@@ -93,7 +93,7 @@ def _fake_forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[
 def _fake_backward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     given = named(BACKWARD, args)
     scan, needs = scan_of(given), Needs(*given["needs"])
-    dinput = _contiguous_like(scan.input) if needs.input else scan.weights[0].new_empty(0)
+    dinput = _contiguous_like(scan.input) if needs.input else scan.states[0].new_empty(0)
     dstates = [_contiguous_like(s) for s in scan.states] if needs.states else []
     dweights = [_contiguous_like(w) for w in scan.weights] if needs.weights else []
     return dinput, dstates, dweights

@@ -68,7 +68,7 @@ class Scan(NamedTuple):
 
     Attributes:
         input: [T, B, I] dense, [T, B, G*H] gates, or int64 [T, B] tokens.
-        states: initial states, h [B, P] and, for LSTM, c [B, H].
+        states: initial states, the output's [B, P] and every other [B, H] (LSTM: h, c).
         weights: as ``CellSpec.weight_names`` orders them.
         lengths: int64 [B] or None. resets: bool [T, B] or None.
     """
@@ -87,6 +87,11 @@ class Scan(NamedTuple):
         return CELLS[self.cell]
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and so of every number; of the states where the cell has no weights."""
+        return (self.weights or self.states)[0].dtype
+
+    @property
     def tensors(self) -> list[Tensor]:
         """Those that may have gradients."""
         return [self.input, *self.states, *self.weights]
@@ -102,7 +107,7 @@ class Scan(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> Scan:
         """The scan with its numbers in ``dtype``."""
-        if self.weights[0].dtype == dtype:
+        if self.dtype == dtype:
             return self
         return self._replace(
             input=self.input if self.kind == "tokens" else self.input.to(dtype),
@@ -114,7 +119,8 @@ class Scan(NamedTuple):
         found = dict(
             zip(self.spec.weight_names(self.kind, self.has_bias), self.weights, strict=True)
         )
-        return StepWeights(found["w_hh"], found.get("b_hh"), found.get("w_hr"))
+        params = {param.name: found[param.name] for param in self.spec.params}
+        return StepWeights(found.get("w_hh"), found.get("b_hh"), found.get("w_hr"), params)
 
 
 class ScanResult(NamedTuple):
@@ -170,6 +176,8 @@ class Stack(NamedTuple):
         weights: for each layer and direction (forward, then reverse) its list.
         dropout: the probability between layers, of effect while ``training`` only.
         grad_clip_time, checkpoint_every: as ``Options`` has them.
+        recurrent_dropout: a probability, of effect while ``training``; zoneout: one for each state,
+            or none at all (``masks``).
     """
 
     cell: str
@@ -183,6 +191,8 @@ class Stack(NamedTuple):
     batch_first: bool = False
     grad_clip_time: float = 0.0
     checkpoint_every: int = 0
+    recurrent_dropout: float = 0.0
+    zoneout: tuple[float, ...] = ()
 
     @property
     def directions(self) -> int:
@@ -190,18 +200,19 @@ class Stack(NamedTuple):
 
     @property
     def output_size(self) -> int:
-        return self.weights[0][1].shape[1]
+        if CELLS[self.cell].projected:
+            return self.weights[0][1].shape[1]
+        return self.hidden_size
 
 
 class StackResult(NamedTuple):
-    """``y`` [T, B, D*P] (or batch first), ``final``: a state each, [D*L, B, P] and for c
-    [D*L, B, H]; ``h``, ``c``: of each layer all states [T, B, D*P] and [T, B, D*H], where asked
-    for; ``whole``: torch computed all of it in its one call."""
+    """``y`` [T, B, D*P] (or batch first), ``final``: a state each, the output's [D*L, B, P], every
+    other [D*L, B, H]; ``every``: a list for each state, of each layer all states [T, B, D*P] and
+    [T, B, D*H], empty unless asked for; ``whole``: torch computed all of it in its one call."""
 
     y: Tensor
     final: list[Tensor]
-    h: list[Tensor]
-    c: list[Tensor]
+    every: list[list[Tensor]]
     whole: bool
 
 
@@ -245,10 +256,7 @@ def kind_of(input: Tensor) -> str:
 def problem_of(scan: Scan) -> Problem:
     """The metadata of ``scan``, as it stands now (tracing and transforms included; autocast has
     done its work on a scan)."""
-    w_hh = scan.weight("w_hh")
-    assert w_hh is not None
-    input, spec = scan.input, scan.spec
-    H = w_hh.shape[0] // spec.gates
+    input = scan.input
     if scan.kind == "dense":
         width = input.shape[2]
     elif scan.kind == "tokens":
@@ -259,12 +267,12 @@ def problem_of(scan: Scan) -> Problem:
         scan.cell,
         scan.kind,
         input.device.type,
-        w_hh.dtype,
+        scan.dtype,
         input.shape[0],
         input.shape[1],
         width,
-        H,
-        w_hh.shape[1],
+        scan.states[-1].shape[1],
+        scan.states[0].shape[1],
         scan.has_bias,
         scan.lengths is not None,
         scan.resets is not None,

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from . import checks, repeat
-from .cells import CELLS
+from . import checks, masks, repeat
+from .cells import CELLS, CellSpec
+from .masks import Zoneout
 from .packing import Packing
 from .problem import Stack, StackResult, kind_of
 from .stack import run_packed, run_stack
@@ -29,6 +30,13 @@ class AllStates(NamedTuple):
     c: list[Tensor] | None
 
 
+def _all_states(shown: dict[str, list[Tensor]]) -> AllStates | dict[str, list[Tensor]]:
+    """By their names where they are not h, or h and c."""
+    if tuple(shown) in (("h",), ("h", "c")):
+        return AllStates(shown["h"], shown.get("c"))
+    return shown
+
+
 class _Layout(NamedTuple):
     """How the input came in, to give the output back the same way."""
 
@@ -36,7 +44,7 @@ class _Layout(NamedTuple):
     packed: PackedSequence | None
 
 
-class Recurrent(nn.RNNBase):
+class RecurrentLayer(nn.RNNBase):
     """What RNN, LSTM and GRU share.
 
     A subclass of ``nn.RNNBase`` and not of ``nn.LSTM`` and so on, at which torch.compile would
@@ -49,6 +57,10 @@ class Recurrent(nn.RNNBase):
     # docs/clipping.md; here for layers that were made or pickled without it
     grad_clip_time = 0.0  # type: GradClipTime  # no annotation: torch.jit would read it
     checkpoint_every = 0
+    # docs/recurrent-dropout.md
+    recurrent_dropout = 0.0
+    zoneout = 0.0  # type: Zoneout
+    weight_dropout = 0.0
 
     def _cell(self) -> str:
         raise NotImplementedError
@@ -75,10 +87,12 @@ class Recurrent(nn.RNNBase):
                 no wait for the device.
             resets: bool [T, B], laid out as the input is. Where true, the states are replaced by 0
                 before that step is consumed, and no gradient crosses.
-            return_all_states: also return :class:`AllStates`.
+            return_all_states: also return :class:`AllStates`; of a cell whose states have other
+                names than h and c a dict of lists by these names.
 
         Returns:
-            output [T, B, D*P] as the input is laid out, and h_n [D*L, B, P] (LSTM: (h_n, c_n)).
+            output [T, B, D*P] as the input is laid out, and h_n [D*L, B, P] (LSTM: (h_n, c_n); a
+            tuple for every cell with several states, as hx).
 
         Raises:
             ValueError, RuntimeError: torch.nn's, with its words; ValueError also for lengths
@@ -88,7 +102,7 @@ class Recurrent(nn.RNNBase):
         """
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, lengths, resets, return_all_states)
-        weights = self._weights()
+        weights = self._called_weights()
         facts = None
         plain = lengths is None and resets is None and not return_all_states
         if plain and not torch.compiler.is_compiling():
@@ -151,6 +165,14 @@ class Recurrent(nn.RNNBase):
             flat = iter(self._flat_weights)
         return [[next(flat) for _ in names] for names in self._all_weights]
 
+    def _called_weights(self) -> list[list[Tensor]]:
+        """``_weights``, in training with the masks of ``weight_dropout``."""
+        weights = self._weights()
+        if self.weight_dropout == 0 or not self.training:
+            return weights
+        names = self._spec().weight_names("dense", self.bias)
+        return masks.dropped(weights, names.index("w_hh"), self.weight_dropout)
+
     def _any_replaced(self) -> bool:
         parameters = self._parameters  # faster than getattr, which also finds what took its place
         flat, refs = self._flat_weights, self._flat_weight_refs
@@ -181,6 +203,8 @@ class Recurrent(nn.RNNBase):
             batch_first,
             as_option(self.grad_clip_time),
             checks.check_checkpoint_every(self.checkpoint_every),
+            self.recurrent_dropout,
+            () if self.zoneout == 0 else masks.zoneout_of(self._spec(), self.zoneout),
         )
 
     def _set_bptt(self, grad_clip_time: GradClipTime, checkpoint_every: int) -> None:
@@ -188,9 +212,26 @@ class Recurrent(nn.RNNBase):
         self.grad_clip_time = grad_clip_time
         self.checkpoint_every = checks.check_checkpoint_every(checkpoint_every)
 
+    def _set_masks(self, recurrent_dropout: float, zoneout: Zoneout, weight_dropout: float) -> None:
+        """Raises TypeError, ValueError for what is no probability, or of no use to the cell."""
+        spec = self._spec()
+        self.recurrent_dropout = masks.check_probability("recurrent_dropout", recurrent_dropout)
+        self.weight_dropout = masks.check_probability("weight_dropout", weight_dropout)
+        self.zoneout = zoneout
+        if weight_dropout != 0 and spec.recurrent is None:
+            raise ValueError(f"weight_dropout: the cell {spec.name!r} has no weight_hh")
+        masks.check_cell(
+            spec,
+            self.hidden_size,
+            self.bias,
+            self._parameters["weight_ih_l0"],
+            recurrent_dropout,
+            masks.zoneout_of(spec, zoneout),
+        )
+
     def _set_gates(self, mode: str) -> None:
         """Parameters of as many gates as the cell has, of a cell that torch.nn has no mode for."""
-        self.mode, gates = mode, CELLS[self._cell()].gates
+        self.mode, gates = mode, self._spec().gates
         for name in self._flat_weights_names:
             of_one_gate = getattr(self, name)
             shape = (gates * of_one_gate.shape[0], *of_one_gate.shape[1:])
@@ -200,13 +241,17 @@ class Recurrent(nn.RNNBase):
 
     def flatten_parameters(self) -> None:
         """As torch.nn's, for the cells that cuDNN has."""
-        if CELLS[self._cell()].torch_mode is not None:
+        if self._spec().torch_mode is not None:
             super().flatten_parameters()
 
     def extra_repr(self) -> str:
         clip, every = self.grad_clip_time, self.checkpoint_every
         shown = super().extra_repr() + (f", grad_clip_time={clip}" if clip != 0 else "")
-        return shown + (f", checkpoint_every={every}" if every != 0 else "")
+        shown += f", checkpoint_every={every}" if every != 0 else ""
+        for name in ("recurrent_dropout", "zoneout", "weight_dropout"):
+            value = getattr(self, name)
+            shown += f", {name}={value}" if value != 0 else ""
+        return shown
 
     # --- the states ----------------------------------------------------------------------------
 
@@ -216,14 +261,16 @@ class Recurrent(nn.RNNBase):
     def _join_hidden(self, states: Sequence[Tensor]) -> Any:
         return states[0]
 
+    def _spec(self) -> CellSpec:
+        return CELLS[self._cell()]
+
     def _zero_states(self, input: Tensor) -> Any:
         """Zeros as this layer takes them, for batched input."""
         batch = input.shape[0 if self.batch_first else 1]
         rows = self.num_layers * (2 if self.bidirectional else 1)
-        widths = self._state_widths()[: len(CELLS[self._cell()].states)]
         zeros = [
             torch.zeros(rows, batch, width, dtype=input.dtype, device=input.device)
-            for width in widths
+            for width in self._state_widths()
         ]
         return self._join_hidden(zeros)
 
@@ -315,7 +362,7 @@ class Recurrent(nn.RNNBase):
                 )
 
     def _state_widths(self) -> tuple[int, ...]:
-        return (self.proj_size or self.hidden_size, self.hidden_size)
+        return self._spec().state_widths(self.proj_size or self.hidden_size, self.hidden_size)
 
     def _wrong_size(self, index: int, expected: tuple[int, ...], got: list[int]) -> str:
         return f"Expected hidden size {expected}, got {got}"
@@ -336,7 +383,7 @@ class Recurrent(nn.RNNBase):
     def _results(
         self, result: StackResult, layout: _Layout, return_all_states: bool
     ) -> tuple[Any, ...]:
-        y, final, h, c, _ = result
+        y, final, every, _ = result
         if not layout.batched:
             y = y.squeeze(0 if self.batch_first else 1)
             final = [s.squeeze(1) for s in final]
@@ -348,8 +395,11 @@ class Recurrent(nn.RNNBase):
                 return states.squeeze(1)
             return states.transpose(0, 1) if self.batch_first else states
 
-        cells = [laid_out(s) for s in c] if len(CELLS[self._cell()].states) > 1 else None
-        return y, self._join_hidden(final), AllStates([laid_out(s) for s in h], cells)
+        shown = {
+            name: [laid_out(s) for s in layers]
+            for name, layers in zip(self._spec().states, every, strict=True)
+        }
+        return y, self._join_hidden(final), _all_states(shown)
 
     # --- PackedSequence ------------------------------------------------------------------------
 
@@ -370,7 +420,7 @@ class Recurrent(nn.RNNBase):
         checks.check_packed(packed)
         batch = int(packed.batch_sizes[0])
         states = self._batch_hidden(hx, batched=True)
-        weights = self._weights()
+        weights = self._called_weights()
         self._check(packed.data, states, weights, batch)
         if states is not None and packed.sorted_indices is not None:
             states = [s.index_select(1, packed.sorted_indices) for s in states]

@@ -28,6 +28,8 @@ def facts(layer: Any, input: Tensor, hx: Any, weight: Tensor) -> tuple[Any, ...]
         # torch's one call serves layers with these only where no gradient is wanted
         or layer.grad_clip_time != 0
         or layer.checkpoint_every != 0
+        or layer.zoneout != 0
+        or (layer.training and (layer.recurrent_dropout != 0 or layer.weight_dropout != 0))
         or torch._C._is_any_autocast_enabled()
         or in_dispatch_mode()
         or torch._C._get_tracing_state() is not None  # each call is to be recorded the same way

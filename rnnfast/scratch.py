@@ -27,7 +27,7 @@ def scratch_scan(scan: Scan) -> ScanResult:
     input past an end is never read, be it NaN or a token out of range. ``grad_clip_time`` limits
     the gradient of the states that a step begins with.
     """
-    storage = scan.weights[0].dtype
+    storage = scan.dtype
     result = scratch_loop(without_padding(scan).to(wide(storage)))
     return result if storage == wide(storage) else result.to(storage)
 

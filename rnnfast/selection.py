@@ -14,6 +14,7 @@ from .backends import measured, qualified, registry
 from .backends.base import Backend, Call
 from .backends.registry import AUTO, requested_backend
 from .cells import CELLS
+from .masks import masked
 from .problem import Options, Problem, Stack, changed, index_of, kind_of
 from .surroundings import surroundings
 
@@ -52,11 +53,15 @@ def asked_of(
     if around.autocast is not None:
         cast = _cast_for(stack, input, hx, around.autocast)
     training = _differentiable(stack, input if data is None else data, hx, around.recorded)
+    cell, kind = stack.cell, kind_of(input)
+    dtype = weight.dtype if cast is None else cast.computed
+    if (other := masked(stack, dtype)) is not None:
+        (cell, dtype), kind = other, "gates"
     first = Problem(
-        stack.cell,
-        kind_of(input),
+        cell,
+        kind,
         input.device.type,
-        weight.dtype if cast is None else cast.computed,
+        dtype,
         input.shape[T],
         input.shape[B],
         weight.shape[1],
@@ -98,7 +103,8 @@ def problems_of(first: Problem, num_layers: int, directions: int) -> list[Proble
     found = []
     for layer in range(num_layers):
         if layer > 0:
-            first = changed(first, kind="dense", I=directions * first.P)
+            kind = first.kind if first.kind == "gates" else "dense"  # with masks
+            first = changed(first, kind=kind, I=directions * first.P)
         for direction in range(directions):
             options = changed(first.options, reverse=direction == 1)
             found.append(changed(first, options=options))

@@ -16,6 +16,7 @@ from .cells import CELLS
 from .checks import check_tokens, check_values
 from .direct import run_directions, run_whole
 from .functional import run_chosen
+from .masks import masked, with_masks
 from .problem import Problem, Scan, ScanResult, Stack, StackResult, changed, kind_of
 from .selection import (
     Assigned,
@@ -44,7 +45,7 @@ def run_stack(
 
     Args:
         input: [T, B, I] or tokens [T, B]; [B, T, …] if ``stack.batch_first``.
-        hx: a state each, [D*L, B, P] and for c [D*L, B, H]; None: zeros.
+        hx: a state each, the output's [D*L, B, P], every other [D*L, B, H]; None: zeros.
         lengths: int64 [B]. resets: bool [T, B] (always time first).
         dropout: what draws the masks between layers: (x [T, B, D*P], probability) -> x.
     """
@@ -132,12 +133,13 @@ def _cast_back(result: StackResult, cast: Cast | None) -> StackResult:
     """The results in the dtypes that autocast has them returned in."""
     if cast is None:
         return result
-    h, *rest = cast.states
     return StackResult(
-        result.y.to(h),
+        result.y.to(cast.states[0]),
         [s.to(dtype) for s, dtype in zip(result.final, cast.states, strict=True)],
-        [s.to(h) for s in result.h],
-        [s.to(rest[0]) for s in result.c],
+        [
+            [s.to(dtype) for s in layers]
+            for layers, dtype in zip(result.every, cast.states, strict=False)
+        ],
         result.whole,
     )
 
@@ -154,7 +156,7 @@ def _cast_stack(
 def _zeros(stack: Stack, problem: Problem, input: Tensor) -> list[Tensor]:
     rows = stack.num_layers * stack.directions
     dtype = zeros_dtype(stack, input)
-    widths = (problem.P, problem.H)[: len(CELLS[stack.cell].states)]
+    widths = CELLS[stack.cell].state_widths(problem.P, problem.H)
     return [
         torch.zeros(rows, problem.B, width, dtype=dtype, device=input.device) for width in widths
     ]
@@ -174,29 +176,26 @@ def _run_layers(
     if at_once is not None:
         return at_once
     finals: list[list[Tensor]] = []
-    all_h: list[Tensor] = []
-    all_c: list[Tensor] = []
+    every: list[list[Tensor]] = []  # of each layer, a tensor a state
     for layer in range(stack.num_layers):
         if layer > 0 and stack.training and stack.dropout != 0:
             x = dropout(x, stack.dropout)
         rows = slice(layer * stack.directions, (layer + 1) * stack.directions)
         scans = [
-            Scan(stack.cell, one.kind, x, states, weights, lengths, resets, one.options)
+            Scan(stack.cell, kind_of(x), x, states, weights, lengths, resets, one.options)
             for (one, _), states, weights in zip(
                 assigned[rows], per_row[rows], stack.weights[rows], strict=True
             )
         ]
-        results = _run_layer(scans, assigned[rows])
+        results = _run_layer(stack, scans, assigned[rows])
         outputs = [result.y for result in results]
         finals += [result.final for result in results]
-        traces = [t for result in results for t in result.trace]
         x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
         if assigned[0].problem.options.all_states:
-            all_h.append(x)
-            if traces:
-                all_c.append(torch.cat(traces, -1))
+            traces = zip(*(result.trace for result in results), strict=True)
+            every.append([x, *(torch.cat(both, -1) for both in traces)])
     final = [torch.stack(series) for series in zip(*finals, strict=False)]
-    return StackResult(x, final, all_h, all_c, False)
+    return StackResult(x, final, [list(layers) for layers in zip(*every, strict=True)], False)
 
 
 def _run_at_once(
@@ -224,11 +223,22 @@ def _run_at_once(
     results = run_whole(scans, backend)
     finals = zip(*(result.final for result in results), strict=True)
     final = [torch.stack(series) for series in finals]
-    return StackResult(results[-1].y, final, [], [], False)
+    return StackResult(results[-1].y, final, [], False)
 
 
-def _run_layer(scans: list[Scan], assigned: Sequence[Assigned]) -> list[ScanResult]:
-    """The directions of a layer: at once where the backend wants that, else one by one."""
+def _run_layer(stack: Stack, scans: list[Scan], assigned: Sequence[Assigned]) -> list[ScanResult]:
+    """The directions of a layer, with their masks."""
+    if (other := masked(stack, scans[0].dtype)) is not None:
+        if not assigned[0].problem.tracing:
+            check_values(scans[0])
+        storage = scans[0].dtype
+        scans = [with_masks(scan, stack, other) for scan in scans]
+        return [result.to(storage) for result in _run_directions(scans, assigned)]
+    return _run_directions(scans, assigned)
+
+
+def _run_directions(scans: list[Scan], assigned: Sequence[Assigned]) -> list[ScanResult]:
+    """At once where the backend wants that, else one by one."""
     problem, backend = assigned[0]
     together = backend.paired and len(scans) > 1 and all(b is backend for _, b in assigned)
     seen = problem.tracing or problem.transformed

@@ -24,7 +24,7 @@ from .backends.measured import Point
 from .backends.registry import use_backend
 from .explain import described
 from .problem import Stack
-from .recurrent import Recurrent
+from .recurrent import RecurrentLayer
 from .selection import call_key, problems_of
 
 SECONDS = 1.0  # for one call, at most, but for one that takes longer itself
@@ -59,7 +59,7 @@ class Tuning:
 
 
 def tune(
-    layer: Recurrent,
+    layer: RecurrentLayer,
     input: Tensor | PackedSequence,
     *,
     lengths: Tensor | None = None,
@@ -197,7 +197,7 @@ class Grid:
 MOST_FLOPS = 2e10  # some 0.2 s a call on two cores
 FULL = Grid((1, 5, 20, 100), (1, 8, 32, 128), (32, 64, 128, 256, 512, 1024), SECONDS)
 QUICK = Grid((1, 40), (1, 32), (64, 256), 0.5)
-_LAYERS: dict[str, Callable[..., Recurrent]] = {
+_LAYERS: dict[str, Callable[..., RecurrentLayer]] = {
     "lstm": modules.LSTM,
     "gru": modules.GRU,
     "rnn_tanh": modules.RNN,

@@ -19,7 +19,7 @@ from rnnfast.backends.checkpointed import Checkpointed
 from rnnfast.ops import pack
 from rnnfast.problem import Scan, problem_of
 
-from .cases import OPTIONS, Case, leaves, oracle, refusal, scan_of, small, with_gradients
+from .cases import BUILT_IN, OPTIONS, Case, leaves, oracle, refusal, scan_of, small, with_gradients
 from .layers import makers
 from .oracle import assert_all_close_to_oracle
 from .test_cpu import saved_bytes
@@ -73,7 +73,7 @@ def skip_if_refused(case: Case, backend: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda o: "-".join(map(str, o)) or "plain")
-@pytest.mark.parametrize("cell", rnnfast.CELLS)
+@pytest.mark.parametrize("cell", BUILT_IN)
 @BACKENDS
 @pytest.mark.usefixtures("poisoned")
 def test_every_option_in_double(backend: str, cell: str, options: dict) -> None:
@@ -86,7 +86,7 @@ def test_every_option_in_double(backend: str, cell: str, options: dict) -> None:
 
 @pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["plain", "everything"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("cell", rnnfast.CELLS)
+@pytest.mark.parametrize("cell", BUILT_IN)
 @BACKENDS
 def test_lower_precisions(backend: str, cell: str, dtype: torch.dtype, options: dict) -> None:
     """Judged as without it, so summing the segments' gradients costs no digits."""
@@ -98,7 +98,7 @@ def test_lower_precisions(backend: str, cell: str, dtype: torch.dtype, options: 
 
 cases = st.builds(
     Case,
-    cell=st.sampled_from(sorted(rnnfast.CELLS)),
+    cell=st.sampled_from(sorted(BUILT_IN)),
     T=st.integers(1, 12),
     B=st.integers(1, 3),
     I=st.integers(1, 3),
@@ -124,7 +124,7 @@ def test_any_length_of_segment(backend: str, case: Case, every: int) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["plain", "everything"])
-@pytest.mark.parametrize("cell", rnnfast.CELLS)
+@pytest.mark.parametrize("cell", BUILT_IN)
 @BACKENDS
 def test_the_op_gives_what_eager_code_gives(backend: str, cell: str, options: dict) -> None:
     case = Case(cell, **options)
@@ -134,7 +134,7 @@ def test_the_op_gives_what_eager_code_gives(backend: str, cell: str, options: di
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
-@pytest.mark.parametrize("cell", rnnfast.CELLS)
+@pytest.mark.parametrize("cell", BUILT_IN)
 def test_gradients_clipped_in_time_are_clipped_at_the_borders_too(backend: str, cell: str) -> None:
     case = Case(cell, T=11, reverse=True, lengths=True, clip=0.05)
     whole, cut = (run(case, backend, torch.float64, every) for every in (0, 4))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-import rnnfast
-
 from . import cases
-from .cases import OPTIONS, Case, oracle
+from .cases import BUILT_IN, OPTIONS, Case, oracle
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("cell", rnnfast.CELLS)
+@pytest.mark.parametrize("cell", BUILT_IN)
 def test_both_loops_agree(cell: str, options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(cell, T=5, B=4, I=3, H=3, **options)
     found = []

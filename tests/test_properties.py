@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 import rnnfast
 from rnnfast.backends import registry
 
-from .cases import Case, leaves, oracle, refusal, run, scan_of
+from .cases import BUILT_IN, Case, leaves, oracle, refusal, run, scan_of
 from .oracle import assert_all_close_to_oracle
 
-CELLS = st.sampled_from(sorted(rnnfast.CELLS))
+CELLS = st.sampled_from(sorted(BUILT_IN))
 few = settings(max_examples=25, deadline=None, derandomize=True)
 
 cases = st.builds(

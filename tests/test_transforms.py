@@ -15,7 +15,7 @@ from .cases import taking
 from .layers import makers
 
 T, B, I, H = 4, 3, 2, 5
-LAYERS = makers(I, H, proj_size=2)
+LAYERS = makers(I, H, proj_size=2, own=True)
 
 
 @pytest.mark.parametrize("name", LAYERS)

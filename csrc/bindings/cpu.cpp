@@ -11,6 +11,7 @@
 
 #include "bindings/threads.h"
 #include "cpu/kernels.h"
+#include "cpu/threads.h"
 #include "scan/plan.h"
 
 namespace rnnfast {
@@ -46,10 +47,13 @@ int64_t l2_bytes() {
   return size > 0 ? size : int64_t(1) << 20;
 }
 
-HostPlan plan(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes) {
+Host host() {
   static const int64_t l2 = l2_bytes();
-  const Host host{host_threads(), cpu::kernels().vector_bytes, l2};
-  return plan_host(cell, B, H, P, scalar_bytes, host);
+  return {host_threads(), cpu::kernels().vector_bytes, l2};
+}
+
+HostPlan plan(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes) {
+  return plan_host(cell, B, H, P, scalar_bytes, host());
 }
 
 // At least `bytes` of memory that this thread's calls share, one after the other: fresh pages cost
@@ -225,6 +229,18 @@ std::string describe(const std::string& name, int64_t B, int64_t H, int64_t P, i
   return plan(find_cell(name), B, H, P, scalar_bytes).describe() + ", " + cpu::kernels().isa;
 }
 
+// For cells that are compiled at run time: (rows, units, in words).
+std::tuple<int, int, std::string> split(double weights, int gates, int meetings, int64_t B,
+                                        int64_t H, int scalar_bytes) {
+  const HostPlan chosen = plan_host({weights, gates, meetings}, B, H, scalar_bytes, host());
+  return {chosen.rows, chosen.units, chosen.describe() + ", " + cpu::kernels().isa};
+}
+
+// Their threads are ours, so that there is one OpenMP in the process.
+void run_team(int n, void (*body)(void*, int, int), void* context) {
+  cpu::on_threads(n, [&](int id, int threads) { body(context, id, threads); });
+}
+
 }  // namespace
 }  // namespace rnnfast
 
@@ -233,6 +249,9 @@ void bind_cpu(pybind11::module_& m) {
   rnnfast::watch_forks();
   m.def("cpu_isa", [] { return std::string(rnnfast::cpu::kernels().isa); });
   m.def("cpu_plan", &rnnfast::describe);
+  m.def("cpu_split", &rnnfast::split, py::arg("weights"), py::arg("gates"), py::arg("meetings"),
+        py::arg("B"), py::arg("H"), py::arg("scalar_bytes"));
+  m.def("cpu_team", [] { return reinterpret_cast<intptr_t>(&rnnfast::run_team); });
   m.def("cpu_forward", &rnnfast::forward, py::kw_only(), py::arg("cell"), py::arg("gates"),
         py::arg("fixed"), py::arg("w_hh"), py::arg("b_hh"), py::arg("w_hr"), py::arg("h0"),
         py::arg("c0"), py::arg("lengths"), py::arg("resets"), py::arg("reverse"),

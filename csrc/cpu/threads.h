@@ -1,9 +1,11 @@
 // The one place where threads start: OpenMP's, the runtime that torch has in the process.
 // RNNFAST_STD_THREADS is for ThreadSanitizer, which cannot follow the threads of a libgomp that was
-// not built for it.
+// not built for it. Code that is compiled at run time (RNNFAST_TEAM) is given a function of ours.
 #pragma once
 
-#if defined(RNNFAST_STD_THREADS)
+#if defined(RNNFAST_TEAM)
+#include "cpu/steps/arguments.h"
+#elif defined(RNNFAST_STD_THREADS)
 #include <thread>
 #include <vector>
 #else
@@ -12,10 +14,19 @@
 
 namespace rnnfast::cpu {
 
+#if defined(RNNFAST_TEAM)
+extern steps::Team team;
+#endif
+
 // body(thread, how many there are) on n threads, or on fewer if no more are to be had.
 template <class Body>
 void on_threads(int n, const Body& body) {
-#if defined(RNNFAST_STD_THREADS)
+#if defined(RNNFAST_TEAM)
+  const auto call = [](void* context, int id, int threads) {
+    (*static_cast<const Body*>(context))(id, threads);
+  };
+  team(n, call, const_cast<Body*>(&body));
+#elif defined(RNNFAST_STD_THREADS)
   std::vector<std::thread> others;
   for (int id = 1; id < n; ++id) others.emplace_back([&body, id, n] { body(id, n); });
   body(0, n);

@@ -13,10 +13,9 @@ constexpr double kPointwiseNsPerVector = 12;  // for each gate
 constexpr double kBarrierNs = 400;
 constexpr double kTeamNs = 300;  // opening a team of threads, spread over some thirty steps
 
-double step_ns(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes,
-               const Host& host, int rows, int units) {
-  const double weights =
-      double(cell.gates * H * P + (cell.projected() ? H * P : 0)) / units;  // of one thread
+double step_ns(const StepCost& step, int64_t B, int64_t H, int scalar_bytes, const Host& host,
+               int rows, int units) {
+  const double weights = step.weights / units;  // of one thread
   const double own_rows = double((B + rows - 1) / rows);
   const double rate = kFlopsPerNsPerByte * host.vector_bytes * 4 / scalar_bytes;
   const double multiply = 2 * weights * own_rows / rate;
@@ -25,8 +24,8 @@ double step_ns(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar
       bytes / (bytes < 0.75 * double(host.l2_bytes) ? kL2BytesPerNs : kL3BytesPerNs);
   const double lanes = double(host.vector_bytes) / scalar_bytes;
   const double pointwise =
-      own_rows * std::max(1.0, double(H) / lanes / units) * cell.gates * kPointwiseNsPerVector;
-  const int barriers = units == 1 ? 0 : cell.phase_count;
+      own_rows * std::max(1.0, double(H) / lanes / units) * step.gates * kPointwiseNsPerVector;
+  const int barriers = units == 1 ? 0 : step.meetings;
   const double team = rows * units == 1 ? 0 : kTeamNs;
   return std::max(multiply, load) + pointwise + team + barriers * kBarrierNs * (1 + 0.1 * units);
 }
@@ -38,14 +37,20 @@ constexpr int kMaxSharedRows = 64;
 
 HostPlan plan_host(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes,
                    const Host& host) {
+  const int64_t outputs = cell.gates * H + (cell.projected() ? H : 0);
+  const StepCost step{double(outputs * P), cell.gates, cell.phase_count};
+  return plan_host(step, B, H, scalar_bytes, host);
+}
+
+HostPlan plan_host(const StepCost& step, int64_t B, int64_t H, int scalar_bytes, const Host& host) {
   HostPlan best;
-  best.step_ns = step_ns(cell, B, H, P, scalar_bytes, host, 1, 1);
+  best.step_ns = step_ns(step, B, H, scalar_bytes, host, 1, 1);
   // a panel of the backward product is four vectors wide: more unit parts would have nothing to do
   const int64_t panels = std::max<int64_t>(1, H * scalar_bytes / (4 * host.vector_bytes));
   for (int rows = 1; rows <= host.threads && rows <= std::max<int64_t>(B, 1); ++rows) {
     for (int units = 1; rows * units <= host.threads && units <= panels; ++units) {
       if (units > 1 && rows > kMaxSharedRows) break;
-      const double ns = step_ns(cell, B, H, P, scalar_bytes, host, rows, units);
+      const double ns = step_ns(step, B, H, scalar_bytes, host, rows, units);
       if (ns < best.step_ns) best = {rows, units, ns};
     }
   }

@@ -26,7 +26,15 @@ struct HostPlan {
   std::string describe() const;
 };
 
+// What the cost model looks at: of a step's products the weights, of its pointwise part the gates,
+// and how often threads that share the hidden units meet.
+struct StepCost {
+  double weights = 0;
+  int gates = 1, meetings = 1;
+};
+
 // The rows × units of at most host.threads that the cost model expects to be fastest.
+HostPlan plan_host(const StepCost& step, int64_t B, int64_t H, int scalar_bytes, const Host& host);
 HostPlan plan_host(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes,
                    const Host& host);
 

@@ -121,5 +121,5 @@ def _drop_earlier_build(build_lib: Path, build: Path) -> None:
 
 
 def _pack_sources(csrc: Path, target: Path) -> None:
-    """Ship the C++ sources in the wheel, where tools that show them find them."""
+    """Ship the C++ sources in the wheel: cells of one's own are compiled with its headers."""
     shutil.copytree(csrc, target, dirs_exist_ok=True)

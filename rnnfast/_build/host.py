@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,17 +22,20 @@ class Compiler:
         return self.version
 
 
-def find_compiler(env: Mapping[str, str] | None = None) -> tuple[Compiler | None, str]:
-    """The compiler that CXX names, else c++, g++ or clang++ on PATH; or None and why."""
+def find_compiler(
+    env: Mapping[str, str] | None = None, names: Sequence[str] = ("c++", "g++", "clang++")
+) -> tuple[Compiler | None, str]:
+    """The compiler that CXX names, else the first of ``names`` on PATH; or None and why."""
     env = os.environ if env is None else env
     named = shlex.split(env.get("CXX", ""))
-    for command in [named] if named else [["c++"], ["g++"], ["clang++"]]:
+    for command in [named] if named else [[name] for name in names]:
         if shutil.which(command[0], path=env.get("PATH", "")) is None:
             continue
         version = _first_line([*command, "--version"], env)
         if version:
             return Compiler(tuple(command), version), ""
-    tried = f"CXX={env['CXX']} does not run" if named else "no c++, g++ or clang++ on PATH"
+    none = f"no {', '.join(names[:-1])} or {names[-1]} on PATH"
+    tried = f"CXX={env['CXX']} does not run" if named else none
     return None, f"no C++ compiler ({tried})"
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..autodiff import differentiate, recording
 from ..cells import CellSpec
+from ..cells.masked import MaskedCell
 from ..problem import (
     Cotangents,
     Gradients,
@@ -230,6 +231,15 @@ class KernelBackend(Backend):
 
 def _leaf(tensor: Tensor, wanted: bool) -> Tensor:
     return tensor.detach().requires_grad_(wanted)
+
+
+def why_not_own(problem: Problem) -> str | None:
+    """The reason of a backend whose kernels are written by hand, a cell each."""
+    if isinstance(problem.spec, MaskedCell):
+        return f"its kernels have no masks (for {', '.join(problem.spec.masks)})"
+    if problem.spec.own:
+        return "it has kernels for the built-in cells only, not for cells of one's own"
+    return None
 
 
 def why_no_kernel(problem: Problem, device: str, dtypes: Sequence[torch.dtype]) -> str | None:

@@ -55,7 +55,7 @@ class Checkpointed(Backend):
 
     def saved_like(self, problem: Problem) -> list[TensorLike]:
         borders = (problem.T - 1) // self.every
-        widths = (problem.P, problem.H)[: len(problem.spec.states)]
+        widths = problem.spec.state_widths(problem.P, problem.H)
         return [((borders, problem.B, width), problem.dtype) for width in widths]
 
     def forward(self, scan: Scan) -> tuple[ScanResult, list[Tensor]]:

@@ -32,6 +32,7 @@ from ..products.arithmetic import Rounding
 from ..products.gates import GateMajor
 from ..products.gradients import Backward
 from ..products.projection import own_projection
+from . import own_cpu
 from .base import KernelBackend, TensorLike, why_no_kernel
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -48,11 +49,19 @@ class Cpu(KernelBackend):
         return self._missing
 
     def why_not(self, problem: Problem) -> str | None:
-        return why_no_kernel(problem, "cpu", DTYPES)
+        reason = why_no_kernel(problem, "cpu", DTYPES)
+        if reason is None and problem.spec.own:
+            reason = own_cpu.why_not(problem.cell, problem.H, problem.bias, problem.dtype)
+        return reason
 
     def strategy(self, problem: Problem) -> str:
+        if problem.spec.own:
+            return own_cpu.strategy(problem)
         bytes_each = wide(problem.dtype).itemsize
         return module().cpu_plan(problem.cell, problem.B, problem.H, problem.P, bytes_each)
+
+    def saved_like(self, problem: Problem) -> list[TensorLike]:
+        return own_cpu.saved_like(problem) if problem.spec.own else super().saved_like(problem)
 
     def saved_as(self, name: str, problem: Problem) -> TensorLike:
         T, B, H, dtype = problem.T, problem.B, problem.H, problem.dtype
@@ -61,6 +70,8 @@ class Cpu(KernelBackend):
         return (T, B, problem.spec.gates * H), dtype if dtype == wide(dtype) else torch.int16
 
     def forward(self, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
+        if scan.spec.own:
+            return own_cpu.forward(scan)
         storage = scan.weights[0].dtype
         training, all_states = scan.options.training, scan.options.all_states
         own = scan.to(wide(storage))
@@ -95,6 +106,8 @@ class Cpu(KernelBackend):
         return result, self.to_save(scan, made)
 
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
+        if scan.spec.own:
+            return own_cpu.backward(scan, saved, cotangents, needs)
         storage = scan.weights[0].dtype
         dtype = wide(storage)
         own, y, spec = scan.to(dtype), cast(saved.y, dtype), scan.spec

@@ -85,7 +85,7 @@ class TorchNative(CompositeBackend):
             batch_first=stack.batch_first,
             batch_sizes=batch_sizes,
         )
-        return StackResult(y, final, [], [], True)
+        return StackResult(y, final, [], True)
 
     def strategy(self, problem: Problem) -> str:
         if problem.device == "cuda":

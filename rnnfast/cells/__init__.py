@@ -8,14 +8,25 @@ Shapes in this folder: B batch, I input size, H hidden size, P output size (the 
 H), G gates.
 """
 
-from .gru import GRU, GRU_RESET_BEFORE
-from .lstm import LSTM, LSTM_PROJ
-from .mgu import MGU
-from .rnn import RNN_RELU, RNN_TANH
-from .spec import CellSpec, Product, States, StepWeights, Value
+from .blocks import block_linear
+from .built_in import BUILT_IN  # before the family: CELLS is in this order
+from .family import FAMILY
+from .own import CELLS, OwnCell, cell
+from .spec import CellSpec, Param, Product, States, StepWeights, Value
+from .step_error import StepError
 
-CELLS: dict[str, CellSpec] = {
-    spec.name: spec for spec in (RNN_TANH, RNN_RELU, LSTM, LSTM_PROJ, GRU, GRU_RESET_BEFORE, MGU)
-}
-
-__all__ = ["CELLS", "CellSpec", "Product", "States", "StepWeights", "Value"]
+__all__ = [
+    "BUILT_IN",
+    "CELLS",
+    "FAMILY",
+    "CellSpec",
+    "OwnCell",
+    "Param",
+    "Product",
+    "States",
+    "StepError",
+    "StepWeights",
+    "Value",
+    "block_linear",
+    "cell",
+]

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 
-@dataclass(frozen=True)
 class StepWeights:
-    """The weights that a step reads: ``w_hh`` [G*H, P], ``b_hh`` [G*H] or None, ``w_hr`` [P, H]."""
+    """The weights that a step reads: ``w_hh`` [G*H, P], ``b_hh`` [G*H] or None, ``w_hr`` [P, H],
+    and by their names the further parameters of a cell of one's own."""
 
-    w_hh: Tensor
-    b_hh: Tensor | None = None
-    w_hr: Tensor | None = None
+    def __init__(
+        self,
+        w_hh: Tensor | None = None,
+        b_hh: Tensor | None = None,
+        w_hr: Tensor | None = None,
+        params: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.w_hh: Tensor = w_hh  # type: ignore[assignment]  # None where not `recurrent`
+        self.b_hh, self.w_hr = b_hh, w_hr
+        self.__dict__.update(params or {})
+
+    def __getattr__(self, name: str) -> Tensor:  # where there is no such attribute
+        known = ", ".join(n for n, weight in self.__dict__.items() if weight is not None)
+        raise AttributeError(f"the cell has no weight {name!r}; there are: {known}")
 
 
 States = tuple[Tensor, ...]
@@ -42,6 +55,19 @@ class Value(NamedTuple):
     activation: str | None = None
 
 
+class Param(NamedTuple):
+    """A further weight of a cell of one's own.
+
+    ``shape``: a size for each axis, separated by commas, in H (hidden units), G (gates), whole
+    numbers and the cell's settings: "H", "2*H", "heads, H/heads, H/heads". ``init`` fills the new
+    tensor in place; None: U(-1/√H, 1/√H), as torch.nn's.
+    """
+
+    name: str
+    shape: str
+    init: Callable[[Tensor], Any] | None = None
+
+
 @dataclass(frozen=True)
 class CellSpec:
     """A recurrent cell.
@@ -61,6 +87,12 @@ class CellSpec:
         wide_under_autocast: states whose dtype torch's CPU kernels keep where it is wider than
             autocast's.
         source: where the formula comes from.
+        own: the cell is made of its step alone (``rnnfast.cell``): ``products`` and ``saved`` are
+            found from it, and there may be any number of states, each [B, H].
+        params: further weights, in order.
+        recurrent: the shape of ``w_hh``, written as those of ``params`` are; None: the cell has
+            neither ``w_hh`` nor ``b_hh``.
+        settings: whole numbers that the shapes name, and their values.
         projected: the output is ``W_hr`` times the hidden units, so that P may be less than H.
         has_cell_state: there is a state that is no output.
         saves_gates: false where all that backward needs is the output.
@@ -71,13 +103,17 @@ class CellSpec:
     gates: int
     states: tuple[str, ...]
     step: Step
-    products: tuple[Product, ...]
-    saved: tuple[Value, ...]
+    products: tuple[Product, ...] = ()
+    saved: tuple[Value, ...] = ()
     torch_mode: str | None = None
     own_product_gate: int | None = None
     reads_h: bool = False
     wide_under_autocast: tuple[str, ...] = ()
     source: str = ""
+    own: bool = False
+    params: tuple[Param, ...] = ()
+    recurrent: str | None = "G*H, H"
+    settings: tuple[tuple[str, int], ...] = ()
 
     # derived, once
     projected: bool = field(init=False)
@@ -91,7 +127,7 @@ class CellSpec:
 
         derive("projected", any(product.weight == "w_hr" for product in self.products))
         derive("has_cell_state", len(self.states) > 1)
-        derive("saves_gates", self.saved[0].name != self.states[0])
+        derive("saves_gates", bool(self.saved) and self.saved[0].name != self.states[0])
         more = self.saved[self.gates :]
         derive("extra", more[0].name if more else None)
 
@@ -100,9 +136,69 @@ class CellSpec:
 
         ``kind="gates"`` (the input is already projected) has neither ``w_ih`` nor ``b_ih``.
         """
-        names = ["w_hh"] if kind == "gates" else ["w_ih", "w_hh"]
+        of_input = [] if kind == "gates" else ["w_ih"]
+        recurrent = ["w_hh"] if self.recurrent is not None else []
+        names = [*of_input, *recurrent]
         if bias:
-            names += ["b_hh"] if kind == "gates" else ["b_ih", "b_hh"]
+            names += [name.replace("w_", "b_") for name in names]
         if self.projected:
             names.append("w_hr")
-        return tuple(names)
+        return (*names, *(param.name for param in self.params))
+
+    def state_widths(self, P: int, H: int) -> tuple[int, ...]:
+        """Of each state, with an output of width P."""
+        return (P, *(H for _ in self.states[1:]))
+
+    def weight_shape(self, name: str, H: int) -> tuple[int, ...]:
+        """Of ``w_hh``, ``b_hh`` or a parameter of a cell of one's own with H hidden units.
+
+        Raises:
+            ValueError: a size that is not a whole number greater than 0.
+        """
+        names = {"H": H, "G": self.gates, **dict(self.settings)}
+        shapes = {param.name: param.shape for param in self.params}
+        if name in ("b_hh", "b_ih") and name not in shapes:
+            return (self.gates * H,)
+        return sizes_of(shapes[name] if name in shapes else self.recurrent or "", names, name)
+
+
+_OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b,
+    ast.FloorDiv: lambda a, b: a / b,
+}
+
+
+def sizes_of(shape: str, names: Mapping[str, int], of: str) -> tuple[int, ...]:
+    """The sizes that ``shape`` ("2*H", "heads, H/heads") means; ``of``: whose, for errors."""
+
+    def value(node: ast.expr) -> Fraction:
+        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
+            right = value(node.right)
+            if not right and isinstance(node.op, (ast.Div, ast.FloorDiv)):
+                raise ValueError(f"shape {shape!r} of {of!r} divides by 0")
+            return _OPERATIONS[type(node.op)](value(node.left), right)
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            return Fraction(node.value)
+        if isinstance(node, ast.Name) and node.id in names:
+            return Fraction(names[node.id])
+        raise ValueError(
+            f"shape {shape!r} of {of!r}: expected whole numbers, + - * / and the names "
+            f"{', '.join(names)}"
+        )
+
+    try:
+        tree = ast.parse(f"({shape},)", mode="eval").body
+    except SyntaxError:
+        raise ValueError(f"shape {shape!r} of {of!r} is no list of sizes") from None
+    assert isinstance(tree, ast.Tuple)
+    sizes = [value(node) for node in tree.elts]
+    if not sizes or any(size.denominator != 1 or size <= 0 for size in sizes):
+        shown = ", ".join(f"{name} = {number}" for name, number in names.items())
+        raise ValueError(
+            f"shape {shape!r} of {of!r} should give whole sizes greater than 0 with {shown}, got "
+            f"{[str(size) for size in sizes]}"
+        )
+    return tuple(int(size) for size in sizes)

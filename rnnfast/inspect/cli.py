@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from ..cells import CELLS
+from ..cells import BUILT_IN
 from . import cuda, triton
 from .sass import ToolError
 from .table import render
@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
         "(bytes), stack (bytes), spills, tensor-core products and instruction counts.",
     )
     made.add_argument("--backend", choices=["cuda", "triton"], default="triton")
-    made.add_argument("--cell", choices=list(CELLS), default="lstm")
+    made.add_argument("--cell", choices=[spec.name for spec in BUILT_IN], default="lstm")
     made.add_argument("--hidden", type=int, default=128, help="H (default 128)")
     made.add_argument("--proj", type=int, default=0, help="P of lstm_proj (default H)")
     made.add_argument("--batch", type=int, default=16, help="B, for the plan (default 16)")

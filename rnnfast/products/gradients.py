@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -64,6 +64,11 @@ class Backward(NamedTuple):
         for name in scan.spec.weight_names(scan.kind, scan.has_bias):
             made[name] = makers[name]()
         return list(made.values())
+
+    def of_projection(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Of the weights of the input that are among ``names``."""
+        makers = {"w_ih": self._w_ih, "b_ih": lambda: self._sum(self.dgates.of_input())}
+        return {name: makers[name]() for name in names if name in makers}
 
     def _w_ih(self) -> Tensor:
         rows, clean = self.dgates.of_input(), without_padding(self.scan).input

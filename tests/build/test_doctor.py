@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rnnfast import _ext, doctor
+from rnnfast import _ext, doctor, library
 from rnnfast._version import __version__
 from rnnfast.backends import registry
 
@@ -37,6 +37,14 @@ def test_a_missing_extension_is_shown_with_its_reason(monkeypatch):
     monkeypatch.setattr(_ext, "build_record", lambda: None)
     extension = section(doctor.report(), "Extension")
     assert "not usable: built against another torch" in extension
+
+
+def test_whether_cells_can_be_compiled(monkeypatch, tmp_path):
+    monkeypatch.setenv("RNNFAST_CACHE", str(tmp_path))
+    monkeypatch.setattr(library, "why_not", lambda: None)
+    assert f"0 so far, in {tmp_path / 'cells'}" in section(doctor.report(), "Cells of one's own")
+    monkeypatch.setattr(library, "why_not", lambda: "no C++ compiler")
+    assert "not here: no C++ compiler" in section(doctor.report(), "Cells of one's own")
 
 
 def test_main_prints_the_report(capsys):

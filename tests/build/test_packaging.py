@@ -21,6 +21,12 @@ import torch, rnnfast, rnnfast._ext as e
 assert torch.isfinite(rnnfast.LSTM(3, 4)(torch.randn(5, 2, 3))[0]).all()
 print(rnnfast.__file__); print(e.why_missing())
 """
+COMPILE_A_CELL = """
+from rnnfast import library
+source = '#include "cpu/panel.h"\\nextern "C" __attribute__((visibility("default"))) '
+source += "int lanes() { return rnnfast::cpu::RNNFAST_ISA::Vec<float>::kLanes; }"
+print(library.load(source, name="a").lanes(), library.include_folder())
+"""
 
 
 def build(project: Path, kind: str, **env: str) -> Path:
@@ -61,6 +67,9 @@ def test_a_wheel_made_without_a_compiler_is_pure_runs_and_says_what_it_lacks(pro
     assert not [n for n in names if n.endswith(".so")]
     assert "rnnfast/_csrc/cuda/solo/sequence.cu" in names
     assert "rnnfast/_csrc/sources.txt" in names
+    headers = {p.relative_to(project / "csrc") for p in (project / "csrc").rglob("*.h")}
+    assert {Path("cpu/vec.h"), Path("cells/math.h"), Path("scan/rules.h")} <= headers
+    assert {f"rnnfast/_csrc/{header}" for header in headers} <= set(names)
     done = python(RUN_A_LAYER, site)
     assert done.returncode == 0, done.stdout
     file, reason = done.stdout.splitlines()[-2:]
@@ -106,3 +115,8 @@ def test_the_real_wheel_from_the_sdist_loads_its_extension(project, tmp_path):
     file, reason = done.stdout.splitlines()[-2:]
     assert Path(file).is_relative_to(site)
     assert reason == "None"
+    done = python(COMPILE_A_CELL, site, RNNFAST_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stdout
+    lanes, include = done.stdout.split()
+    assert int(lanes) in (4, 8, 16)
+    assert Path(include) == site / "rnnfast/_csrc"

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 import rnnfast
 from rnnfast.backends import registry
 
-from ..cases import Case, leaves, oracle, refusal, run
+from ..cases import BUILT_IN, Case, leaves, oracle, refusal, run
 from ..oracle import assert_all_close_to_oracle
 from ..test_matrix import check
 
-CELLS = list(rnnfast.CELLS)
+CELLS = list(BUILT_IN)
 BACKENDS = [name for name in registry.BACKENDS if name != "torch"]
 
 

@@ -21,9 +21,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--contract-impl",
         dest="contract_impl",
-        choices=("rnnfast", "torch"),
+        choices=("rnnfast", "torch", "own"),
         default="rnnfast",
-        help="run the drop-in contract on rnnfast (default) or on torch.nn, whose contract it is",
+        help="run the drop-in contract on rnnfast (default), on torch.nn, whose contract it is, or "
+        "on the same layers stated as cells of one's own",
     )
 
 
@@ -33,11 +34,20 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def _impl(config: pytest.Config) -> str:
+    found: str = config.getoption("contract_impl", "rnnfast")
+    return found
+
+
 def _on_torch(config: pytest.Config) -> bool:
-    return config.getoption("contract_impl", "rnnfast") == "torch"
+    return _impl(config) == "torch"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if _impl(config) == "own":
+        for item in items:
+            if "constructor" in item.nodeid or "proj" in item.nodeid:
+                item.add_marker(pytest.mark.skip(reason="a cell of one's own has no proj_size"))
     if not _on_torch(config):
         return
     for item in items:
@@ -49,7 +59,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     on_torch = _on_torch(metafunc.config)
     if "family" in metafunc.fixturenames:
-        metafunc.parametrize("family", ["torch"] if on_torch else ["layers", "compat"])
+        families = {"torch": ["torch"], "own": ["own"]}.get(_impl(metafunc.config))
+        metafunc.parametrize("family", families or ["layers", "compat"])
     if "backend" in metafunc.fixturenames:
         metafunc.parametrize(
             "backend", ["torch.nn"] if on_torch else ["auto", "reference"], indirect=True
@@ -59,6 +70,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _namespace(family: str) -> ModuleType:
     if family == "torch":
         return nn
+    if family == "own":
+        from tests.contract import own
+
+        return own
     import rnnfast
     import rnnfast.compat
 
@@ -74,7 +89,8 @@ def make(family: str) -> Maker:
 @pytest.fixture
 def make_layer(request: pytest.FixtureRequest) -> Maker:
     """As `make`, for rnnfast.* only: where rnnfast.compat.* could not differ."""
-    return Maker(_namespace("torch" if _on_torch(request.config) else "layers"))
+    impl = _impl(request.config)
+    return Maker(_namespace("layers" if impl == "rnnfast" else impl))
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ import os
 import pytest
 import torch
 
-import rnnfast
 from rnnfast.backends import registry
 
-from ..cases import Case, leaves, run, scan_of
+from ..cases import BUILT_IN, Case, leaves, run, scan_of
 from ..cuda_cases import EVERYTHING, LARGE, SIZES, TEAMS, Run, check, forced, matrix
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic, as `poisoned` asks for
@@ -39,7 +38,7 @@ def test_teams_agree_with_the_naive_loop(asked: Run) -> None:
     check_on_device(asked)
 
 
-@pytest.mark.parametrize("cell", rnnfast.CELLS)
+@pytest.mark.parametrize("cell", BUILT_IN)
 @pytest.mark.parametrize("math", ["float64", "float32", "tf32", "bfloat16", "float16"])
 @pytest.mark.usefixtures("poisoned")
 def test_the_plan_of_the_cost_model(cell: str, math: str) -> None:

@@ -12,12 +12,11 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-import rnnfast
 from rnnfast.backends import registry
 from rnnfast.problem import problem_of
 from rnnfast.triton import graphs, tune
 
-from ..cases import leaves, scan_of
+from ..cases import BUILT_IN, leaves, scan_of
 from ..triton import checks
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic, as `poisoned` asks for
@@ -62,7 +61,7 @@ def fits(cell: str, strategy: str) -> None:
 
 
 @pytest.mark.parametrize("math", checks.STORED)
-@pytest.mark.parametrize("cell", rnnfast.CELLS)
+@pytest.mark.parametrize("cell", BUILT_IN)
 @pytest.mark.parametrize("strategy", checks.STRATEGIES)
 def test_values(strategy: str, cell: str, math: str) -> None:
     fits(cell, strategy)
@@ -70,7 +69,7 @@ def test_values(strategy: str, cell: str, math: str) -> None:
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reversed"])
-@pytest.mark.parametrize("cell", rnnfast.CELLS)
+@pytest.mark.parametrize("cell", BUILT_IN)
 @pytest.mark.parametrize("strategy", checks.STRATEGIES)
 def test_lengths_out_of_range(strategy: str, cell: str, reverse: bool) -> None:
     fits(cell, strategy)

@@ -11,7 +11,7 @@ import rnnfast
 from rnnfast.problem import Scan, problem_of
 from rnnfast.products.gates import slots_of
 
-from ..cases import Case, leaves, run, scan_of, small, with_gradients
+from ..cases import BUILT_IN, Case, leaves, run, scan_of, small, with_gradients
 from ..cuda_cases import EVERYTHING, MATHS, RESIDENT_CELLS, forced
 from ..oracle import largest_error
 from .backend import Simt
@@ -98,7 +98,7 @@ def test_the_order_of_threads_changes_no_bit(simt: Simt, cell: str, math: str) -
 @pytest.mark.parametrize("strategy", ["stepwise", "resident"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("all_states", [False, True], ids=["", "all_states"])
-@pytest.mark.parametrize("cell", rnnfast.CELLS)
+@pytest.mark.parametrize("cell", BUILT_IN)
 def test_what_is_saved_is_what_was_announced_and_inference_saves_nothing(
     simt: Simt, cell: str, all_states: bool, dtype: torch.dtype, strategy: str
 ) -> None:
@@ -193,7 +193,7 @@ def test_checkpoints_change_the_launches_only(simt: Simt, cell: str, strategy: s
 
 
 @pytest.mark.parametrize("strategy", ["stepwise", "resident"])
-@pytest.mark.parametrize("cell", rnnfast.CELLS)
+@pytest.mark.parametrize("cell", BUILT_IN)
 def test_padding_is_never_read(simt: Simt, cell: str, strategy: str) -> None:
     case = Case(cell, lengths=True)
     found = []

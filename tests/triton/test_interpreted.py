@@ -16,8 +16,7 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from rnnfast import CELLS
-
+from ..cases import BUILT_IN
 from .checks import STORED, STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,12 +63,12 @@ def test_a_few_cases(strategy: str, cases: str) -> None:
 )
 def test_the_matrix_in_part(strategy: str, cases: str) -> None:
     passed = run_pytest(MATRIX, "-k", f"triton and {cases}", strategy=strategy)
-    assert passed >= len(CELLS)
+    assert passed >= len(BUILT_IN)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", BUILT_IN)
 @pytest.mark.parametrize("strategy", ["auto", "stepwise"])
 def test_the_matrix(strategy: str, cell: str, dtype: str) -> None:
     """Every case that the backend ``cpu`` passes, but those in float64; at H = 257, the slowest,
@@ -93,12 +92,12 @@ def test_more_than_65536_steps() -> None:
 
 
 def test_what_only_this_backend_has() -> None:
-    assert run_pytest(KERNELS, "-k", "not bfloat16") == 18 + len(CELLS)
+    assert run_pytest(KERNELS, "-k", "not bfloat16") == 18 + len(BUILT_IN)
 
 
 def test_what_only_this_backend_has_stepwise() -> None:
     chosen = "several or tiny or diverging or bits"
-    assert run_pytest(KERNELS, "-k", chosen, strategy="stepwise") == 4 + len(CELLS)
+    assert run_pytest(KERNELS, "-k", chosen, strategy="stepwise") == 4 + len(BUILT_IN)
 
 
 @pytest.mark.slow
@@ -113,11 +112,11 @@ def test_what_happens_on_another_device() -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_what_lengths_out_of_range_do(strategy: str) -> None:
     chosen = f"lengths and {strategy}"
-    assert run_pytest(f"{FOLDER}/test_checks.py", "-k", chosen) == 2 * len(CELLS)
+    assert run_pytest(f"{FOLDER}/test_checks.py", "-k", chosen) == 2 * len(BUILT_IN)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("math", STORED)
 def test_the_values_that_a_gpu_is_asked_for(math: str) -> None:
     passed = run_pytest(f"{FOLDER}/test_checks.py", "-k", f"values and {math}")
-    assert passed == len(STRATEGIES) * len(CELLS)
+    assert passed == len(STRATEGIES) * len(BUILT_IN)

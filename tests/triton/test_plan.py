@@ -23,7 +23,7 @@ from rnnfast.triton.plan import (
     resident_tiling,
 )
 
-from ..cases import Case, leaves, scan_of
+from ..cases import BUILT_IN, Case, leaves, scan_of
 
 H100 = Device("H100", "90", 227 << 10)
 
@@ -50,7 +50,7 @@ def test_the_table_has_every_cell_math_and_architecture() -> None:
     assert maths == {"fp32", "tf32", "bf16", "fp16"}
     for arch in archs:
         for math in maths:
-            for cell in rnnfast.CELLS:
+            for cell in BUILT_IN:
                 for direction in ("forward", "backward"):
                     assert (arch, math, cell, direction) in table(), (arch, math, cell, direction)
 
@@ -59,7 +59,7 @@ def test_the_table_has_every_cell_math_and_architecture() -> None:
 @pytest.mark.parametrize("B", [1, 64])
 def test_stepwise_plans_ask_for_no_more_shared_memory_than_there_is(B: int, shared: int) -> None:
     device = Device("", "gfx942", shared)
-    for cell in rnnfast.CELLS:
+    for cell in BUILT_IN:
         for dtype in (torch.float32, torch.bfloat16):
             asked = problem(dtype, cell=cell, B=B, H=1000)
             for plan in candidates("forward", asked, device, strategy="stepwise"):

@@ -29,7 +29,7 @@ from ...products.gates import UnitMajor, slots_of
 from ...products.gradients import Backward
 from ...products.slots import saved_operands, slots_of_input
 from ...rules import without_padding
-from ..base import Call, KernelBackend, TensorLike, why_no_kernel
+from ..base import Call, KernelBackend, TensorLike, why_no_kernel, why_not_own
 from . import pipeline
 from .plan import Kernels, Plan, why_not_built
 
@@ -52,7 +52,7 @@ class Cuda(Kernels, KernelBackend):
         return None if torch.cuda.is_available() else "torch sees no CUDA device"
 
     def why_not(self, problem: Problem) -> str | None:
-        return why_no_kernel(problem, self.device, DTYPES)
+        return why_not_own(problem) or why_no_kernel(problem, self.device, DTYPES)
 
     def strategy(self, problem: Problem) -> str:
         forward = self.plan("forward", problem).text

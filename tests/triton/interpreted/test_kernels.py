@@ -14,7 +14,7 @@ from rnnfast.ops import pack
 from rnnfast.triton import math as activations
 from rnnfast.triton.tiles import row_scale
 
-from ...cases import Case, leaves, run, scan_of
+from ...cases import BUILT_IN, Case, leaves, run, scan_of
 from ...oracle import assert_all_close_to_oracle
 from ...test_matrix import yardsticks
 
@@ -75,7 +75,7 @@ def test_rows_are_scaled_by_powers_of_two() -> None:
     assert torch.equal(scale * inverse, torch.ones(8))
 
 
-@pytest.mark.parametrize("cell", rnnfast.CELLS)
+@pytest.mark.parametrize("cell", BUILT_IN)
 @pytest.mark.usefixtures("poisoned")
 def test_several_tiles_of_the_batch_and_of_the_units(cell: str) -> None:
     case = Case(cell, T=3, B=35, I=3, H=40, P=37, reverse=True, **EVERYTHING)

@@ -1,0 +1,52 @@
+// What a cell's generated loops are given, by Python (rnnfast/steps/run.py has the same structures).
+#pragma once
+
+#include <cstdint>
+
+namespace rnnfast::cpu::steps {
+
+// How a row of a buffer is found for sequence b at step t. `width` is in elements.
+enum class Kind : int64_t {
+  kStep,      // base [T, B, width]
+  kSequence,  // base [B, width]
+  kOld,       // the state before the step: of base [T, B, width], init [B, width], or 0
+  kOldSlot,   // the same where only two steps' are kept: base [2, B, width]
+  kNewSlot,   // the state after the step, there
+  kNew,       // the state after the step: base [T, B, width]
+  kIncoming,  // backward: the gradient of the state after the step: base [2, B, width] or init
+  kOutgoing,  // backward: that of the state before the step, there
+};
+
+struct Buffer {
+  void* base;
+  const void* init;  // the state (or gradient) that a sequence begins with
+  void* last;        // kNew, kNewSlot, kOutgoing: [B, width], what it ends with
+  int64_t width;
+  int64_t kind;
+  int64_t clear;  // whether steps past a sequence's end get zeros
+};
+
+// A strided view of a weight: of output row r and column k, at offset + r·row + k·column.
+struct View {
+  int64_t weight, offset, row, column;
+};
+
+// Runs body(context, id, n) for each id of n threads, or of fewer if no more are to be had.
+using Team = void (*)(int n, void (*body)(void* context, int id, int n), void* context);
+
+struct Arguments {
+  int64_t T, B, H;
+  int64_t reverse, training;
+  int64_t rows, units;  // the threads: parts of the batch, and of the hidden units
+  const int64_t* lengths;
+  const bool* resets;
+  const Buffer* buffers;
+  const void* const* weights;
+  const View* views;
+  const double* constants;
+  double grad_clip_time;
+  void* workspace;
+  Team team;
+};
+
+}  // namespace rnnfast::cpu::steps

@@ -1,0 +1,337 @@
+// The loop of cells that are generated from a step (rnnfast/steps): T steps over the sequences that
+// are alive, forward and backward alike. What a step does is the generated class's; the rules of a
+// scan, the rows that a step reads and writes, threads and packed weights are here.
+#pragma once
+
+#include "cpu/steps/arguments.h"
+#include "cpu/steps/math.h"
+#include "cpu/workspace.h"
+#include "scan/time_clip.h"
+
+namespace rnnfast::cpu::RNNFAST_ISA::steps {
+
+using rnnfast::cpu::steps::Arguments;
+using rnnfast::cpu::steps::Buffer;
+using rnnfast::cpu::steps::Kind;
+using rnnfast::cpu::steps::View;
+
+constexpr int kPanelUnits(int planes) { return planes == 1 ? kWide : planes == 2 ? 2 : 1; }
+
+// How many lanes of a vector exist: all, or n.
+struct Whole {
+  template <class S>
+  static Vec<S> load(const S* from) {
+    return Vec<S>::load(from);
+  }
+  template <class S>
+  static void store(Vec<S> v, S* to) {
+    v.store(to);
+  }
+};
+struct Lanes {
+  int64_t n;
+  template <class S>
+  Vec<S> load(const S* from) const {
+    return Vec<S>::load(from, n);
+  }
+  template <class S>
+  void store(Vec<S> v, S* to) const {
+    v.store(to, n);
+  }
+};
+
+// A product of the generated step: `planes` outputs for each of `width` units, over K values.
+struct Product {
+  int planes;
+  int64_t width, K;
+};
+
+// A thread's list of the sequences that are alive in the step at hand, and its rows of each buffer.
+template <class S>
+struct Live {
+  int64_t n = 0;
+  int64_t* b = nullptr;
+  bool* reset = nullptr;
+  S*** p = nullptr;      // p[buffer][i]
+  S* scalars = nullptr;  // [i, count]
+};
+
+// What every generated class has: Self is it, with kBuffers, kScalars, kBackward, product(k),
+// pack(place) and step(place, live).
+template <class Self, class S, int kProducts>
+class Pass {
+ public:
+  using V = Vec<S>;
+  static constexpr int L = V::kLanes;
+
+  explicit Pass(const Arguments& a)
+      : a_(a), rules_{a.T, a.B, a.lengths, a.resets, a.reverse != 0}, H(a.H),
+        clip_(TimeClip<S>::of(a.grad_clip_time)) {
+    Arena arena(a.workspace);
+    take(arena);
+  }
+
+  // Bytes of workspace.
+  static int64_t bytes(const Arguments& a) {
+    Pass sizes(a, nullptr);
+    Arena arena(nullptr);
+    sizes.take(arena);
+    return reinterpret_cast<int64_t>(arena.template take<char>(0)) + kLine;
+  }
+
+  void run() {
+    const Split split{int(a_.rows), int(a_.units)};
+    fill_zero(zeros_, zeros_width_);
+    with_team(split, [&](const Place& place) { self().pack(place); });
+    with_team(split, [&](const Place& place) { scan(place); });
+  }
+
+ protected:
+  const S* weight(int k) const { return static_cast<const S*>(a_.weights[k]); }
+  S constant(int k) const { return static_cast<S>(a_.constants[k]); }
+  bool training() const { return a_.training != 0; }
+
+  // Packs product k of the `planes` × `terms` views that begin at `first`; K: of each term.
+  template <int planes>
+  void pack_product(const Place& place, int k, int first, int terms, const int64_t* K) {
+    constexpr int U = kPanelUnits(planes), NV = U * planes;
+    const int64_t width = Self::product(k, H).width;
+    const Panels<S>& panels = panels_[k];
+    const Range mine = place.share(panels.count);
+    for (int64_t q = mine.begin; q < mine.end; ++q) {
+      S* to = panels.panel(q);
+      for (int term = 0; term < terms; ++term) {
+        for (int g = 0; g < planes; ++g) {
+          const View& view = a_.views[first + g * terms + term];
+          for (int u = 0; u < U; ++u) {
+            pack_columns<NV>(view, (q * U + u) * L, width, K[term], to + (u * planes + g) * L);
+          }
+        }
+        to += K[term] * NV * L;
+      }
+    }
+  }
+
+  // L columns of a panel, units [j, j + L) of a view.
+  template <int NV>
+  void pack_columns(const View& view, int64_t j, int64_t width, int64_t K, S* to) {
+    constexpr int64_t kStep = NV * L, kBlock = 32;
+    const S* from = weight(int(view.weight)) + view.offset + j * view.row;
+    for (int64_t k0 = 0; k0 < K; k0 += kBlock) {
+      const int64_t k1 = k0 + kBlock < K ? k0 + kBlock : K;
+      if (view.row == 1 && j + L <= width) {
+        for (int64_t k = k0; k < k1; ++k) {
+          V::load(from + k * view.column).store(to + k * kStep);
+        }
+        continue;
+      }
+      for (int lane = 0; lane < L; ++lane) {
+        const bool exists = j + lane < width;
+        const S* row = from + (exists ? lane * view.row : 0);
+        for (int64_t k = k0; k < k1; ++k) {
+          to[k * kStep + lane] = exists ? row[k * view.column] : S(0);
+        }
+      }
+    }
+  }
+
+  // done(i, j, lanes that exist, sums[planes]) of product k for this thread's units.
+  template <int planes, int N, class Done>
+  void multiply(const Place& place, const Live<S>& live, int k, const Segment<S> (&segments)[N],
+                const Done& done) {
+    constexpr int U = kPanelUnits(planes);
+    const Panels<S>& panels = panels_[k];
+    const int64_t width = Self::product(k, H).width;
+    const Range mine = part(panels.count, 1, place.unit, place.split.units);
+    for (int64_t q = mine.begin; q < mine.end; ++q) {
+      panel_product<U * planes>(segments, live.n, panels.panel(q), static_cast<const S*>(nullptr),
+                                [&](int64_t i, const V(&sum)[U* planes]) {
+                                  for (int u = 0; u < U; ++u) {
+                                    const int64_t j = (q * U + u) * L;
+                                    if (U > 1 && j >= width) break;
+                                    done(i, j, width - j, sum + u * planes);
+                                  }
+                                });
+    }
+  }
+
+  // body(j, lanes that exist) for this thread's part of `width` units.
+  template <class Body>
+  void units(const Place& place, int64_t width, const Body& body) const {
+    const Range mine = part(width, kWide * L, place.unit, place.split.units);
+    for (int64_t j = mine.begin; j < mine.end; j += L) body(j, width - j);
+  }
+
+  // body(j, Whole or Lanes) for all of `width` units.
+  template <class Body>
+  static void every(int64_t width, const Body& body) {
+    int64_t j = 0;
+    for (; j + L <= width; j += L) body(j, Whole{});
+    if (j < width) body(j, Lanes{width - j});
+  }
+
+  // Lanes that do not exist hold `value`, which changes no sum or largest.
+  static V held(V x, Whole, S) { return x; }
+  static V held(V x, Lanes lanes, S value) {
+    for (int64_t lane = lanes.n; lane < L; ++lane) x.v[lane] = value;
+    return x;
+  }
+
+  static S sum(V x) {
+    S total = x.v[0];
+    for (int lane = 1; lane < L; ++lane) total += x.v[lane];
+    return total;
+  }
+  static S largest(V x) {
+    S found = x.v[0];
+    for (int lane = 1; lane < L; ++lane) found = maximum(found, x.v[lane]);
+    return found;
+  }
+
+  // What a step hands to the one before: nothing across a reset, and within grad_clip_time.
+  V handed(V d, bool reset) const {
+    if (reset) d = V(S(0));
+    const V limit(clip_.limit), negative(-clip_.limit);
+    const V high = select<S>(d.v > clip_.bound, limit, d);
+    return select<S>(d.v < -clip_.bound, negative, high);
+  }
+
+  const int64_t H;
+
+ private:
+  // Sizes only.
+  Pass(const Arguments& a, std::nullptr_t) : a_(a), rules_{}, H(a.H) {}
+
+  Self& self() { return static_cast<Self&>(*this); }
+  int64_t threads() const { return a_.rows * a_.units; }
+
+  void take(Arena& arena) {
+    for (int k = 0; k < kProducts; ++k) {
+      const Product p = Self::product(k, H);
+      const int64_t columns = kPanelUnits(p.planes) * p.planes * L;
+      const int64_t count = divide_up(p.width, kPanelUnits(p.planes) * L);
+      panels_[k] = Panels<S>(arena, count * columns, columns, p.K, false);
+    }
+    int64_t widest = 1;
+    for (int k = 0; k < Self::kBuffers; ++k) {
+      if (a_.buffers[k].width > widest) widest = a_.buffers[k].width;
+    }
+    zeros_width_ = widest;
+    zeros_ = arena.template take<S>(widest);
+    b_ = arena.template take<int64_t>(threads() * stride());
+    reset_ = arena.template take<bool>(threads() * stride() * 8);
+    pointers_ = arena.template take<S*>(threads() * stride() * Self::kBuffers);
+    tables_ = arena.template take<S**>(threads() * (Self::kBuffers + 8));
+    scalars_ = arena.template take<S>(threads() * stride() * Self::kScalars * 2);
+  }
+
+  int64_t stride() const { return a_.B + 8; }
+
+  Live<S> live_of(const Place& place) const {
+    const int64_t id = place.id();
+    Live<S> live;
+    live.b = b_ + id * stride();
+    live.reset = reset_ + id * stride() * 8;
+    live.p = tables_ + id * (Self::kBuffers + 8);
+    for (int k = 0; k < Self::kBuffers; ++k) {
+      live.p[k] = pointers_ + (id * Self::kBuffers + k) * stride();
+    }
+    live.scalars = scalars_ + id * stride() * Self::kScalars * 2;
+    return live;
+  }
+
+  void scan(const Place& place) {
+    Live<S> live = live_of(place);
+    const Range mine = part(a_.B, 1, place.row, place.split.rows);
+    for (int64_t count = 0; count < a_.T; ++count) {
+      const int64_t t = rules_.time(Self::kBackward ? a_.T - 1 - count : count);
+      collect(count, t, mine, place, live);
+      self().step(place, live);
+    }
+    place.wait();
+    if (place.unit == 0) keep_last(mine);
+  }
+
+  void collect(int64_t count, int64_t t, Range mine, const Place& place, Live<S>& live) {
+    live.n = 0;
+    for (int64_t b = mine.begin; b < mine.end; ++b) {
+      if (!rules_.alive(t, b)) {
+        if (place.unit == 0) clear(t, b);
+        continue;
+      }
+      const int64_t i = live.n++;
+      live.b[i] = b;
+      live.reset[i] = rules_.reset(t, b);
+      for (int k = 0; k < Self::kBuffers; ++k) live.p[k][i] = row(a_.buffers[k], count, t, b);
+    }
+  }
+
+  S* row(const Buffer& buffer, int64_t count, int64_t t, int64_t b) const {
+    S* base = static_cast<S*>(buffer.base);
+    const S* init = static_cast<const S*>(buffer.init);
+    const int64_t w = buffer.width;
+    switch (static_cast<Kind>(buffer.kind)) {
+      case Kind::kStep:
+      case Kind::kNew:
+        return base ? base + (t * a_.B + b) * w : nullptr;
+      case Kind::kSequence:
+        return base + b * w;
+      case Kind::kOld:
+        return const_cast<S*>(rules_.previous(base, init, zeros_, t, b, w));
+      case Kind::kOldSlot:
+        if (rules_.reset(t, b)) return zeros_;
+        if (rules_.first(t, b)) return const_cast<S*>(init) + b * w;
+        return base + (((count + 1) & 1) * a_.B + b) * w;
+      case Kind::kIncoming:
+        if (t == rules_.last(b)) return const_cast<S*>(init) + b * w;
+        return base + (((count + 1) & 1) * a_.B + b) * w;
+      case Kind::kNewSlot:
+      case Kind::kOutgoing:
+        return base + ((count & 1) * a_.B + b) * w;
+    }
+    return nullptr;
+  }
+
+  void clear(int64_t t, int64_t b) {
+    for (int k = 0; k < Self::kBuffers; ++k) {
+      const Buffer& buffer = a_.buffers[k];
+      if (buffer.clear && buffer.base) {
+        fill_zero(static_cast<S*>(buffer.base) + (t * a_.B + b) * buffer.width, buffer.width);
+      }
+    }
+  }
+
+  // The count at which sequence b took its last step.
+  int64_t last_count(int64_t b) const {
+    const int64_t length = rules_.length(b);
+    if (Self::kBackward) return rules_.reverse ? length - 1 : a_.T - 1;
+    return rules_.reverse ? a_.T - 1 : length - 1;
+  }
+
+  void keep_last(Range mine) {
+    for (int k = 0; k < Self::kBuffers; ++k) {
+      const Buffer& buffer = a_.buffers[k];
+      if (!buffer.last) continue;
+      const int64_t w = buffer.width;
+      for (int64_t b = mine.begin; b < mine.end; ++b) {
+        const S* from = static_cast<const S*>(buffer.init) + b * w;
+        if (rules_.length(b) > 0) from = row(buffer, last_count(b), rules_.last(b), b);
+        copy(static_cast<S*>(buffer.last) + b * w, from, w);
+      }
+    }
+  }
+
+  const Arguments& a_;
+  const Rules rules_;
+  const TimeClip<S> clip_{};
+  Panels<S> panels_[kProducts + 1];
+  int64_t zeros_width_ = 0;
+  S* zeros_ = nullptr;
+  int64_t* b_ = nullptr;
+  bool* reset_ = nullptr;
+  S** pointers_ = nullptr;
+  S*** tables_ = nullptr;
+  S* scalars_ = nullptr;
+};
+
+}  // namespace rnnfast::cpu::RNNFAST_ISA::steps

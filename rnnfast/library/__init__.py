@@ -1,0 +1,172 @@
+"""Generated C++ as a library: compiled once on this machine, kept, checked, loaded.
+
+``load(source, name=…)`` takes a whole translation unit, of which ctypes sees what is
+``extern "C" __attribute__((visibility("default")))``. It is kept by what it was made of
+(entries.py), in the folder ``cells`` of the cache. What happens when something fails is on
+docs/compiled-cells.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import compiler, entries
+from .compiler import LibraryError, include_folder
+from .entries import Entry, Key, folder
+
+__all__ = [
+    "Entry",
+    "LibraryError",
+    "clear",
+    "folder",
+    "forget",
+    "include_folder",
+    "listed",
+    "load",
+    "status",
+    "why_not",
+]
+
+_loaded: dict[str, tuple[ctypes.CDLL, Path]] = {}  # by source
+_failed: dict[str, str] = {}  # by source: why, where it would be so again
+_lock = threading.Lock()
+
+
+def _new_lock() -> None:
+    """In a forked process, where nobody would let go of it if another thread had it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_new_lock)
+
+
+def load(source: str, *, name: str) -> ctypes.CDLL:
+    """The library made of ``source``, a C++17 translation unit, for the instruction set in use.
+
+    Headers are found as in csrc (``#include "cpu/panel.h"``); RNNFAST_ISA and RNNFAST_VECTOR_BYTES
+    are defined. ``name`` is for the file and for messages.
+
+    Raises:
+        LibraryError: it can't be compiled, kept or loaded here; a sentence, and the compiler's last
+            lines.
+    """
+    found = _loaded.get(source)
+    if found is not None:
+        return found[0]
+    with _lock:
+        if source not in _loaded:
+            if source in _failed:
+                raise LibraryError(_failed[source])
+            try:
+                _loaded[source] = _load(source, name)
+            except LibraryError as error:
+                if error.lasting:
+                    _failed[source] = str(error)
+                raise
+        return _loaded[source][0]
+
+
+def why_not(source: str | None = None) -> str | None:
+    """Why nothing can be compiled here, None where it can be; also where ``source`` is kept or
+    loaded already, which needs no compiler."""
+    if source is not None and (source in _loaded or _kept(source) is not None):
+        return None
+    asked = ("RNNFAST_COMPILE", "RNNFAST_CACHE", "XDG_CACHE_HOME", "HOME", "PATH")
+    return compiler.why_not(compiler.asked(), *map(os.environ.get, asked))
+
+
+def status(source: str) -> str:
+    """Of ``explain``: "cached at …", "failed: …" or "not compiled yet"."""
+    if source in _failed:
+        return f"failed: {_failed[source].splitlines()[0]}"
+    kept = _loaded[source][1] if source in _loaded else _kept(source)
+    return "not compiled yet" if kept is None else f"cached at {kept}"
+
+
+def listed() -> list[Entry]:
+    """What is kept."""
+    return entries.listed(folder())
+
+
+def clear() -> list[Entry]:
+    """Deletes what is kept, and returns it."""
+    return entries.clear(folder())
+
+
+def forget() -> None:
+    """As a new process begins; for tests."""
+    _loaded.clear()
+    _failed.clear()
+    compiler.forget()
+
+
+def _kept(source: str) -> Path | None:
+    """An intact entry for ``source`` that may be loaded."""
+    if compiler.why_not_even_load() is not None:
+        return None
+    found = _usable(entries.folder(), compiler.key(source))
+    return next((path for path in found if entries.is_intact(path)), None)
+
+
+def _usable(folder: Path, key: Key) -> list[Path]:
+    """Those of this compiler; where there is none of it and nothing can be compiled, of any."""
+    found = entries.find(folder, key)
+    return found or (entries.find(folder, key._replace(compiler="*")) if why_not() else [])
+
+
+def _load(source: str, name: str) -> tuple[ctypes.CDLL, Path]:
+    problem = compiler.why_not_even_load()
+    if problem is not None:
+        raise LibraryError(f"cell {name!r} can't be loaded or compiled here: {problem}")
+    folder, key = entries.folder(), compiler.key(source)
+    found = _opened(folder, key)
+    if found is not None:
+        return found
+    problem = why_not()
+    if problem is not None:
+        raise LibraryError(f"cell {name!r} can't be compiled here: {problem}")
+    path = entries.place(folder, key, name)
+    try:
+        for made in (folder.parent, folder):
+            made.mkdir(mode=0o755, parents=True, exist_ok=True)
+        entries.sweep(folder, older=3600 + compiler.limit())
+        with _alone(path.with_suffix(".lock"), path):
+            found = _opened(folder, key)  # by another process, meanwhile
+            if found is None:
+                found = compiler.build(source, name, folder, path), path
+    except OSError as error:
+        raise LibraryError(f"cell {name!r} can't be kept in {folder}: {error}") from error
+    return found
+
+
+def _opened(folder: Path, key: Key) -> tuple[ctypes.CDLL, Path] | None:
+    """Of an intact entry; what is broken is deleted."""
+    for path in _usable(folder, key):
+        try:
+            if entries.is_intact(path):
+                return ctypes.CDLL(str(path)), path
+        except OSError:  # of another C library, say
+            pass
+        entries.delete(path)
+    return None
+
+
+@contextmanager
+def _alone(path: Path, made: Path) -> Iterator[None]:
+    """While no other process compiles the same, or after a wait that is long enough for one.
+
+    Two that compile at once cost time only, since what they make is renamed into its place. The
+    system frees the lock of a process that is killed.
+    """
+    end = time.monotonic() + compiler.limit() + 10
+    with entries.Lock(path) as lock:
+        while not (lock.taken() or made.exists() or time.monotonic() > end):
+            time.sleep(0.05)
+        yield

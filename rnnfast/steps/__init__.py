@@ -1,0 +1,32 @@
+"""From a step in plain torch to kernels. It knows no cell by name.
+
+trace      the step runs once, and what it calls becomes a small graph of one sequence's values
+           (trace, aten, aten_rows, activations; values, rows and weights are its tensors)
+derive     the graph of backward, and what forward saves for it
+stages     cuts both at what needs a whole row: products and reductions
+layout     which rows of memory hold what
+cpp        C++ of it, over csrc/cpu/steps/loop.h; source makes the file, run compiles and calls it
+evaluate   the graph run by torch: the check that it is the step's
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..cells import CellSpec
+from ..problem import wide
+from .run import Kernel, kernel
+
+__all__ = ["Kernel", "compile_ahead", "kernel"]
+
+
+def compile_ahead(spec: CellSpec, hidden_size: int, dtype: torch.dtype) -> None:
+    """Compiles what layers of ``hidden_size`` units, with and without bias, need on the CPU.
+
+    Raises:
+        RuntimeError: no kernel can be made of the step, or it can't be compiled here.
+    """
+    for bias in (True, False):
+        found = kernel(spec.name, hidden_size, bias, wide(dtype))
+        if isinstance(found, str):
+            raise RuntimeError(found)

@@ -1,0 +1,319 @@
+"""What each aten call does to the values of a step: the vocabulary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from . import rows
+from .graph import Graph
+from .values import Unsupported, Value, broadcast, constant, reshaped, rows_of, without_batch
+from .weights import Weight
+
+aten = torch.ops.aten
+
+
+class Context(NamedTuple):
+    """``dtype``: what the step is computed in. ``shape``: of the result, with the batch's axis."""
+
+    g: Graph
+    grain: int
+    func: Any
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+Handler = Callable[..., Any]
+HANDLERS: dict[Any, Handler] = {}
+
+
+def handles(*targets: Any) -> Callable[[Handler], Handler]:
+    def register(handler: Handler) -> Handler:
+        for target in targets:
+            HANDLERS[target] = handler
+        return handler
+
+    return register
+
+
+def call(c: Context, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """The result of a call.
+
+    Raises:
+        Unsupported: it is outside the vocabulary.
+    """
+    handler = HANDLERS.get(c.func) or HANDLERS.get(c.func.overloadpacket)
+    if handler is None and c.func._schema.is_mutable:
+        name = c.func.overloadpacket.__name__.removesuffix("_")
+        handler = HANDLERS.get(getattr(aten, name, None))
+    if handler is None:
+        raise Unsupported("it is not in the vocabulary of kernels (docs/your-own-cell.md)")
+    return handler(c, *args, **kwargs)
+
+
+def as_value(c: Context, arg: Any) -> Value:
+    if isinstance(arg, Value):
+        return arg
+    if isinstance(arg, Weight):
+        return arg.value(c.g, c.grain)
+    if isinstance(arg, (bool, int, float)):
+        return constant(c.g, float(arg), (), None)
+    raise Unsupported(f"an argument is {arg!r}")
+
+
+def apply(c: Context, op: str, *args: Any) -> Value:
+    values = [as_value(c, arg) for arg in args]
+    return broadcast(lambda nodes: c.g(op, *nodes), c.g, values)
+
+
+# --- pointwise -------------------------------------------------------------------------------
+
+_SAME = {
+    "neg": aten.neg,
+    "abs": aten.abs,
+    "sign": (aten.sign, aten.sgn),
+    "floor": aten.floor,
+    "ceil": aten.ceil,
+    "round": aten.round.default,
+    "trunc": aten.trunc,
+    "sigmoid": aten.sigmoid,
+    "tanh": aten.tanh,
+    "relu": aten.relu,
+    "exp": aten.exp,
+    "exp2": aten.exp2,
+    "expm1": aten.expm1,
+    "log": aten.log,
+    "log2": aten.log2,
+    "log10": aten.log10,
+    "log1p": aten.log1p,
+    "sqrt": aten.sqrt,
+    "rsqrt": aten.rsqrt,
+    "erf": aten.erf,
+    "sin": aten.sin,
+    "cos": aten.cos,
+    "sinh": aten.sinh,
+    "cosh": aten.cosh,
+    "atan": aten.atan,
+    "detach": aten.detach,
+    "not": (aten.logical_not, aten.bitwise_not),
+    "mul": aten.mul,
+    "maximum": (aten.maximum, aten.fmax),
+    "minimum": (aten.minimum, aten.fmin),
+    "pow": aten.pow,
+    "lt": aten.lt,
+    "le": aten.le,
+    "gt": aten.gt,
+    "ge": aten.ge,
+    "eq": aten.eq,
+    "ne": aten.ne,
+    "and": (aten.logical_and, aten.bitwise_and),
+    "or": (aten.logical_or, aten.bitwise_or),
+    "where": aten.where,
+}
+
+
+def _plain(op: str) -> Handler:
+    def handler(c: Context, *args: Any) -> Value:
+        return apply(c, op, *args)
+
+    return handler
+
+
+for _op, _targets in _SAME.items():
+    _all = _targets if isinstance(_targets, tuple) else (_targets,)
+    handles(*_all)(_plain(_op))
+
+
+@handles(aten.add, aten.sub)
+def _add(c: Context, a: Any, b: Any, alpha: float = 1) -> Value:
+    op = "add" if "add" in str(c.func) else "sub"
+    return apply(c, op, a, b if alpha == 1 else apply(c, "mul", b, alpha))
+
+
+@handles(aten.div)
+def _div(c: Context, a: Any, b: Any, rounding_mode: str | None = None) -> Value:
+    found = apply(c, "div", a, b)
+    if rounding_mode is None:
+        return found
+    return apply(c, {"floor": "floor", "trunc": "trunc"}[rounding_mode], found)
+
+
+@handles(aten.reciprocal)
+def _reciprocal(c: Context, x: Any) -> Value:
+    return apply(c, "div", 1.0, x)
+
+
+@handles(aten.square)
+def _square(c: Context, x: Any) -> Value:
+    return apply(c, "mul", x, x)
+
+
+@handles(aten.pow.Tensor_Scalar)
+def _pow(c: Context, x: Any, exponent: float) -> Value:
+    known: dict[float, Callable[[], Value]] = {
+        0.0: lambda: apply(c, "add", apply(c, "mul", apply(c, "detach", x), 0.0), 1.0),
+        0.5: lambda: apply(c, "sqrt", x),
+        1.0: lambda: as_value(c, x),
+        2.0: lambda: apply(c, "mul", x, x),
+        3.0: lambda: apply(c, "mul", apply(c, "mul", x, x), x),
+        -0.5: lambda: apply(c, "rsqrt", x),
+        -1.0: lambda: apply(c, "div", 1.0, x),
+    }
+    return known[exponent]() if exponent in known else apply(c, "pow", x, float(exponent))
+
+
+@handles(aten.clamp)
+def _clamp(c: Context, x: Any, low: Any = None, high: Any = None) -> Value:
+    found = x if low is None else apply(c, "clamp_min", x, low)
+    return found if high is None else apply(c, "clamp_max", found, high)
+
+
+@handles(aten.clamp_min)
+def _clamp_min(c: Context, x: Any, low: Any) -> Value:
+    return apply(c, "clamp_min", x, low)
+
+
+@handles(aten.clamp_max)
+def _clamp_max(c: Context, x: Any, high: Any) -> Value:
+    return apply(c, "clamp_max", x, high)
+
+
+@handles(aten.masked_fill)
+def _masked_fill(c: Context, x: Any, mask: Any, value: Any) -> Value:
+    return apply(c, "where", mask, value, x)
+
+
+# --- constants and copies ----------------------------------------------------------------------
+
+
+def _constant_like(number: float | None) -> Handler:
+    def handler(c: Context, *args: Any, **_: Any) -> Value:
+        value = number
+        if value is None:
+            value = next(a for a in reversed(args) if isinstance(a, (bool, int, float)))
+        sizes, batch = without_batch(c.shape)
+        return constant(c.g, float(value), sizes, batch)
+
+    return handler
+
+
+handles(aten.zeros_like, aten.zeros, aten.new_zeros)(_constant_like(0.0))
+handles(aten.ones_like, aten.ones, aten.new_ones)(_constant_like(1.0))
+handles(aten.full_like, aten.full, aten.new_full, aten.scalar_tensor)(_constant_like(None))
+
+
+@handles(aten.clone, aten.alias, aten.contiguous)
+def _same(c: Context, x: Any, **_: Any) -> Any:
+    return x
+
+
+@handles(aten.to.dtype)
+def _to_dtype(c: Context, x: Any, dtype: torch.dtype, *_: Any) -> Value:
+    return _to_copy(c, x, dtype)
+
+
+@handles(aten._to_copy)
+def _to_copy(c: Context, x: Any, dtype: torch.dtype | None = None, **_: Any) -> Value:
+    if dtype not in (None, c.dtype):
+        raise Unsupported(f"it changes the dtype to {dtype}")
+    value = as_value(c, x)
+    if any(piece.node.boolean for row in rows_of(value) for piece in row):
+        return apply(c, "where", value, 1.0, 0.0)
+    return value
+
+
+# --- shapes --------------------------------------------------------------------------------------
+
+
+@handles(aten.view, aten._unsafe_view, aten.reshape)
+def _view(c: Context, x: Any, _: Any) -> Any:
+    if isinstance(x, Weight):
+        return x.viewed(c.shape)
+    sizes, batch = without_batch(c.shape)
+    before = 0 if x.batch is None else math.prod(x.features[: x.batch])
+    after = 0 if batch is None else math.prod(sizes[:batch])
+    if (batch is None) != (x.batch is None) or before != after:
+        raise Unsupported("it lays the batch out in another order")
+    return reshaped(c.g, x, sizes, batch)
+
+
+@handles(aten.permute)
+def _permute(c: Context, x: Any, order: Sequence[int]) -> Any:
+    return rows.permute(x, order)
+
+
+@handles(aten.transpose)
+def _transpose(c: Context, x: Any, a: int, b: int) -> Any:
+    order = list(range(rows.dims_of(x)))
+    order[a], order[b] = order[b], order[a]
+    return rows.permute(x, order)
+
+
+@handles(aten.t)
+def _t(c: Context, x: Any) -> Any:
+    return x if rows.dims_of(x) < 2 else _transpose(c, x, 0, 1)
+
+
+@handles(aten.unsqueeze)
+def _unsqueeze(c: Context, x: Any, axis: int) -> Any:
+    return rows.unsqueeze(x, axis)
+
+
+@handles(aten.squeeze)
+def _squeeze(c: Context, x: Any, axis: Any = None) -> Any:
+    return rows.squeeze(x, axis)
+
+
+@handles(aten.expand)
+def _expand(c: Context, x: Any, sizes: Sequence[int], **_: Any) -> Value:
+    target, batch = without_batch(c.shape)
+    return broadcast(lambda n: n[1], c.g, [constant(c.g, 0.0, target, batch), as_value(c, x)])
+
+
+@handles(aten.slice)
+def _slice(
+    c: Context, x: Any, axis: int = 0, first: Any = None, last: Any = None, step: int = 1
+) -> Any:
+    if step != 1:
+        raise Unsupported("it takes every second unit or fewer")
+    return rows.narrow(c.g, x, axis, first, last)
+
+
+@handles(aten.narrow)
+def _narrow(c: Context, x: Any, axis: int, first: int, size: int) -> Any:
+    return rows.narrow(c.g, x, axis, first, first + size)
+
+
+@handles(aten.select)
+def _select(c: Context, x: Any, axis: int, index: int) -> Any:
+    return rows.select(c.g, x, axis, index)
+
+
+@handles(aten.unbind)
+def _unbind(c: Context, x: Any, axis: int = 0) -> list[Any]:
+    return [rows.select(c.g, x, axis, index) for index in range(rows.size(x, axis))]
+
+
+@handles(aten.split, aten.split_with_sizes)
+def _split(c: Context, x: Any, sizes: Any, axis: int = 0) -> list[Any]:
+    whole = rows.size(x, axis)
+    if isinstance(sizes, int):
+        sizes = [min(sizes, whole - at) for at in range(0, whole, sizes)]
+    found, at = [], 0
+    for size in sizes:
+        found.append(rows.narrow(c.g, x, axis, at, at + size))
+        at += size
+    return found
+
+
+@handles(aten.cat)
+def _cat(c: Context, values: Sequence[Any], axis: int = 0) -> Value:
+    return rows.cat([as_value(c, value) for value in values], axis)
+
+
+@handles(aten.stack)
+def _stack(c: Context, values: Sequence[Any], axis: int = 0) -> Value:
+    return rows.cat([rows.unsqueeze(as_value(c, v), axis) for v in values], axis)

@@ -1,0 +1,229 @@
+"""Calling the loops of a compiled cell: memory, pointers, threads.
+
+The structures are those of csrc/cpu/steps/arguments.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import _ext, library
+from ..cells import CELLS
+from ..cells.step_error import StepError
+from .derive import derive
+from .evaluate import check
+from .source import Source, source
+from .trace import trace
+
+_int = ctypes.c_int64
+_pointer = ctypes.c_void_p
+
+STEP, SEQUENCE, OLD, OLD_SLOT, NEW_SLOT, NEW, INCOMING, OUTGOING = range(8)
+
+
+class _Buffer(ctypes.Structure):
+    _fields_ = [
+        ("base", _pointer),
+        ("init", _pointer),
+        ("last", _pointer),
+        ("width", _int),
+        ("kind", _int),
+        ("clear", _int),
+    ]
+
+
+class _View(ctypes.Structure):
+    _fields_ = [("weight", _int), ("offset", _int), ("row", _int), ("column", _int)]
+
+
+class _Arguments(ctypes.Structure):
+    _fields_ = [
+        ("T", _int),
+        ("B", _int),
+        ("H", _int),
+        ("reverse", _int),
+        ("training", _int),
+        ("rows", _int),
+        ("units", _int),
+        ("lengths", _pointer),
+        ("resets", _pointer),
+        ("buffers", ctypes.POINTER(_Buffer)),
+        ("weights", ctypes.POINTER(_pointer)),
+        ("views", ctypes.POINTER(_View)),
+        ("constants", ctypes.POINTER(ctypes.c_double)),
+        ("grad_clip_time", ctypes.c_double),
+        ("workspace", _pointer),
+        ("team", _pointer),
+    ]
+
+
+class Rows(NamedTuple):
+    """A buffer of a loop: its memory, how a sequence's row is found in it, what a sequence begins
+    with, where what it ends with goes, and whether padding gets zeros."""
+
+    base: Tensor | None
+    kind: int
+    width: int
+    init: Tensor | None = None
+    last: Tensor | None = None
+    clear: bool = False
+
+
+class Loop(NamedTuple):
+    """What forward and backward of one call have in common."""
+
+    T: int
+    B: int
+    weights: Mapping[str, Tensor]
+    lengths: Tensor | None
+    resets: Tensor | None
+    reverse: bool
+    training: bool
+    grad_clip_time: float = 0.0
+
+
+class Kernel:
+    """The compiled loops of a cell for layers of H units, in float32 or float64."""
+
+    def __init__(self, made: Source, loaded: ctypes.CDLL, dtype: torch.dtype) -> None:
+        self.source, self.layout, self._loaded = made, made.layout, loaded
+        self._scalar_bytes = dtype.itemsize
+        views = [
+            _View(made.needs.weights.index(m.weight), m.offset, m.row_stride, m.col_stride)
+            for m in made.needs.views
+        ]
+        self._views = (_View * max(len(views), 1))(*views)
+        constants = made.needs.constants
+        self._constants = (ctypes.c_double * max(len(constants), 1))(*constants)
+        for name in ("forward", "backward"):
+            getattr(loaded, f"rnnfast_{name}").restype = None
+            getattr(loaded, f"rnnfast_{name}_bytes").restype = _int
+
+    def split(self, B: int) -> tuple[int, int, str]:
+        """Threads for the rows and for the units of a batch of B, and that in words."""
+        H, needs = self.layout.traced.hidden, self.source.needs
+        stages = self.layout.forward.stages
+        groups = [group for stage in stages for group in stage.groups]
+        weights = sum(
+            group.width * len(group.nodes) * sum(arg.width for arg in group.operands)
+            for group in groups
+        )
+        gates = max(1, len(needs.views) // 2)
+        return _module().cpu_split(weights, gates, len(stages), B, H, self._scalar_bytes)
+
+    def describe(self) -> str:
+        """What was made of the step, and where it is kept."""
+        layout, H = self.layout, self.layout.traced.hidden
+        stages = layout.forward.stages
+        kept = sum(1 for stage in stages for store in stage.stores if not store.always)
+        products = sum(len(stage.groups) for stage in stages)
+        units = layout.widths["saved"] + layout.widths["gx"] * (kept > 0) + H * len(layout.history)
+        return (
+            f"{_count(products, 'product')}, {_count(len(stages), 'stage')}, backward "
+            f"{_count(len(layout.backward.stages), 'stage')}, saves {units / H:g} H of each step; "
+            f"{library.status(self.source.text)}"
+        )
+
+    def forward(self, loop: Loop, rows: Mapping[str, Rows]) -> None:
+        self._call("forward", self.source.forward, loop, rows)
+
+    def backward(self, loop: Loop, rows: Mapping[str, Rows]) -> None:
+        self._call("backward", self.source.backward, loop, rows)
+
+    def _call(
+        self, name: str, buffers: Sequence[str], loop: Loop, rows: Mapping[str, Rows]
+    ) -> None:
+        table = (_Buffer * max(len(buffers), 1))(*(_buffer(rows[buffer]) for buffer in buffers))
+        names = self.source.needs.weights
+        weights = (_pointer * max(len(names), 1))(*(loop.weights[n].data_ptr() for n in names))
+        threads_of_rows, threads_of_units, _ = self.split(loop.B)
+        arguments = _Arguments(
+            loop.T,
+            loop.B,
+            self.layout.traced.hidden,
+            loop.reverse,
+            loop.training,
+            threads_of_rows,
+            threads_of_units,
+            _address(loop.lengths),
+            _address(loop.resets),
+            table,
+            weights,
+            self._views,
+            self._constants,
+            loop.grad_clip_time,
+            None,
+            _module().cpu_team(),
+        )
+        reference = ctypes.byref(arguments)
+        size = getattr(self._loaded, f"rnnfast_{name}_bytes")(reference)
+        workspace = _workspace(size)
+        arguments.workspace = (workspace.data_ptr() + 63) & ~63
+        getattr(self._loaded, f"rnnfast_{name}")(reference)
+
+
+@functools.cache
+def _module() -> Any:
+    return _ext.load()
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _buffer(rows: Rows) -> _Buffer:
+    return _Buffer(
+        _address(rows.base),
+        _address(rows.init),
+        _address(rows.last),
+        rows.width,
+        rows.kind,
+        rows.clear,
+    )
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+_kept = threading.local()
+
+
+def _workspace(size: int) -> Tensor:
+    """At least ``size`` bytes that this thread's calls share, one after the other."""
+    found: Tensor | None = getattr(_kept, "workspace", None)
+    if found is None or found.numel() < size + 64:
+        found = _kept.workspace = torch.empty(size + 64, dtype=torch.uint8)
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def kernel(cell: str, hidden: int, bias: bool, dtype: torch.dtype) -> Kernel | str:
+    """The compiled loops; why there are none.
+
+    ``dtype``: float32 or float64, what it is computed in.
+    """
+    try:
+        checked(cell, hidden, bias)
+        made = source(CELLS[cell], hidden, bias, dtype)
+        return Kernel(made, library.load(made.text, name=cell), dtype)
+    except (StepError, library.LibraryError) as error:
+        return str(error)
+
+
+@functools.lru_cache(maxsize=256)
+def checked(cell: str, hidden: int, bias: bool) -> None:
+    """Holds the graph of a step against the step.
+
+    Raises:
+        StepError: they differ.
+    """
+    traced = trace(CELLS[cell], hidden, bias, torch.float64)
+    check(CELLS[cell], bias, traced, derive(traced))

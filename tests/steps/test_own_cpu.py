@@ -1,0 +1,278 @@
+"""Compiled cells of one's own against the loop in plain torch: outputs, states, every gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import rnnfast
+from rnnfast import library
+from rnnfast.backends import own_cpu, registry
+from rnnfast.cells import CELLS, CellSpec
+from rnnfast.direct import run_direct
+from rnnfast.problem import Options, Scan, problem_of
+from rnnfast.scratch import scratch_scan
+from rnnfast.steps import run
+from tests import own_cells
+
+pytestmark = pytest.mark.skipif(
+    library.why_not() is not None, reason=f"nothing compiles here: {library.why_not()}"
+)
+
+
+@rnnfast.cell(gates=3, states=("h", "c"), params={"u": "H", "t": "1", "m": "2*H, H", "k": "H, H"})
+def everything(gx, states, w):
+    """Two products, one after the other, of a sum and of parts; reductions in three stages."""
+    h, c = states
+    H = h.shape[-1]
+    a = gx.view(-1, 3, H)
+    p = torch.softmax(a[:, 0], -1) * w.t + F.rms_norm(h, (H,), eps=1e-5)
+    q = F.linear(torch.cat([p[:, : H // 2], F.gelu(h)[:, H // 2 :]], -1), w.m)
+    left, right = q.split(H, -1)
+    m = a.mean(1) + a.amax(-1).sum(-1, keepdim=True)
+    s = F.silu(left) * F.softplus(right) + torch.where(m > 0, m, torch.sin(m) ** 2) + F.elu(h @ w.k)
+    c = torch.sigmoid(c * w.u).clamp(0.2, 0.7) * c + torch.log1p(torch.exp(-h.abs()))
+    new = torch.tanh(s + (h * w.u).clamp(-1, 1)) * c + F.leaky_relu(m) * h.mean(-1, keepdim=True)
+    return new, F.layer_norm(c, (H,))
+
+
+CELLS_HERE: list[CellSpec] = [
+    own_cells.lstm,
+    own_cells.gru,
+    own_cells.peephole,
+    own_cells.three_states,
+    own_cells.heads,
+    CELLS["layer_norm_lstm"],
+    everything,
+]
+LENGTHS, T, B, I, H = [6, 0, 3, 1, 5], 6, 5, 3, 12
+CALLS = {
+    "plain": {},
+    "all states": {"all_states": True},
+    "reversed": {"reverse": True, "all_states": True},
+    "ends and resets": {"ends": True, "all_states": True},
+    "reversed ends and resets": {"ends": True, "reverse": True},
+    "clipped in time": {"grad_clip_time": 0.2, "ends": True},
+    "zeroed in time": {"grad_clip_time": -0.3, "reverse": True},
+    "checkpointed": {"checkpoint_every": 4, "ends": True},
+    "no bias": {"bias": False},
+    "one sequence": {"B": 1},
+    "one step": {"T": 1},
+    "no sequence": {"B": 0},
+    "tokens": {"kind": "tokens", "ends": True},
+    "gates": {"kind": "gates"},
+    "strided": {"strided": True, "ends": True},
+}
+
+
+def scan_of(
+    spec: CellSpec,
+    dtype: torch.dtype = torch.float64,
+    *,
+    T: int = T,
+    B: int = B,
+    H: int = H,
+    kind: str = "dense",
+    bias: bool = True,
+    ends: bool = False,
+    strided: bool = False,
+    **options: float,
+) -> Scan:
+    make = torch.Generator().manual_seed(3)
+
+    def random(*shape: int, scale: float = 1.0) -> Tensor:
+        shape = (*shape, 2) if strided else shape
+        tensor = (torch.randn(shape, generator=make, dtype=torch.float64) * scale).to(dtype)
+        return (tensor[..., 0] if strided else tensor).requires_grad_()
+
+    weights = []
+    for name in spec.weight_names(kind, bias):
+        shape = (spec.gates * H, I) if name == "w_ih" else spec.weight_shape(name, H)
+        weights.append(random(*shape, scale=H**-0.5))
+    input = random(T, B, I if kind == "dense" else spec.gates * H)
+    if kind == "tokens":
+        input = torch.randint(0, I, (T, B), generator=make)
+    lengths = torch.tensor(LENGTHS[:B]).clamp(max=T) if ends else None
+    resets = torch.rand(T, B, generator=make) < 0.3 if ends else None
+    states = [random(B, H, scale=0.5) for _ in spec.states]
+    return Scan(
+        spec.name, kind, input, states, weights, lengths, resets, Options(training=True, **options)
+    )
+
+
+def results(scan: Scan, how: str) -> list[Tensor]:
+    """Outputs, states and gradients; padding of the input is no number."""
+    if scan.lengths is not None and scan.kind == "dense":
+        past = torch.arange(scan.input.shape[0])[:, None] >= scan.lengths
+        scan = scan._replace(
+            input=scan.input.detach().masked_fill(past[..., None], torch.nan).requires_grad_()
+        )
+    if how == "cpu":
+        y, final, trace = run_direct(scan, registry.select(problem_of(scan), "cpu"))
+    else:
+        y, final, trace = scratch_scan(scan)
+    outputs = [y, *final, *trace]
+    make = torch.Generator().manual_seed(4)
+    given = [torch.randn(o.shape, generator=make, dtype=torch.float64).to(o.dtype) for o in outputs]
+    sources = [t for t in scan.tensors if t.requires_grad]
+    found = torch.autograd.grad(outputs, sources, given, allow_unused=True)
+    zeros = (torch.zeros_like(t) for t in sources)
+    return [
+        *(o.detach() for o in outputs),
+        *(z if d is None else d for d, z in zip(found, zeros, strict=True)),
+    ]
+
+
+def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        if b.numel():
+            error = (a.double() - b.double()).abs().max()
+            assert error <= tolerance * b.double().abs().max() + 1e-13, (error, b.abs().max())
+
+
+@pytest.fixture(autouse=True)
+def _poisoned(poisoned: object) -> None:
+    """What a kernel forgets to write shows."""
+
+
+@pytest.mark.parametrize("call", list(CALLS))
+@pytest.mark.parametrize("spec", CELLS_HERE, ids=lambda spec: spec.name.rpartition(":")[2])
+def test_a_compiled_cell_is_the_loop(spec: CellSpec, call: str) -> None:
+    scan = scan_of(spec, **CALLS[call])
+    assert_close(results(scan, "cpu"), results(scan, "loop"), 1e-10)
+
+
+@pytest.mark.parametrize("spec", CELLS_HERE, ids=lambda spec: spec.name.rpartition(":")[2])
+@pytest.mark.parametrize("H", [1, 8, 30])
+def test_odd_sizes_in_float32(spec: CellSpec, H: int) -> None:
+    if H == 1 and spec in (everything, own_cells.heads):
+        pytest.skip("these need an even number of units")
+    exact = results(scan_of(spec, H=H, ends=True), "loop")
+    scan = scan_of(spec, torch.float32, H=H, ends=True)
+    expected = results(scan, "loop")
+    for found, plain, true in zip(results(scan, "cpu"), expected, exact, strict=True):
+        bound = 2 * (plain - true).abs().max() + 4 * 1.2e-7 * true.abs().max()
+        assert (found - true).abs().max() <= bound
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_storage_is_computed_in_float32(dtype: torch.dtype) -> None:
+    scan = scan_of(own_cells.peephole, dtype, ends=True, all_states=True)
+    assert_close(results(scan, "cpu"), results(scan, "loop"), 2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("spec", CELLS_HERE, ids=lambda spec: spec.name.rpartition(":")[2])
+def test_results_do_not_depend_on_the_threads(spec: CellSpec, threads: None) -> None:
+    """Bit for bit: one thread, two that share the batch, two that share the hidden units."""
+    kernel = run.kernel(spec.name, 36, True, torch.float64)
+    assert not isinstance(kernel, str), kernel
+    found = []
+    for rows, units in ((1, 1), (2, 1), (1, 2), (2, 2)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run.Kernel, "split", lambda _, B, r=rows, u=units: (r, u, ""))
+            found.append(results(scan_of(spec, H=36, ends=True), "cpu"))
+    for other in found[1:]:
+        for a, b in zip(other, found[0], strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@rnnfast.cell(gates=2, recurrent=None)
+def functions(gx, states, w):
+    (h,) = states
+    a, b = gx.chunk(2, -1)
+    s = a.abs() + 0.1
+    found = torch.exp(a) + torch.exp2(b) + torch.expm1(a) + torch.log(s) + torch.log2(s)
+    found = found + torch.log10(s) + torch.log1p(s) + torch.sqrt(s) + torch.rsqrt(s)
+    found = found + torch.erf(a) + torch.sin(a) * torch.cos(b) + torch.sinh(a) + torch.cosh(b)
+    found = found + torch.atan(a) + s**1.7 + s**b + torch.floor(b) + torch.ceil(b) + torch.round(a)
+    found = found + torch.trunc(a) + torch.sign(b) + F.softplus(a) + F.logsigmoid(b) + F.relu(a)
+    found = (
+        found + torch.maximum(a, b) + torch.minimum(a, h) + torch.where((a > b) | ~(b < 0), a, h)
+    )
+    reduced = torch.exp(b.amax(-1, keepdim=True)) * torch.sigmoid(a.mean(-1, keepdim=True))
+    return (found * 0.1 + reduced * torch.tanh(h),)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_every_function_is_torchs(dtype: torch.dtype) -> None:
+    scan = scan_of(functions, dtype, T=2, B=40, H=19)
+    assert_close(
+        results(scan, "cpu"), results(scan, "loop"), 1e-10 if dtype.itemsize == 8 else 2e-6
+    )
+
+
+@rnnfast.cell(gates=1, recurrent=None)
+def far_out(gx, states, w):
+    return (torch.exp(gx) + F.softplus(states[0]) + torch.maximum(gx, states[0]),)
+
+
+def test_what_is_far_out_or_no_number_is_as_in_torch() -> None:
+    values = [0.0, -0.0, 88.0, 89.0, 150.0, -88.0, -104.0, -150.0, torch.inf, -torch.inf, torch.nan]
+    scan = scan_of(far_out, torch.float32, T=1, B=1, H=len(values), kind="gates")
+    line = torch.tensor(values)
+    scan = scan._replace(input=line.view(1, 1, -1), states=[line.flip(0)[None]])
+    options = scan.options._replace(training=False)
+    scan = scan._replace(options=options)
+    (found, _, _), _ = own_cpu.forward(scan)
+    expected = scratch_scan(scan).y
+    assert torch.allclose(found, expected, rtol=1e-6, atol=1e-37, equal_nan=True)
+
+
+# --- where nothing can be compiled -------------------------------------------------------------
+
+
+def test_without_a_compiler_the_loop_serves_and_explain_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    monkeypatch.setenv("RNNFAST_CACHE", str(tmp_path))
+    monkeypatch.setenv("RNNFAST_COMPILE", "0")
+    library.forget()
+    run.kernel.cache_clear()
+    try:
+        layer = rnnfast.Recurrent(own_cells.peephole, 3, 7)
+        shown = str(rnnfast.explain(layer, torch.randn(2, 2, 3)))
+        assert "-> reference" in shown
+        assert "RNNFAST_COMPILE" in shown
+        assert layer(torch.randn(2, 2, 3))[0].shape == (2, 2, 7)
+    finally:
+        run.kernel.cache_clear()
+        library.forget()
+
+
+def test_a_step_outside_the_vocabulary_is_served_by_the_loop() -> None:
+    cell = rnnfast.cell(
+        lambda gx, states, w: (torch.cumsum(gx, -1) + states[0],), gates=1, recurrent=None
+    )
+    try:
+        layer = rnnfast.Recurrent(cell, 3, 4)
+        shown = str(rnnfast.explain(layer, torch.randn(2, 2, 3)))
+        assert "-> reference" in shown
+        assert "aten.cumsum.default" in shown
+        with rnnfast.use_backend("cpu"), pytest.raises(rnnfast.BackendError, match="vocabulary"):
+            layer(torch.randn(2, 2, 3))
+    finally:
+        del CELLS[cell.name]
+
+
+def test_explain_tells_what_was_made_of_the_step() -> None:
+    layer = rnnfast.Recurrent(own_cells.gru, 3, 7)
+    shown = str(rnnfast.explain(layer, torch.randn(2, 2, 3)))
+    assert "-> cpu: compiled from the step" in shown
+    assert "1 product, 1 stage" in shown
+    assert "saves 4 H" in shown
+    assert "cached at" in shown
