@@ -351,7 +351,6 @@ def test_explain_names_who_refuses_and_why() -> None:
     layer = rnnfast.Recurrent(own_cells.peephole, I, H)
     shown = str(rnnfast.explain(layer, torch.randn(T, B, I)))
     assert "-> cpu: compiled from the step" in shown
-    assert f"torch: no: torch has no kernel for the cell '{own_cells.peephole.name}'" in shown
     for name in registry.BACKENDS:
         if name in ("reference", "cpu") or registry.BACKENDS[name].unusable():
             continue
