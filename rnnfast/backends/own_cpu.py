@@ -24,7 +24,7 @@ from ..products.gates import GateMajor, GateRows
 from ..products.gradients import Backward, BeganWith
 from ..products.projection import own_projection
 from ..steps import run
-from ..steps.evaluate import view
+from ..steps.evaluate import view, whole
 from ..steps.layout import Layout, MatrixGradient, Place
 from ..steps.run import Kernel, Loop, Rows
 from ..surroundings import constant_while_tracing
@@ -186,17 +186,25 @@ class _Backward:
     def _weights(self, products: Backward) -> list[Tensor]:
         names = self.scan.spec.weight_names(self.scan.kind, self.scan.has_bias)
         weights = dict(zip(names, self.scan.weights, strict=True))
-        found = {
-            n: torch.zeros_like(w, memory_format=torch.contiguous_format)
-            for n, w in weights.items()
-            if n not in ("w_ih", "b_ih")
-        }
+        found: dict[str, Tensor] = {}
+
+        def sum_of(name: str) -> Tensor:
+            if name not in found:
+                found[name] = torch.zeros_like(weights[name], memory_format=torch.contiguous_format)
+            return found[name]
+
         for matrix in self.layout.matrices:
-            view(found[matrix.matrix.weight], matrix.matrix).add_(self._matrix(matrix))
+            where, total = matrix.matrix, self._matrix(matrix)
+            if where.weight not in found and where == whole(where.weight, weights[where.weight]):
+                found[where.weight] = total
+            else:
+                view(sum_of(where.weight), where).add_(total)
         for weight, offset, place in self.layout.elements:
             total = self._values(place).flatten(0, -2).sum(0)
-            part = found[weight].view(-1)[offset : offset + total.shape[0]]
-            part.add_(total)
+            sum_of(weight).view(-1)[offset : offset + total.shape[0]].add_(total)
+        for name in names:
+            if name not in ("w_ih", "b_ih"):
+                sum_of(name)
         made = {n: products.rounding(d) for n, d in found.items()}
         made.update(products.of_projection(names))
         return [made[name] for name in names]

@@ -114,7 +114,8 @@ class _Class:
 
     def _stage(self, index: int, stage: Stage) -> list[str]:
         if stage.fused:
-            return [f"// stage {index}", *self._fused(index, stage), "place.wait();"]
+            wait = [] if self._goes_on(index, stage) else ["place.wait();"]
+            return [f"// stage {index}", *self._fused(index, stage), *wait]
         lines = [f"// stage {index}"]
         for group in stage.groups:
             lines += self._apart(group)
@@ -124,6 +125,16 @@ class _Class:
             lines += [f"rows{index}(place, live);", "place.wait();"]
             self.members += self._rows(index, stage)
         return lines
+
+    def _goes_on(self, index: int, stage: Stage) -> bool:
+        """Whether a thread may begin the next step without waiting for the others: it reads there
+        only what it has written itself, and writes nothing that others still read."""
+        first, last = self.program.stages[0], len(self.program.stages) - 1
+        if not self.backward or index != last or index == 0 or first.groups or first.waves:
+            return False
+        (group,) = stage.groups
+        alike = len(group.nodes) == 1 and {s.node.width for s in first.stores} == {group.width}
+        return alike and all(self._operand(arg)[0] != "tmp" for arg in group.operands)
 
     def _pack(self, k: int, group: Group) -> Iterator[str]:
         first, order = len(self.needs.views), self._order(group)
