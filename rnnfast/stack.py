@@ -228,7 +228,9 @@ def _run_at_once(
 
 def _run_layer(stack: Stack, scans: list[Scan], assigned: Sequence[Assigned]) -> list[ScanResult]:
     """The directions of a layer, with their masks."""
-    if (other := masked(stack, scans[0].dtype)) is not None:
+    if assigned[0].problem.kind == "gates":
+        other = masked(stack, scans[0].dtype)
+        assert other is not None
         if not assigned[0].problem.tracing:
             check_values(scans[0])
         storage = scans[0].dtype

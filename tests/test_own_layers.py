@@ -433,3 +433,12 @@ def test_the_tests_of_built_in_cells_have_only_these() -> None:
 
     assert not any(rnnfast.CELLS[name].own for name in BUILT_IN)
     assert all(cell.name in rnnfast.CELLS for cell in itertools.chain(OWN.values()))
+
+
+def test_skip_init_and_dynamic_sizes() -> None:
+    layer = nn.utils.skip_init(rnnfast.Recurrent, own_cells.peephole, I, H)
+    layer.reset_parameters()
+    sizes = {0: torch.export.Dim("T", min=2), 1: torch.export.Dim("B", min=2)}
+    program = torch.export.export(layer, (torch.randn(4, 3, I),), dynamic_shapes=(sizes,))
+    x = torch.randn(9, 4, I)
+    torch.testing.assert_close(program.module()(x), layer(x))

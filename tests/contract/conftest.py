@@ -16,6 +16,9 @@ from torch import nn
 
 from tests.contract.helpers import Maker
 
+# also of the layers as cells of one's own; others are about constructors that are torch.nn's
+OWN_TOO = ("test_shapes", "test_parity", "test_packed", "test_forward_errors")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -44,10 +47,10 @@ def _on_torch(config: pytest.Config) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if _impl(config) == "own":
-        for item in items:
-            if "constructor" in item.nodeid or "proj" in item.nodeid:
-                item.add_marker(pytest.mark.skip(reason="a cell of one's own has no proj_size"))
+    for item in items:
+        own = _impl(config) == "own" or "[own" in item.nodeid
+        if own and ("proj" in item.nodeid or "pinned" in item.nodeid):
+            item.add_marker(pytest.mark.skip(reason="a cell of one's own has no proj_size"))
     if not _on_torch(config):
         return
     for item in items:
@@ -60,7 +63,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     on_torch = _on_torch(metafunc.config)
     if "family" in metafunc.fixturenames:
         families = {"torch": ["torch"], "own": ["own"]}.get(_impl(metafunc.config))
-        metafunc.parametrize("family", families or ["layers", "compat"])
+        module = metafunc.module.__name__.rpartition(".")[2]
+        own = ["own"] if module in OWN_TOO else []
+        metafunc.parametrize("family", families or ["layers", "compat", *own])
     if "backend" in metafunc.fixturenames:
         metafunc.parametrize(
             "backend", ["torch.nn"] if on_torch else ["auto", "reference"], indirect=True
@@ -82,7 +87,8 @@ def _namespace(family: str) -> ModuleType:
 
 @pytest.fixture
 def make(family: str) -> Maker:
-    """`make("LSTM", 4, 5)` builds the layer under test; runs for rnnfast.* and rnnfast.compat.*"""
+    """`make("LSTM", 4, 5)` builds the layer under test; runs for rnnfast.*, rnnfast.compat.* and,
+    in OWN_TOO, the same layers as cells of one's own."""
     return Maker(_namespace(family))
 
 
