@@ -23,6 +23,7 @@ namespace rnnfast::cuda {
 template <template <class> class Cell, class Mma, class Team, int kGroups, int kHeld>
 struct ForwardScan {
   using S = typename Mma::Storage;
+  using Real = ForwardReal<S>;
   using C = Cell<Real>;
   using Operand = typename Mma::Operand;
   static constexpr CellId kCell = kIdOf<Cell>;

@@ -52,6 +52,7 @@ class TeamForward {
 
  private:
   using S = typename Mma::Storage;
+  using Real = ForwardReal<S>;
   using C = Cell<Real>;
   using Operand = typename Mma::Operand;
   static constexpr CellId kCell = kIdOf<Cell>;
