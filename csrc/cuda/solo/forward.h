@@ -38,7 +38,8 @@ struct ForwardScan {
   using Stored = Packed<S, kSlots>;
   // Whether there are registers for gates that are loaded two steps before they are used, and for
   // addresses of resets.
-  static constexpr bool kTwoAhead = kGroups * kOctets <= 2;
+  static constexpr bool kTwoAhead =
+      kGroups * kOctets <= 2 && kGroups * kOctets * sizeof(Gates) <= 16;
   using W = Weights<Mma, kGroups * kTiles, kTiles, kHeld>;
 
   const ForwardArgs& args;

@@ -43,7 +43,8 @@ struct Weights {
   RNNFAST_DEVICE void multiply(
       typename Mma::template Sum<kChains> (&sums)[kTiles / kGroupTiles][kCount],
       const unsigned char* own_rows, int stride, int lo, int hi) const {
-    if (kUnasked && lo == 0 && hi >= kHeld && tiles == kTiles) {
+    // Of a cell of two phases there would be two such products, and no registers for them.
+    if (kCount == kGroupTiles && lo == 0 && hi >= kHeld && tiles == kTiles) {
       multiply_all<0, kFirst>(sums, own_rows, stride);
     } else {
       multiply_held<0, kFirst>(sums, own_rows, stride, lo, hi);
@@ -74,8 +75,6 @@ struct Weights {
 
  private:
   static constexpr int kValues = kSlabBytes / int(sizeof(Operand));
-  // Whether there is a product without a question: with more weights there are no registers for it.
-  static constexpr bool kUnasked = kTiles * kHeld <= 16;
   static constexpr int kAhead = 4;  // spilled slabs whose loads are on their way at once
 
   // Loads of all slabs that stay in registers first: no round trip waits for another.
