@@ -166,4 +166,22 @@ def _split(
     straight = _count(code, phase)
     for turn in turns:
         straight -= turn
+    for arm in _questions(code, phase, product):
+        straight -= _count(code, arm)
     return straight, turns
+
+
+def _questions(code: Sequence[Instruction], phase: Span, product: str) -> Iterator[Span]:
+    """Where the same product stands twice, one or the other of which runs: the longer one, with
+    questions, which a warp that has all its tiles and slabs does not run."""
+    for place in range(phase.first, phase.last):
+        there = code[place].target
+        if not place + 1 < there <= phase.last:
+            continue
+        after = code[there - 1].target  # the end of the first, which goes on behind the second
+        if not there < after <= phase.last:
+            continue
+        arms = Span(place + 1, there - 1), Span(there, after - 1)
+        products = [_count(code, arm)[product] for arm in arms]
+        if products[0] == products[1] > 1:
+            yield max(arms, key=lambda arm: arm.last - arm.first)

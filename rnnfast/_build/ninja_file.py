@@ -127,6 +127,7 @@ def cuda_flags(recipe: Recipe) -> list[str]:
         *mode,
         *gencode(recipe.archs),
         *_compressed(recipe),
+        *(["-DRNNFAST_FAST_TANH"] if recipe.fast_tanh else []),
         "-Xcompiler=" + ",".join(["-fPIC", "-fvisibility=hidden", *WARNINGS]),
     ]
 

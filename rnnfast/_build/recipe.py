@@ -29,6 +29,7 @@ class Recipe:
     cuda_note: str  # "CUDA on: …" or "CUDA off: …", one line
     archs: tuple[str, ...]  # ("8.0", "9.0+PTX"); empty without CUDA
     debug: bool
+    fast_tanh: bool = False
 
     def summary(self) -> str:
         mode = "debug " if self.debug else ""
@@ -60,7 +61,8 @@ def make_recipe(env: Mapping[str, str] | None = None) -> Recipe | str:
     archs = parse_archs(env.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_ARCHS) if found else ()
     if found:
         note += f", architectures {' '.join(archs)}"
-    return Recipe(torch, compiler, ninja, include, found, note, archs, debug)
+    fast_tanh = _switch(env, "RNNFAST_FAST_TANH", "0", ("0", "1")) == "1"
+    return Recipe(torch, compiler, ninja, include, found, note, archs, debug, fast_tanh)
 
 
 def parse_archs(text: str) -> tuple[str, ...]:

@@ -47,6 +47,14 @@ def tools(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(("switch", "defined"), [("0", False), ("1", True)])
+def test_the_approximate_tanh_is_asked_for(env, torch_with, tmp_path, switch, defined):
+    torch_with("13.0")
+    fake_nvcc(tmp_path / "bin/nvcc", "13.0.88")
+    made = make_recipe(env | {"RNNFAST_FAST_TANH": switch})
+    assert ("-DRNNFAST_FAST_TANH" in ninja_file.cuda_flags(made)) == defined
+
+
 def test_auto_without_nvcc_builds_without_cuda_and_says_why(env, torch_with):
     torch_with("13.0")
     made = make_recipe(env)

@@ -60,24 +60,34 @@ RULES = (
     Rule("unit mask", r"!is_unit\(i, octet\) \|\| ", "", SCAN),
     Rule("unit mask", r"is_unit\(i, octet\) && (?=sequences)", "", SCAN),
     Rule("unit mask", r"if \(is_unit\(i, octet\)\) ", "", SCAN),
+    Rule("unit mask", r"is_unit\(i, octet\) & ", "", SCAN),
     Rule("clamp", r"u < last \? u : last", "u", SCAN),
     Rule("end mask", r"sequences\.alive\(j, s\)", "true", SCAN),
-    Rule("reset mask", r"reset_now\[j\] \?", "false ?", SCAN),
-    Rule("reset mask", r"reset_next\[j\] \?", "false ?", SCAN),
-    Rule("reset mask", r"reset\[j\] \?", "false ?", SCAN),
-    Rule("reset mask", r"!reset\[j\]", "true", SCAN),
-    Rule("two sets", r"\(set & 1\)", "0", SCAN),
-    Rule("range", r"s >= sequences\.T", "false", SCAN),
+    Rule("reset mask", r"\breset\[j\] != 0 \?", "false ?", SCAN),
+    Rule("reset mask", r"\breset\[j\] == 0", "true", SCAN),
+    Rule("two sets", r"(?<=other_set = )kColumns \* int\(stride\)", "0", SCAN),
+    Rule("two sets", r"(?<=flip = )kColumns \* stride", "0", SCAN),
+    Rule("step", r"\bat\[j\] [+-]= row_step;", ";", SCAN),
+    Rule("step", r"reset_at\[j\] [+-]= reset_step;", ";", SCAN),
+    Rule("step", r"turn_over\(\);", ";", SCAN),
+    Rule("direction", r"sequences\.all\.reverse \? -", "false ? -", SCAN),
     Rule("range", r"s < 0", "false", SCAN),
-    Rule("weight mask", r"if \(unit >= H \|\| column >= H\) return 0;", "", SCAN),
-    Rule("weight mask", r"if \(unit >= H \|\| to >= H\) return 0;", "", SCAN),
+    Rule("weight range", r"lo == 0 && ", "", ("solo/weights.h",)),
+    Rule("weight mask", r"\(unit < H\) & \(column < H\);", "true;", SCAN),
+    Rule("weight mask", r"\(unit < H\) & \(to < H\);", "true;", SCAN),
     Rule("weight range", r"if \(t < tiles && k < slabs\) (?=fill)", "", ("solo/weights.h",)),
+    Rule("weight range", r"= \(t < tiles\) & \(k < slabs\);", "= true;", ("solo/weights.h",)),
+    Rule("spill", r"if \(k \+ n < slabs\) (?=spill)", "", ("solo/weights.h",)),
+    Rule("chunks", r"length % kChunk == 0 && ", "", ("device/chunks.h",)),
+    Rule("chunks", r" && reinterpret_cast<uintptr_t>\(first\) % 16 == 0", "", ("device/chunks.h",)),
+    Rule("chunks", r"\(own & bit\) != 0", "false", ("device/chunks.h",)),
+    Rule("chunks", r"\(lane\(\) & 4\) != 0", "false", ("device/chunks.h",)),
+    Rule("chunks", r"at != nullptr \? four\.at\[k\] : 0", "four.at[k]", ("device/chunks.h",)),
     Rule("spill", r"lo > kHeld \? lo : kHeld", "lo", ("solo/weights.h",)),
     Rule("length", r"if \(b >= B\) return 0;", "", ("device/sequences.h",)),
     Rule("clamp", r"b < B \? b : B - 1", "b", ("device/sequences.h",)),
     Rule("owner mask", r"(?<=length_of\(own\), )b < B", "true", ("device/sequences.h",)),
     Rule("direction", r"reverse && s < w\.length", "false", ("device/sequences.h",)),
-    Rule("direction", r"reverse && w\.alive\(s\)", "false", ("device/sequences.h",)),
     Rule("chains", r"half\[n\] = keep \+ ", "half[n] = ", ("device/mma.h",)),
 )
 
@@ -86,11 +96,10 @@ EQUIVALENT = {
     ("signal", "solo/forward.h", "*"): "SoloTeam::signal does nothing: one block has no one "
     "to tell; the teams of several blocks will need it",
     ("signal", "solo/backward.h", "*"): "as in forward",
-    ("owner mask", "solo/forward.h", "store_padding"): "the copies of the last unit and the "
-    "last sequence write the 0 that these write themselves",
-    ("owner mask", "solo/backward.h", "store_padding"): "as in forward",
-    ("unit mask", "solo/forward.h", "publish"): "the pad columns that it keeps at 0 meet "
-    "weights of 0: only an infinity would show",
+    ("owner mask", "solo/backward.h", "store_padding"): "the copies of the last unit and the "
+    "last sequence write a 0 before the steps do",
+    ("end mask", "solo/backward.h", "fetch_reset"): "of a step that its sequence does not have "
+    "nobody asks; what is read lies beside the tensor, where only AddressSanitizer looks",
     ("unit mask", "solo/backward.h", "step_two_phases"): "a copy's candidate goes to a pad "
     "column, which meets weights of 0, and what it keeps is stored nowhere",
     (
@@ -99,8 +108,14 @@ EQUIVALENT = {
         "walk",
     ): "a copy of the last sequence walks and computes as that "
     "does, and would store the same once more: only ThreadSanitizer sees it",
-    ("weight range", "solo/weights.h", "load_all"): "of tiles and slabs that a warp does not have "
-    "`element` gives 0, which is there already",
+    ("weight range", "solo/weights.h", "*"): "of tiles and slabs that a warp does not have "
+    "`where` finds nothing, which is 0",
+    (
+        "chunks",
+        "device/chunks.h",
+        "load",
+    ): "what stands in place of the 0 outside the matrix belongs "
+    "to no unit, or meets operands of 0: only an infinity would show",
 }
 
 

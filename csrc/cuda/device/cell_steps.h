@@ -8,13 +8,13 @@
 namespace rnnfast::cuda {
 
 // tanh or relu is a flag: Cell is RnnTanh for both.
-template <template <class> class Cell, int G, int N, int K>
-RNNFAST_DEVICE void cell_forward(bool relu, const Real (&gx)[G], const Real (&gh)[G],
-                                 const Real (&s)[N], Real (&s_new)[N], Real (&saved)[K]) {
+template <template <class> class Cell, class R, int G, int N, int K>
+RNNFAST_DEVICE void cell_forward(bool relu, const R (&gx)[G], const R (&gh)[G], const R (&s)[N],
+                                 R (&s_new)[N], R (&saved)[K]) {
   if constexpr (kIdOf<Cell> == CellId::kRnnTanh) {
-    if (relu) return RnnRelu<Real>::forward(At<0>{}, gx, gh, s, s_new, saved);
+    if (relu) return RnnRelu<R>::forward(At<0>{}, gx, gh, s, s_new, saved);
   }
-  Cell<Real>::forward(At<0>{}, gx, gh, s, s_new, saved);
+  Cell<R>::forward(At<0>{}, gx, gh, s, s_new, saved);
 }
 
 template <template <class> class Cell, int G, int N, int K>

@@ -5,11 +5,13 @@
 //
 // What a policy offers:
 //   Storage, Operand                 dtype of tensors; of an operand in shared memory
-//   row(i), column(i)                of the matrix, what register i of a slab begins with
+//   row(i), column(i, lane%4)        of the matrix, what register i of a slab begins with
+//   kSideBySide                      whether a thread's columns of a row are neighbours
 //   operand(float), stored(Storage)  as an operand
-//   Columns, load_columns(row0, stride, slab)  the operands that a slab meets, rows of `stride`
-//   bytes kTileByTile                      whether a Sum is too large for all tiles of a warp at
-//   once Sum, Sum::clear(), add<kFirst>(sum, slab, columns), finish(sum, d)
+//   own_place(stride)                where this lane reads in rows of `stride` bytes
+//   Columns, load_columns(own, stride, slab)  the operands that a slab meets; own: its place
+//   kTileByTile                      whether a Sum is too large for all tiles of a warp at once
+//   Sum, Sum::clear(), add<kFirst>(sum, slab, columns), finish(sum, d)
 //
 // A Sum may keep several chains of additions to hide latency; they are added up in a fixed order.
 #pragma once
@@ -46,16 +48,19 @@ template <class Multiply>
 struct TensorCore {
   using Columns = Registers4;
   static constexpr bool kTileByTile = false;
+  static constexpr bool kSideBySide = false;
 
   template <int kChains>
   using Sum = TensorSum<kChains>;
 
   RNNFAST_DEVICE static int row(int i) { return lane() / 4 + (i & 1) * 8; }
 
-  RNNFAST_DEVICE static Columns load_columns(const unsigned char* row0, int64_t stride, int slab) {
+  RNNFAST_DEVICE static int own_place(int stride) {
+    return (lane() & 7) * stride + (lane() >> 3) * 16;
+  }
+  RNNFAST_DEVICE static Columns load_columns(const unsigned char* own, int, int slab) {
     Columns columns;
-    load_matrix_x4(columns.at,
-                   row0 + (lane() & 7) * stride + slab * kSlabBytes + (lane() >> 3) * 16);
+    load_matrix_x4(columns.at, own + slab * kSlabBytes);
     return columns;
   }
 
@@ -107,7 +112,7 @@ struct TensorCore16 : TensorCore<Multiply> {
   using Operand = uint16_t;
   static constexpr int kPerWord = 2;
 
-  RNNFAST_DEVICE static int column(int i) { return (i >> 1) * 8 + (lane() & 3) * 2; }
+  RNNFAST_DEVICE static int column(int i, int q) { return (i >> 1) * 8 + q * 2; }
   RNNFAST_DEVICE static Operand operand(float v) { return from_float<S>(v).bits; }
   RNNFAST_DEVICE static Operand stored(S v) { return v.bits; }
 };
@@ -128,7 +133,7 @@ struct MmaTf32 : detail::TensorCore<detail::MultiplyTf32> {
   using Operand = uint32_t;
   static constexpr int kPerWord = 1;
 
-  RNNFAST_DEVICE static int column(int i) { return (i >> 1) * 4 + (lane() & 3); }
+  RNNFAST_DEVICE static int column(int i, int q) { return (i >> 1) * 4 + q; }
   RNNFAST_DEVICE static Operand operand(float v) { return to_tf32(v); }
   RNNFAST_DEVICE static Operand stored(float v) { return to_tf32(v); }
 };
@@ -141,6 +146,7 @@ struct MmaFp32 {
   using Operand = uint32_t;
   static constexpr int kPerWord = 1;
   static constexpr bool kTileByTile = true;
+  static constexpr bool kSideBySide = true;
 
   struct Columns {
     float at[kColumns][4];
@@ -160,16 +166,17 @@ struct MmaFp32 {
   };
 
   RNNFAST_DEVICE static int row(int i) { return lane() / 4 + (i >> 2) * 8; }
-  RNNFAST_DEVICE static int column(int i) { return (lane() & 3) * 4 + (i & 3); }
+  RNNFAST_DEVICE static int column(int i, int q) { return q * 4 + (i & 3); }
   RNNFAST_DEVICE static Operand operand(float v) { return bits_of(v); }
   RNNFAST_DEVICE static Operand stored(float v) { return bits_of(v); }
 
-  RNNFAST_DEVICE static Columns load_columns(const unsigned char* row0, int64_t stride, int slab) {
+  RNNFAST_DEVICE static int own_place(int) { return (lane() & 3) * 16; }
+  RNNFAST_DEVICE static Columns load_columns(const unsigned char* own, int stride, int slab) {
     Columns columns;
     RNNFAST_UNROLL
     for (int n = 0; n < kColumns; ++n) {
-      const auto four = load(reinterpret_cast<const SlotVector<float, 4>*>(
-          row0 + n * stride + slab * kSlabBytes + (lane() & 3) * 16));
+      const auto four =
+          load(reinterpret_cast<const SlotVector<float, 4>*>(own + n * stride + slab * kSlabBytes));
       RNNFAST_UNROLL
       for (int k = 0; k < 4; ++k) columns.at[n][k] = four.at[k];
     }

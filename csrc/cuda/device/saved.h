@@ -51,6 +51,40 @@ struct alignas(sizeof(S) * N > 16 ? 16 : sizeof(S) * N) SlotVector {
   S at[N];
 };
 
+// The same in whole registers: what is loaded ahead must not be taken apart, which would wait for
+// it. So the halves of a word are numbers here, not memory that the compiler may split.
+template <class S, int N>
+struct Packed {
+  static constexpr bool kHalves = sizeof(S) == 2 && N % 2 == 0;
+  using Word = std::conditional_t<kHalves, uint32_t, S>;
+  alignas(SlotVector<S, N>) Word at[kHalves ? N / 2 : N];
+
+  RNNFAST_DEVICE static Packed of(const SlotVector<S, N>& values) {
+    Packed packed;
+    RNNFAST_UNROLL
+    for (int k = 0; k < N; ++k) {
+      if constexpr (!kHalves) {
+        packed.at[k] = values.at[k];
+      } else if (k % 2 == 0) {
+        packed.at[k / 2] = pack2(values.at[k], values.at[k + 1]);
+      }
+    }
+    return packed;
+  }
+  RNNFAST_DEVICE SlotVector<S, N> values() const {
+    SlotVector<S, N> values;
+    RNNFAST_UNROLL
+    for (int k = 0; k < N; ++k) {
+      if constexpr (kHalves) {
+        values.at[k] = {uint16_t(at[k / 2] >> k % 2 * 16)};
+      } else {
+        values.at[k] = at[k];
+      }
+    }
+    return values;
+  }
+};
+
 // 16-bit storage keeps gates as fixed point, codes 0 … 65534: of a sigmoid in steps of 1/65534, of
 // a tanh in steps of 1/32767 from -1 on. 65535 is NaN.
 //

@@ -94,12 +94,12 @@ struct Sequences {
   RNNFAST_DEVICE static int column(int j) { return (lane() & 3) * 2 + j; }
   RNNFAST_DEVICE bool exists(int j) const { return column(j) < count; }
   RNNFAST_DEVICE bool alive(int j, int s) const { return walk[j].alive(s); }
-  RNNFAST_DEVICE bool reset(int j, int s) const { return all.reset(walk[j], s); }
+  // Where in [T, B] the s-th step stands.
+  RNNFAST_DEVICE int64_t reset_place(int j, int s) const {
+    return all.time(walk[j], s) * all.B + walk[j].batch;
+  }
   RNNFAST_DEVICE int64_t first(int j) const { return walk[j].first; }
   RNNFAST_DEVICE int64_t row(int j, int s) const { return all.row(walk[j], s); }
-  RNNFAST_DEVICE int64_t row_before(int j, int s, int64_t row) const {
-    return all.row_before(walk[j], s, row);
-  }
 };
 
 }  // namespace rnnfast::cuda

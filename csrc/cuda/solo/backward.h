@@ -37,6 +37,7 @@ struct BackwardScan {
   static constexpr int kChains = kTiles == 1 ? 4 : (kTiles == 2 ? 2 : 1);
   static constexpr int kValues = kSlabBytes / int(sizeof(Operand));
   using Gates = SlotVector<S, kSlots>;
+  using Stored = Packed<S, kSlots>;
   using W = Weights<Mma, kTiles, 1, kHeld>;
 
   const BackwardArgs& args;
@@ -44,18 +45,25 @@ struct BackwardScan {
   Sequences sequences;
   W w;
   unsigned char* rows;
-  int64_t stride;
+  int stride;
   int first_slabs;  // of the first phase, where there are two
   float scale, unscale;
-  bool reset[2];  // of the thread's sequences: whether the step at hand began with a state of 0
-  bool reset_before[2];
-  int64_t row[2];  // of the step at hand, or the one before once it is prefetched
+  // What moves from step to step is added to, so that nothing of it is computed twice.
+  // Bytes from `rows` on: where the lane reads the operands of a step, where it writes those of its
+  // first unit and sequence; from there to the other set.
+  int reads, writes, flip;
+  int64_t at[2];     // of the thread's sequences: where the step at hand has its first unit
+  int64_t first[2];  // and the state before the first step
+  const uint8_t* reset_at[2] = {nullptr, nullptr};  // of the step that is fetched next
+  int64_t row_step, reset_step;                     // from a step to the next one
+  // Not 0: the step at hand, and each of the two before it, began with a state of 0.
+  int reset[2] = {0, 0}, reset_before[2] = {0, 0}, reset_fetched[2] = {0, 0};
 
   // Of the thread's units [tile][octet] and sequences: the gradient of the state after the step at
   // hand (but for what its outputs add), or before it; what was saved, and then D; what else the
   // step reads.
   Real dh[kTiles][kOctets][2], dc[kTiles][kOctets][2];
-  Gates gates[kTiles][kOctets][2];
+  Stored gates[kTiles][kOctets][2];
   S dy[kTiles][kOctets][2], h_before[kTiles][kOctets][2], dc_out[kTiles][kOctets][2];
   float c_before[kTiles][kOctets][2];
 
@@ -64,7 +72,7 @@ struct BackwardScan {
       : args(a), d(direction), sequences(a.T, a.B, a.H, Team::tile(), direction) {
     first_slabs = kTwoPhases ? slab_count(args.H) : 0;
     const int slabs = first_slabs + slab_count((kTwoPhases ? 2 : kG) * args.H);
-    stride = int64_t(slabs) * kSlabBytes + kRowPad;
+    stride = slabs * kSlabBytes + kRowPad;
     rows = shared;
     scale = args.scale != nullptr ? load_once(args.scale) : 1.0f;
     unscale = 1.0f / scale;
@@ -72,11 +80,13 @@ struct BackwardScan {
   }
 
   RNNFAST_DEVICE void run() {
-    for (int64_t i = thread_index() * 4; i < kRowSets * kColumns * stride; i += kThreads * 4) {
+    for (int i = thread_index() * 4; i < kRowSets * kColumns * stride; i += kThreads * 4) {
       *reinterpret_cast<uint32_t*>(rows + i) = 0;
     }
     load_state();
-    for (int s = sequences.longest; s < sequences.T; ++s) store_padding(s);
+    store_padding();
+    begin();
+    for (int k = 1; k <= 2; ++k) fetch_reset(sequences.longest - k);
     prefetch(sequences.longest - 1);
     sync_block();
     for (int s = sequences.longest - 1; s >= 0; --s) step(s);
@@ -100,8 +110,16 @@ struct BackwardScan {
     const int u = unit(i, octet), last = int(args.H) - 1;
     return row + (u < last ? u : last);
   }
-  RNNFAST_DEVICE unsigned char* row_set(int set) const {
-    return rows + (kRowSets == 1 ? 0 : (set & 1) * kColumns * stride);
+  // From the thread's first unit.
+  RNNFAST_DEVICE static constexpr int behind(int i, int octet) {
+    return i * kWarps * kTileUnits + octet * 8;
+  }
+  // The next step's operands lie in the other set.
+  RNNFAST_DEVICE void turn_over() {
+    if constexpr (kRowSets == 1) return;
+    reads += flip;
+    writes += flip;
+    flip = -flip;
   }
 
   // f(tile, octet, sequence) for all that the thread has, also for units and sequences that do not
@@ -123,10 +141,12 @@ struct BackwardScan {
     return is_unit(i, octet) && sequences.exists(j);
   }
 
-  // N gradients as operands, side by side from column `column` of the row on.
+  // The N gradients of a unit as operands, side by side, behind `before` columns of the row.
   template <int N>
-  RNNFAST_DEVICE void publish(int set, int j, int column, const Real (&values)[N]) const {
-    auto* row = reinterpret_cast<Operand*>(row_set(set) + Sequences::column(j) * stride);
+  RNNFAST_DEVICE void publish(int before, int i, int octet, int j, const Real (&values)[N]) const {
+    constexpr int kOwn = kTwoPhases ? 1 : N;  // times its first unit: what `writes` has of them
+    auto* row = reinterpret_cast<Operand*>(rows + writes + j * stride);
+    const int column = before + behind(i, octet) * N + (N - kOwn) * unit(0, 0);
     SlotVector<Operand, N == 3 ? 1 : N> together;
     RNNFAST_UNROLL
     for (int k = 0; k < N; ++k) {
@@ -148,7 +168,8 @@ struct BackwardScan {
     const S* matrix = static_cast<const S*>(d.w_hh);
     const int64_t H = args.H;
     const int all_tiles = int((H + kTileUnits - 1) / kTileUnits);
-    w.load_all(shared, slabs, all_tiles, [&](int t, int row, int column) -> Operand {
+    const bool chunks = detail::may_load_chunks(matrix, H);
+    const auto where = [&](int t, int row, int column) -> const S* {
       int64_t unit = column / kG, gate = column % kG;
       if constexpr (kTwoPhases) {
         const int second = column - first_slabs * kValues;
@@ -156,9 +177,30 @@ struct BackwardScan {
         gate = second < 0 ? 2 : second % 2;
       }
       const int64_t to = int64_t(w.group(t)) * kTileUnits + row;
-      if (unit >= H || to >= H) return 0;
-      return Mma::stored(load_once(matrix + (gate * H + unit) * H + to));
-    });
+      const bool there = (unit < H) & (to < H);  // without a branch: all loads at once
+      return there ? matrix + (gate * H + unit) * H + to : nullptr;
+    };
+    w.template load_all<Along::kRows>(shared, slabs, all_tiles, matrix, chunks, where);
+  }
+
+  // At the last step.
+  RNNFAST_DEVICE void begin() {
+    flip = kColumns * stride;
+    reads = Mma::own_place(stride);
+    row_step = sequences.all.reverse ? -sequences.all.step : sequences.all.step;
+    reset_step = sequences.all.reverse ? -args.B : args.B;
+    constexpr int kOwn = (kTwoPhases ? 1 : kG) * int(sizeof(Operand));
+    writes = Sequences::column(0) * stride + unit(0, 0) * kOwn;
+    RNNFAST_UNROLL
+    for (int j = 0; j < 2; ++j) {
+      const int last = sequences.longest - 1;
+      const int64_t time = sequences.all.reverse ? sequences.walk[j].length - 1 - last : last;
+      first[j] = sequences.first(j) + unit(0, 0);
+      at[j] = time * sequences.all.step + first[j];
+      if (d.resets == nullptr) continue;
+      reset_at[j] =
+          reinterpret_cast<const uint8_t*>(d.resets) + time * args.B + sequences.walk[j].batch;
+    }
   }
 
   RNNFAST_DEVICE void load_state() {
@@ -182,42 +224,67 @@ struct BackwardScan {
     });
   }
 
-  RNNFAST_DEVICE void store_padding(int s) {
+  // Past the sequences' ends.
+  RNNFAST_DEVICE void store_padding() {
     Gates zero;
     RNNFAST_UNROLL
     for (int k = 0; k < kSlots; ++k) zero.at[k] = narrow<S>(0.0f);
     each([&](int i, int octet, int j) {
       if (!owns(i, octet, j)) return;
-      store(static_cast<Gates*>(d.dgates) + place(sequences.row(j, s), i, octet), zero);
+      for (int s = sequences.walk[j].length; s < sequences.T; ++s) {
+        store(static_cast<Gates*>(d.dgates) + place(sequences.row(j, s), i, octet), zero);
+      }
     });
   }
 
   // --- a step ----------------------------------------------------------------------------------
 
-  RNNFAST_DEVICE void prefetch(int s) {
-    if (s < 0) return;
+  // Whether a step of the sequence was reset before, two steps ahead of its use.
+  RNNFAST_DEVICE void fetch_reset(int s) {
+    if (d.resets == nullptr) return;
     RNNFAST_UNROLL
     for (int j = 0; j < 2; ++j) {
-      reset_before[j] = sequences.reset(j, s);
-      row[j] = sequences.row(j, s);
+      reset_before[j] = reset_fetched[j];
+      reset_fetched[j] = 0;
+      if (s >= 0 && sequences.alive(j, s)) reset_fetched[j] = load_once(reset_at[j]);
+      reset_at[j] -= reset_step;
     }
+  }
+
+  // What step s reads, where at[] stands.
+  RNNFAST_DEVICE void prefetch(int s) {
+    if (s < 0) return;
+    const void* stored = C::kSavesOutput ? d.y : d.saved;
     each([&](int i, int octet, int j) {
-      const int64_t at = place(row[j], i, octet);
-      const int64_t begin = s > 0 ? sequences.row_before(j, s, row[j]) : sequences.first(j);
-      const int64_t before = place(begin, i, octet);
-      const void* stored = C::kSavesOutput ? d.y : d.saved;
-      gates[i][octet][j] = load_once(static_cast<const Gates*>(stored) + at);
-      if (d.dy != nullptr) dy[i][octet][j] = load_once(static_cast<const S*>(d.dy) + at);
-      if constexpr (C::kReadsH) {
-        h_before[i][octet][j] = load_once(static_cast<const S*>(s > 0 ? d.y : d.h0) + before);
-      }
+      if (!is_unit(i, octet) || !sequences.alive(j, s)) return;
+      const int64_t here = at[j] + behind(i, octet);
+      gates[i][octet][j] = load_once(static_cast<const Stored*>(stored) + here);
+      if (d.dy != nullptr) dy[i][octet][j] = load_once(static_cast<const S*>(d.dy) + here);
       if constexpr (kHasCell) {
-        c_before[i][octet][j] = s > 0
-                                    ? load_once(d.c + before)
-                                    : load_carried(static_cast<const S*>(d.c0), d.c_before, before);
-        if (d.dc != nullptr) dc_out[i][octet][j] = load_once(static_cast<const S*>(d.dc) + at);
+        if (d.dc != nullptr) dc_out[i][octet][j] = load_once(static_cast<const S*>(d.dc) + here);
       }
     });
+    if (s > 0) {
+      each([&](int i, int octet, int j) {
+        if (!is_unit(i, octet) || !sequences.alive(j, s)) return;
+        const int64_t before = at[j] - row_step + behind(i, octet);
+        if constexpr (C::kReadsH) {
+          h_before[i][octet][j] = load_once(static_cast<const S*>(d.y) + before);
+        }
+        if constexpr (kHasCell) c_before[i][octet][j] = load_once(d.c + before);
+      });
+    } else {
+      each([&](int i, int octet, int j) {
+        if (!is_unit(i, octet) || !sequences.alive(j, s)) return;
+        const int64_t before = first[j] + behind(i, octet);
+        if constexpr (C::kReadsH) {
+          h_before[i][octet][j] = load_once(static_cast<const S*>(d.h0) + before);
+        }
+        if constexpr (kHasCell) {
+          c_before[i][octet][j] = load_carried(static_cast<const S*>(d.c0), d.c_before, before);
+        }
+      });
+    }
   }
 
   // The state before the step, and the gradient of the state after it.
@@ -225,12 +292,12 @@ struct BackwardScan {
                              Real (&ds_new)[C::kStates]) const {
     state[0] = 0;
     if constexpr (C::kReadsH) {
-      if (!reset[j]) state[0] = widen(h_before[i][octet][j]);
+      if (reset[j] == 0) state[0] = widen(h_before[i][octet][j]);
     }
     ds_new[0] = dh[i][octet][j];
     if (d.dy != nullptr) ds_new[0] = ds_new[0] + Real(widen(dy[i][octet][j]));
     if constexpr (kHasCell) {
-      state[1] = reset[j] ? 0.0f : c_before[i][octet][j];
+      state[1] = reset[j] != 0 ? 0.0f : c_before[i][octet][j];
       ds_new[1] = dc[i][octet][j];
       if (d.dc != nullptr) ds_new[1] = ds_new[1] + Real(widen(dc_out[i][octet][j]));
     }
@@ -246,8 +313,8 @@ struct BackwardScan {
 
   // f(tile, octet, sequence, W_hhᵀ's product), slabs lo .. hi.
   template <class F>
-  RNNFAST_DEVICE void product(int set, int lo, int hi, int s, const F& f) {
-    products<0, 1, kChains>(w, row_set(set), stride, lo, hi,
+  RNNFAST_DEVICE void product(int lo, int hi, int s, const F& f) {
+    products<0, 1, kChains>(w, rows + reads, stride, lo, hi,
                             [&](int i, int, const float (&total)[4]) {
                               RNNFAST_UNROLL
                               for (int octet = 0; octet < kOctets; ++octet) {
@@ -263,15 +330,16 @@ struct BackwardScan {
 
   // dh and dc of the state before step s are complete.
   RNNFAST_DEVICE void hand_down(int i, int octet, int j, Real through_gates) {
-    dh[i][octet][j] = reset[j] ? Real(0) : clipped(dh[i][octet][j] + through_gates, args.clip);
+    dh[i][octet][j] = reset[j] != 0 ? Real(0) : clipped(dh[i][octet][j] + through_gates, args.clip);
     if constexpr (kHasCell) {
-      dc[i][octet][j] = reset[j] ? Real(0) : clipped(dc[i][octet][j], args.clip);
+      dc[i][octet][j] = reset[j] != 0 ? Real(0) : clipped(dc[i][octet][j], args.clip);
     }
   }
 
   RNNFAST_DEVICE void step(int s) {
     RNNFAST_UNROLL
     for (int j = 0; j < 2; ++j) reset[j] = reset_before[j];
+    fetch_reset(s - 2);
     if constexpr (kTwoPhases) {
       step_two_phases(s);
     } else {
@@ -285,17 +353,19 @@ struct BackwardScan {
       Real state[C::kStates], ds_new[C::kStates], ds[C::kStates], saved[C::kSaved], dgx[kG],
           dgh[kG];
       gather(i, octet, j, state, ds_new);
-      decode_saved<Cell>(gates[i][octet][j], saved);
+      decode_saved<Cell>(gates[i][octet][j].values(), saved);
       cell_backward<Cell>(args.relu, ds_new, saved, state, dgx, dgh, ds);
       keep(i, octet, j, ds);
-      publish(s, j, unit(i, octet) * kG, dgh);
+      publish(0, i, octet, j, dgh);
+      Gates out;
       RNNFAST_UNROLL
-      for (int g = 0; g < kG; ++g) gates[i][octet][j].at[g] = rounded(dgx[g]);
-      if constexpr (C::kOwnGate >= 0) gates[i][octet][j].at[kG] = rounded(dgh[C::kOwnGate]);
+      for (int g = 0; g < kG; ++g) out.at[g] = rounded(dgx[g]);
+      if constexpr (C::kOwnGate >= 0) out.at[kG] = rounded(dgh[C::kOwnGate]);
+      gates[i][octet][j] = Stored::of(out);
     });
     hand_over(s);
-    product(s, 0, w.slabs, s,
-            [&](int i, int octet, int j, Real sum) { hand_down(i, octet, j, sum); });
+    product(0, w.slabs, s, [&](int i, int octet, int j, Real sum) { hand_down(i, octet, j, sum); });
+    turn_over();
   }
 
   RNNFAST_DEVICE void step_two_phases(int s) {
@@ -304,33 +374,34 @@ struct BackwardScan {
       if (!is_unit(i, octet) || !sequences.alive(j, s)) return;
       Real state[1], ds_new[1], ds[1], saved[C::kSaved], dgx[kG], dgh[kG];
       gather(i, octet, j, state, ds_new);
-      decode_saved<Cell>(gates[i][octet][j], saved);
+      decode_saved<Cell>(gates[i][octet][j].values(), saved);
       C::backward(At<1>{}, ds_new, saved, state, dgx, dgh, ds);
       dg_z[i][octet][j] = dgx[1];
       dg_n[i][octet][j] = dgx[2];
       keep(i, octet, j, ds);
       const Real candidate[1] = {dg_n[i][octet][j]};
-      publish(0, j, unit(i, octet), candidate);
+      publish(0, i, octet, j, candidate);
     });
     Team::signal();
     Team::wait();
-    product(0, 0, first_slabs, s, [&](int i, int octet, int j, Real du) {
+    product(0, first_slabs, s, [&](int i, int octet, int j, Real du) {
       Real state[1], d[1], ds[1] = {dh[i][octet][j]}, saved[C::kSaved], dgx[kG], dgh[kG];
       gather(i, octet, j, state, d);
       d[0] = du;
-      decode_saved<Cell>(gates[i][octet][j], saved);
+      decode_saved<Cell>(gates[i][octet][j].values(), saved);
       C::backward(At<0>{}, d, saved, state, dgx, dgh, ds);
       const Real dg_rz[2] = {dgx[0], dg_z[i][octet][j]};
       keep(i, octet, j, ds);
-      publish(0, j, first_slabs * kValues + unit(i, octet) * 2, dg_rz);
-      Gates& out = gates[i][octet][j];
+      publish(first_slabs * kValues, i, octet, j, dg_rz);
+      Gates out;
       out.at[0] = rounded(dg_rz[0]);
       out.at[1] = rounded(dg_rz[1]);
       out.at[2] = rounded(dg_n[i][octet][j]);
       out.at[3] = narrow<S>(0.0f);
+      gates[i][octet][j] = Stored::of(out);
     });
     hand_over(s);
-    product(0, first_slabs, w.slabs, s,
+    product(first_slabs, w.slabs, s,
             [&](int i, int octet, int j, Real sum) { hand_down(i, octet, j, sum); });
   }
 
@@ -338,19 +409,16 @@ struct BackwardScan {
   RNNFAST_DEVICE void hand_over(int s) {
     Team::signal();
     store_step(s);
+    RNNFAST_UNROLL
+    for (int j = 0; j < 2; ++j) at[j] -= row_step;
     prefetch(s - 1);
     Team::wait();
   }
 
   RNNFAST_DEVICE void store_step(int s) {
     each([&](int i, int octet, int j) {
-      if (!owns(i, octet, j)) return;
-      Gates out = gates[i][octet][j];
-      if (!sequences.alive(j, s)) {
-        RNNFAST_UNROLL
-        for (int k = 0; k < kSlots; ++k) out.at[k] = narrow<S>(0.0f);
-      }
-      store(static_cast<Gates*>(d.dgates) + place(row[j], i, octet), out);
+      if (!is_unit(i, octet) || !sequences.alive(j, s)) return;
+      store(static_cast<Stored*>(d.dgates) + at[j] + behind(i, octet), gates[i][octet][j]);
     });
   }
 };

@@ -62,8 +62,8 @@ void run_cell(int shape, const Args& args, Stream stream) {
 template <Pass kPass, class Mma, class Args>
 void launch_cell(CellId cell, int shape, Args args, Stream stream) {
   if (args.B == 0) return;
-  if (args.T > INT32_MAX || args.H > (1 << 20)) {
-    throw std::invalid_argument("a scan of more than 2^31 - 1 steps, or 2^20 hidden units");
+  if (args.T > INT32_MAX - 2 || args.H > (1 << 20)) {
+    throw std::invalid_argument("a scan of more than 2^31 - 3 steps, or 2^20 hidden units");
   }
   args.relu = cell == CellId::kRnnRelu;
   switch (cell) {

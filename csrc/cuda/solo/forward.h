@@ -3,8 +3,9 @@
 //
 // A step: multiply W_hh by the operands in shared memory; the gate math in the accumulators'
 // threads; write the new h to the other set of rows; then, while others get there, store the
-// outputs and load the next step's gates; one barrier. (A cell of two phases does this twice.) The
-// state is carried in fp32; a sequence that ended keeps it.
+// outputs and load the gates of the step after the next; one barrier. (A cell of two phases does
+// this twice.) The state is carried in fp32; a sequence that ended keeps it, and reads and writes
+// nothing more.
 #pragma once
 
 #include "cuda/device/arguments.h"
@@ -21,8 +22,9 @@ namespace rnnfast::cuda {
 
 template <template <class> class Cell, class Mma, class Team, int kGroups, int kHeld>
 struct ForwardScan {
-  using C = Cell<Real>;
   using S = typename Mma::Storage;
+  using Real = ForwardReal<S>;
+  using C = Cell<Real>;
   using Operand = typename Mma::Operand;
   static constexpr CellId kCell = kIdOf<Cell>;
   static constexpr Group kGroup = group_of(Pass::kForward, kCell);
@@ -33,6 +35,11 @@ struct ForwardScan {
   static constexpr bool kHasCell = C::kStates > 1;
   static constexpr int kChains = kGroups * kTiles >= 3 ? 1 : 2;
   using Gates = SlotVector<S, kSlots>;
+  using Stored = Packed<S, kSlots>;
+  // Whether there are registers for gates that are loaded two steps before they are used, and for
+  // addresses of resets.
+  static constexpr bool kTwoAhead =
+      kGroups * kOctets <= 2 && kGroups * kOctets * sizeof(Gates) <= 16;
   using W = Weights<Mma, kGroups * kTiles, kTiles, kHeld>;
 
   const ForwardArgs& args;
@@ -41,15 +48,23 @@ struct ForwardScan {
   W w;
   unsigned char* rows;  // two sets of kColumns rows
   int64_t stride;
-  int groups;         // of this warp
-  bool reset_now[2];  // of the thread's sequences: whether this step begins with a state of 0
-  bool reset_next[2] = {false, false};
-  int64_t row[2];  // of the step at hand, or the next one once its gates are on their way
+  int groups;  // of this warp
 
-  // Of the thread's units [group][octet] and sequences: the state; the gates, of the next step or
-  // as saved; the product.
-  Real h[kGroups][kOctets][2], c[kGroups][kOctets][2];
-  Gates gates[kGroups][kOctets][2];
+  // What moves from step to step is added to, so that nothing of it is computed twice.
+  // Bytes from `rows` on: where the lane reads the operands of this product, where it writes those
+  // of the next one for its first unit and sequence; from there to the other set.
+  int reads, writes, flip;
+  int64_t at[2];  // of the thread's sequences: where the step at hand has its first unit
+  const uint8_t* reset_at[2] = {nullptr, nullptr};  // of the step that is fetched next
+  int64_t row_step, reset_step;                     // from a step to the next one
+  int reset[2] = {0, 0};                            // not 0: the next step begins with a state of 0
+
+  // Of the thread's units [group][octet] and sequences: the state; the gates of the step at hand,
+  // and of the next one; what is saved; the product.
+  Real h[kGroups][kOctets][2] = {}, c[kGroups][kOctets][2] = {};
+  Stored gates[kGroups][kOctets][2] = {};
+  Stored next_gates[kGroups][kOctets][2] = {};
+  Stored saved[kGroups][kOctets][2];
   float sum[kGroups][kOctets][kG][2];
 
   RNNFAST_DEVICE ForwardScan(const ForwardArgs& a, const ForwardDirection& direction,
@@ -67,15 +82,17 @@ struct ForwardScan {
     for (int64_t i = thread_index() * 4; i < 2 * kColumns * stride; i += kThreads * 4) {
       *reinterpret_cast<uint32_t*>(rows + i) = 0;
     }
+    begin();
     load_state();
     sync_block();
-    publish_state(0);
-    prefetch(0);
+    publish_state();
+    use_resets(1);
     Team::signal();
     Team::wait();
+    turn_over();
     for (int s = 0; s < sequences.longest; ++s) step(s);
     store_state();
-    for (int s = sequences.longest; s < sequences.T; ++s) store_padding(s);
+    store_padding();
   }
 
  private:
@@ -89,17 +106,24 @@ struct ForwardScan {
     return w.group(i) * kGroup.units + octet * 8 + lane() / 4;
   }
   RNNFAST_DEVICE bool is_unit(int i, int octet) const { return unit(i, octet) < int(args.H); }
+  // From the thread's first unit.
+  RNNFAST_DEVICE static constexpr int behind(int i, int octet) {
+    return i * kWarps * kGroup.units + octet * 8;
+  }
   // Where a unit stands in the row that begins there; inside it if it does not exist.
   RNNFAST_DEVICE int64_t place(int64_t row, int i, int octet) const {
     const int u = unit(i, octet), last = int(args.H) - 1;
     return row + (u < last ? u : last);
   }
-  RNNFAST_DEVICE unsigned char* row_set(int set) const {
-    return rows + (set & 1) * kColumns * stride;
+  RNNFAST_DEVICE void publish(int i, int octet, int j, Operand operand) const {
+    auto* row = reinterpret_cast<Operand*>(rows + writes + j * int(stride));
+    if (is_unit(i, octet)) row[behind(i, octet)] = operand;
   }
-  RNNFAST_DEVICE void publish(int set, int i, int octet, int j, Real value) const {
-    auto* row = reinterpret_cast<Operand*>(row_set(set) + Sequences::column(j) * stride);
-    if (is_unit(i, octet)) row[unit(i, octet)] = Mma::operand(value.value);
+  // What was written is read next.
+  RNNFAST_DEVICE void turn_over() {
+    reads += flip;
+    writes -= flip;
+    flip = -flip;
   }
 
   // f(group, octet, sequence) for all that the thread has, also for units and sequences that do not
@@ -109,6 +133,18 @@ struct ForwardScan {
     RNNFAST_UNROLL
     for (int i = 0; i < kGroups; ++i) {
       if (i >= groups) continue;
+      RNNFAST_UNROLL
+      for (int octet = 0; octet < kOctets; ++octet) {
+        RNNFAST_UNROLL
+        for (int j = 0; j < 2; ++j) f(i, octet, j);
+      }
+    }
+  }
+  // The same without a branch, also of groups that the warp does not have: of little work.
+  template <class F>
+  RNNFAST_DEVICE void all(const F& f) {
+    RNNFAST_UNROLL
+    for (int i = 0; i < kGroups; ++i) {
       RNNFAST_UNROLL
       for (int octet = 0; octet < kOctets; ++octet) {
         RNNFAST_UNROLL
@@ -126,14 +162,31 @@ struct ForwardScan {
   RNNFAST_DEVICE void load_weights(unsigned char* shared, int slabs, int all_groups) {
     const S* matrix = static_cast<const S*>(d.w_hh);
     const int64_t H = args.H;
-    w.load_all(shared, slabs, all_groups, [&](int t, int row, int column) -> Operand {
+    const bool chunks = detail::may_load_chunks(matrix, H);
+    const auto where = [&](int t, int row, int column) -> const S* {
       const int tile = t % kTiles, half = row / 8;
       const int64_t unit =
           int64_t(w.group(t / kTiles)) * kGroup.units + Rows<Cell>::octet(tile, half) * 8 + row % 8;
-      if (unit >= H || column >= H) return 0;
-      return Mma::stored(
-          load_once(matrix + (Rows<Cell>::gate(tile, half) * H + unit) * H + column));
-    });
+      const bool there = (unit < H) & (column < H);  // without a branch: all loads at once
+      return there ? matrix + (Rows<Cell>::gate(tile, half) * H + unit) * H + column : nullptr;
+    };
+    w.template load_all<Along::kColumns>(shared, slabs, all_groups, matrix, chunks, where);
+  }
+
+  // At the first step.
+  RNNFAST_DEVICE void begin() {
+    const int other_set = kColumns * int(stride);
+    flip = -other_set;
+    reads = other_set + Mma::own_place(int(stride));
+    writes = Sequences::column(0) * int(stride) + unit(0, 0) * int(sizeof(Operand));
+    row_step = sequences.all.reverse ? -sequences.all.step : sequences.all.step;
+    reset_step = sequences.all.reverse ? -args.B : args.B;
+    RNNFAST_UNROLL
+    for (int j = 0; j < 2; ++j) {
+      at[j] = sequences.row(j, 0) + unit(0, 0);
+      if (d.resets == nullptr) continue;
+      reset_at[j] = reinterpret_cast<const uint8_t*>(d.resets) + sequences.reset_place(j, 0);
+    }
   }
 
   RNNFAST_DEVICE void load_state() {
@@ -144,7 +197,9 @@ struct ForwardScan {
       h[i][octet][j] = load_carried(h0, d.before.h, at);
       if constexpr (kHasCell) c[i][octet][j] = load_carried(c0, d.before.c, at);
     });
-    look_ahead(0);
+    use_resets(0);
+    load_gates(0, 0, gates);
+    if constexpr (kTwoAhead) load_gates(1, 1, next_gates);
   }
 
   RNNFAST_DEVICE void store_state() {
@@ -158,54 +213,71 @@ struct ForwardScan {
     });
   }
 
-  RNNFAST_DEVICE void store_padding(int s) {
+  // Past the sequences' ends.
+  RNNFAST_DEVICE void store_padding() {
     each([&](int i, int octet, int j) {
       if (!owns(i, octet, j)) return;
-      const int64_t at = place(sequences.row(j, s), i, octet);
-      store(static_cast<S*>(d.y) + at, narrow<S>(0.0f));
-      if constexpr (kHasCell) {
-        if (d.c != nullptr) store(d.c + at, 0.0f);
+      for (int s = sequences.walk[j].length; s < sequences.T; ++s) {
+        const int64_t at = place(sequences.row(j, s), i, octet);
+        store(static_cast<S*>(d.y) + at, narrow<S>(0.0f));
+        if constexpr (kHasCell) {
+          if (d.c != nullptr) store(d.c + at, 0.0f);
+        }
       }
     });
   }
 
   // --- a step ----------------------------------------------------------------------------------
 
-  RNNFAST_DEVICE void look_ahead(int s) {
+  // Those that are here, on the state; then those of step s are fetched.
+  RNNFAST_DEVICE void use_resets(int s) {
+    if (d.resets == nullptr) return;
+    all([&](int i, int octet, int j) {
+      h[i][octet][j] = reset[j] != 0 ? Real(0) : h[i][octet][j];
+      if constexpr (kHasCell) c[i][octet][j] = reset[j] != 0 ? Real(0) : c[i][octet][j];
+    });
     RNNFAST_UNROLL
     for (int j = 0; j < 2; ++j) {
-      reset_now[j] = reset_next[j];
-      reset_next[j] = sequences.reset(j, s);
+      reset[j] = 0;
+      const uint8_t* own = reset_at[j];
+      if constexpr (!kTwoAhead) {
+        own = reinterpret_cast<const uint8_t*>(d.resets) + sequences.reset_place(j, s);
+      }
+      if (sequences.alive(j, s)) reset[j] = load_once(own);
+      reset_at[j] += reset_step;
     }
   }
 
-  // h as step s is to find it, as an operand.
-  RNNFAST_DEVICE void publish_state(int s) {
-    each([&](int i, int octet, int j) {
-      publish(s, i, octet, j, reset_next[j] ? Real(0) : h[i][octet][j]);
+  // Of step s, so many after the one at hand.
+  RNNFAST_DEVICE void load_gates(int s, int ahead, Stored (&of_step)[kGroups][kOctets][2]) {
+    const Stored* stored = static_cast<const Stored*>(d.gates);
+    all([&](int i, int octet, int j) {
+      const Stored* from = stored + (at[j] + ahead * row_step);
+      if (is_unit(i, octet) && sequences.alive(j, s)) {
+        of_step[i][octet][j] = load(from + behind(i, octet));
+      }
+    });
+  }
+
+  // h as the next step is to find it, as an operand.
+  RNNFAST_DEVICE void publish_state() {
+    all([&](int i, int octet, int j) {
+      const Operand operand = Mma::operand(h[i][octet][j].value);
+      publish(i, octet, j, reset[j] != 0 ? Operand(0) : operand);
     });
   }
 
   // The state that this step starts from.
   RNNFAST_DEVICE void state_before(int i, int octet, int j, Real (&state)[C::kStates]) const {
-    state[0] = reset_now[j] ? Real(0) : h[i][octet][j];
-    if constexpr (kHasCell) state[1] = reset_now[j] ? Real(0) : c[i][octet][j];
+    state[0] = h[i][octet][j];
+    if constexpr (kHasCell) state[1] = c[i][octet][j];
   }
 
-  RNNFAST_DEVICE void prefetch(int s) {
-    if (s >= sequences.T) return;
-    const Gates* all = static_cast<const Gates*>(d.gates);
-    RNNFAST_UNROLL
-    for (int j = 0; j < 2; ++j) row[j] = sequences.row(j, s);
-    each(
-        [&](int i, int octet, int j) { gates[i][octet][j] = load(all + place(row[j], i, octet)); });
-  }
-
-  // sum of the gates of tiles kFirst .. kFirst + kCount of each group, from the operands of `set`.
+  // sum of the gates of tiles kFirst .. kFirst + kCount of each group.
   template <int kFirst, int kCount>
-  RNNFAST_DEVICE void product(int set) {
+  RNNFAST_DEVICE void product() {
     products<kFirst, kCount, kChains>(
-        w, row_set(set), stride, 0, w.slabs, [&](int i, int tile, const float (&total)[4]) {
+        w, rows + reads, int(stride), 0, w.slabs, [&](int i, int tile, const float (&total)[4]) {
           RNNFAST_UNROLL
           for (int half = 0; half < 2; ++half) {
             const int gate = Rows<Cell>::gate(tile, half), octet = Rows<Cell>::octet(tile, half);
@@ -224,11 +296,10 @@ struct ForwardScan {
   }
 
   RNNFAST_DEVICE void step_one_phase(int s) {
-    product<0, kTiles>(s);
-    look_ahead(s + 1);
+    product<0, kTiles>();
     each([&](int i, int octet, int j) {
       Real in[kSlots], gx[kG], gh[kG], before[C::kStates], after[C::kStates], saved[C::kSaved];
-      read_plain(gates[i][octet][j], in);
+      read_plain(gates[i][octet][j].values(), in);
       RNNFAST_UNROLL
       for (int g = 0; g < kG; ++g) {
         gx[g] = in[g];
@@ -239,18 +310,18 @@ struct ForwardScan {
       cell_forward<Cell>(args.relu, gx, gh, before, after, saved);
       keep(i, octet, j, sequences.alive(j, s), after, saved);
     });
-    hand_over(s, s + 1);
+    hand_over(s);
   }
 
-  // The operands of the first phase are in set 0, u = r·h in set 1. Between the phases `gates`
-  // holds what will be saved, but gx_n where n will be.
+  // The operands of the first phase are in one set, u = r·h in the other. Between the phases
+  // `gates` holds what will be saved, but gx_n where n will be.
   RNNFAST_DEVICE void step_two_phases(int s) {
     constexpr int kU = C::kPhases[1].operand;
-    product<0, 2>(0);
-    look_ahead(s + 1);
+    product<0, 2>();
     each([&](int i, int octet, int j) {
       Real in[kSlots], gx[2], gh[2], before[1], after[1], saved[C::kSaved];
-      read_plain(gates[i][octet][j], in);
+      const Gates stored = gates[i][octet][j].values();
+      read_plain(stored, in);
       RNNFAST_UNROLL
       for (int g = 0; g < 2; ++g) {
         gx[g] = in[g];
@@ -259,23 +330,25 @@ struct ForwardScan {
       state_before(i, octet, j, before);
       C::forward(At<0>{}, gx, gh, before, after, saved);
       saved[2] = 0;
-      publish(1, i, octet, j, saved[kU]);
-      const S gx_n = gates[i][octet][j].at[2];
-      gates[i][octet][j] = encode_saved<Cell, S>(saved);
-      gates[i][octet][j].at[2] = gx_n;
+      publish(i, octet, j, Mma::operand(saved[kU].value));
+      Gates kept = encode_saved<Cell, S>(saved);
+      kept.at[2] = stored.at[2];
+      this->saved[i][octet][j] = Stored::of(kept);
     });
     Team::signal();
     Team::wait();
-    product<2, 1>(1);
+    turn_over();
+    product<2, 1>();
     each([&](int i, int octet, int j) {
       Real before[1], after[1], saved[C::kSaved];
-      decode_saved<Cell>(gates[i][octet][j], saved);
+      const Gates kept = this->saved[i][octet][j].values();
+      decode_saved<Cell>(kept, saved);
       state_before(i, octet, j, before);
-      const Real gx[1] = {widen(gates[i][octet][j].at[2])}, gh[1] = {sum[i][octet][2][j]};
+      const Real gx[1] = {widen(kept.at[2])}, gh[1] = {sum[i][octet][2][j]};
       C::forward(At<1>{}, gx, gh, before, after, saved);
       keep(i, octet, j, sequences.alive(j, s), after, saved);
     });
-    hand_over(s, 0);
+    hand_over(s);
   }
 
   // The new state, unless the sequence has ended, and what is saved in place of the gates.
@@ -283,16 +356,27 @@ struct ForwardScan {
                            const Real (&saved)[C::kSaved]) {
     h[i][octet][j] = alive ? after[0] : h[i][octet][j];
     if constexpr (kHasCell) c[i][octet][j] = alive ? after[1] : c[i][octet][j];
-    if constexpr (!C::kSavesOutput) gates[i][octet][j] = encode_saved<Cell, S>(saved);
+    if constexpr (!C::kSavesOutput) {
+      this->saved[i][octet][j] = Stored::of(encode_saved<Cell, S>(saved));
+    }
   }
 
-  // The end of step s: its h to the others first, as set `set`; then what only memory waits for.
-  RNNFAST_DEVICE void hand_over(int s, int set) {
-    publish_state(set);
+  // The end of step s: its h to the others first; then what only memory waits for.
+  RNNFAST_DEVICE void hand_over(int s) {
+    publish_state();
     Team::signal();
     store_step(s);
-    prefetch(s + 1);
+    use_resets(s + 2);
+    if constexpr (kTwoAhead) {
+      all([&](int i, int octet, int j) { gates[i][octet][j] = next_gates[i][octet][j]; });
+      load_gates(s + 2, 2, next_gates);
+    } else {
+      load_gates(s + 1, 1, gates);
+    }
+    RNNFAST_UNROLL
+    for (int j = 0; j < 2; ++j) at[j] += row_step;
     Team::wait();
+    turn_over();
   }
 
   RNNFAST_DEVICE static void read_plain(const Gates& stored, Real (&values)[kSlots]) {
@@ -301,16 +385,17 @@ struct ForwardScan {
   }
 
   RNNFAST_DEVICE void store_step(int s) {
-    each([&](int i, int octet, int j) {
-      if (!owns(i, octet, j)) return;
-      const bool alive = sequences.alive(j, s);
-      const int64_t at = place(row[j], i, octet);
-      store(static_cast<S*>(d.y) + at, narrow<S>(alive ? h[i][octet][j].value : 0.0f));
+    const bool keeps_c = kHasCell && d.c != nullptr, saves = !C::kSavesOutput && args.training;
+    all([&](int i, int octet, int j) {
+      const bool due = is_unit(i, octet) & sequences.alive(j, s);
+      const int unit = behind(i, octet);
+      const S y = narrow<S>(h[i][octet][j].value);
+      if (due) store(static_cast<S*>(d.y) + at[j] + unit, y);
       if constexpr (kHasCell) {
-        if (d.c != nullptr) store(d.c + at, alive ? c[i][octet][j].value : 0.0f);
+        if (due & keeps_c) store(d.c + at[j] + unit, c[i][octet][j].value);
       }
       if constexpr (!C::kSavesOutput) {
-        if (args.training && alive) store(static_cast<Gates*>(d.gates) + at, gates[i][octet][j]);
+        if (due & saves) store(static_cast<Stored*>(d.gates) + at[j] + unit, saved[i][octet][j]);
       }
     });
   }

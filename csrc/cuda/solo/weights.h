@@ -2,6 +2,7 @@
 // (shapes.h).
 #pragma once
 
+#include "cuda/device/chunks.h"
 #include "cuda/device/mma.h"
 
 namespace rnnfast::cuda {
@@ -10,70 +11,62 @@ namespace rnnfast::cuda {
 template <class Mma, int kTiles, int kGroupTiles, int kHeld>
 struct Weights {
   using Operand = typename Mma::Operand;
+  using Storage = typename Mma::Storage;
 
   uint32_t held[kTiles][kHeld][kSlabWords];
   unsigned char* spilled;                // [tile of the block][slab − kHeld][2][32 lanes][16 bytes]
   int slabs, spilled_slabs, tiles, own;  // own: the warp
 
-  // `groups` of the block; element(tile, row, column) -> Operand for every tile of this warp, 0
-  // outside the matrix.
-  template <class Element>
+  // `groups` of the block; where(tile, row, column) -> const Storage* for every tile of this warp,
+  // null outside the matrix. `inside`: anywhere in it, as aligned as the matrix is; `chunks`:
+  // whether it may be loaded in 16 bytes.
+  template <Along kAlong, class Where>
   RNNFAST_DEVICE void load_all(unsigned char* shared, int all_slabs, int groups,
-                               const Element& element) {
+                               const Storage* inside, bool chunks, const Where& where) {
     slabs = all_slabs;
     spilled_slabs = slabs > kHeld ? slabs - kHeld : 0;
     own = uniform_warp();
     tiles = groups > own ? (groups - own + kWarps - 1) / kWarps * kGroupTiles : 0;
     spilled = shared;
-    RNNFAST_UNROLL
-    for (int t = 0; t < kTiles; ++t) {
-      RNNFAST_UNROLL
-      for (int k = 0; k < kHeld; ++k) {
-        RNNFAST_UNROLL
-        for (int i = 0; i < kSlabWords; ++i) held[t][k][i] = 0;
-        if (t < tiles && k < slabs) fill(t, k, held[t][k], element);
-      }
-    }
-    for (int t = 0; t < tiles; ++t) {
-      for (int k = kHeld; k < slabs; ++k) {
-        uint32_t slab[kSlabWords];
-        fill(t, k, slab, element);
-        RNNFAST_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          const detail::Registers4 four = {
-              {slab[4 * half], slab[4 * half + 1], slab[4 * half + 2], slab[4 * half + 3]}};
-          store(place(t, k, half), four);
-        }
-      }
+    if (chunks) {
+      load_chunks<Chunks<Mma, Mma, kAlong>>(inside, where);
+    } else {
+      load_values(where);
     }
   }
 
-  // sums[group][t − kFirst] += tile t of the group × the operands `rows` over slabs lo .. hi, for
+  // sums[group][t − kFirst] += tile t of the group × the operands, from
+  // the lane's own place `own_rows` (mma.h), over slabs lo .. hi, for
   // tiles kFirst .. kFirst
   // + kCount of each group.
   template <int kFirst, int kCount, int kChains>
   RNNFAST_DEVICE void multiply(
       typename Mma::template Sum<kChains> (&sums)[kTiles / kGroupTiles][kCount],
-      const unsigned char* rows, int64_t stride, int lo, int hi) const {
-    multiply_held<0, kFirst>(sums, rows, stride, lo, hi);
-    multiply_spilled<kFirst>(sums, rows, stride, lo, hi);
+      const unsigned char* own_rows, int stride, int lo, int hi) const {
+    // Of a cell of two phases there would be two such products, and no registers for them.
+    if (kCount == kGroupTiles && lo == 0 && hi >= kHeld && tiles == kTiles) {
+      multiply_all<0, kFirst>(sums, own_rows, stride);
+    } else {
+      multiply_held<0, kFirst>(sums, own_rows, stride, lo, hi);
+    }
+    multiply_spilled<kFirst>(sums, own_rows, stride, lo, hi);
   }
 
   // sum += tile t of the warp × the operands: fewer sums at once.
   template <int kChains>
   RNNFAST_DEVICE void multiply_tile(int t, typename Mma::template Sum<kChains>& sum,
-                                    const unsigned char* rows, int64_t stride, int lo,
+                                    const unsigned char* own_rows, int stride, int lo,
                                     int hi) const {
     RNNFAST_UNROLL
     for (int k = 0; k < kHeld; ++k) {
       if (k >= lo && k < hi) {
-        Mma::template add<0>(sum, held[t][k], Mma::load_columns(rows, stride, k));
+        Mma::template add<0>(sum, held[t][k], Mma::load_columns(own_rows, stride, k));
       }
     }
     for (int k = lo > kHeld ? lo : kHeld; k < hi; ++k) {
       uint32_t slab[kSlabWords];
       read_spilled(t, k, slab);
-      Mma::template add<0>(sum, slab, Mma::load_columns(rows, stride, k));
+      Mma::template add<0>(sum, slab, Mma::load_columns(own_rows, stride, k));
     }
   }
 
@@ -81,16 +74,87 @@ struct Weights {
   RNNFAST_DEVICE int group(int i) const { return own + i * kWarps; }
 
  private:
-  template <class Element>
-  RNNFAST_DEVICE static void fill(int t, int k, uint32_t (&slab)[kSlabWords],
-                                  const Element& element) {
-    constexpr int kValues = kSlabBytes / int(sizeof(Operand));
+  static constexpr int kValues = kSlabBytes / int(sizeof(Operand));
+  static constexpr int kAhead = 4;  // spilled slabs whose loads are on their way at once
+
+  // Loads of all slabs that stay in registers first: no round trip waits for another.
+  template <class Chunks, class Where>
+  RNNFAST_DEVICE void load_chunks(const Storage* inside, const Where& where) {
+    const auto fetch = [&](int t, int k, uint32_t (&slab)[kSlabWords]) {
+      const bool there = (t < tiles) & (k < slabs);
+      Chunks::load(
+          inside,
+          [&](int row, int column) {
+            const Storage* at = where(t, row, k * kValues + column);
+            return there ? at : nullptr;
+          },
+          slab);
+    };
+    RNNFAST_UNROLL
+    for (int t = 0; t < kTiles; ++t) {
+      RNNFAST_UNROLL
+      for (int k = 0; k < kHeld; ++k) fetch(t, k, held[t][k]);
+    }
+    RNNFAST_UNROLL
+    for (int t = 0; t < kTiles; ++t) {
+      RNNFAST_UNROLL
+      for (int k = 0; k < kHeld; ++k) Chunks::arrange(held[t][k]);
+    }
+    for (int t = 0; t < tiles; ++t) {
+      for (int k = kHeld; k < slabs; k += kAhead) {
+        uint32_t some[kAhead][kSlabWords];
+        RNNFAST_UNROLL
+        for (int n = 0; n < kAhead; ++n) fetch(t, k + n, some[n]);
+        RNNFAST_UNROLL
+        for (int n = 0; n < kAhead; ++n) {
+          Chunks::arrange(some[n]);
+          if (k + n < slabs) spill(t, k + n, some[n]);
+        }
+      }
+    }
+  }
+
+  template <class Where>
+  RNNFAST_DEVICE void load_values(const Where& where) {
+    RNNFAST_UNROLL
+    for (int t = 0; t < kTiles; ++t) {
+      RNNFAST_UNROLL
+      for (int k = 0; k < kHeld; ++k) {
+        RNNFAST_UNROLL
+        for (int i = 0; i < kSlabWords; ++i) held[t][k][i] = 0;
+        if (t < tiles && k < slabs) fill(t, k, held[t][k], where);
+      }
+    }
+    for (int t = 0; t < tiles; ++t) {
+      for (int k = kHeld; k < slabs; ++k) {
+        uint32_t slab[kSlabWords];
+        fill(t, k, slab, where);
+        spill(t, k, slab);
+      }
+    }
+  }
+
+  template <class Where>
+  RNNFAST_DEVICE static void fill(int t, int k, uint32_t (&slab)[kSlabWords], const Where& where) {
+    const auto element = [&](int row, int column) -> uint32_t {
+      const Storage* at = where(t, row, k * kValues + column);
+      return at != nullptr ? Mma::stored(load_once(at)) : 0;
+    };
     RNNFAST_UNROLL
     for (int i = 0; i < kSlabWords; ++i) {
-      const int row = Mma::row(i), column = k * kValues + Mma::column(i);
-      uint32_t word = element(t, row, column);
-      if constexpr (Mma::kPerWord == 2) word |= uint32_t(element(t, row, column + 1)) << 16;
+      const int row = Mma::row(i), column = Mma::column(i, lane() & 3);
+      uint32_t word = element(row, column);
+      if constexpr (Mma::kPerWord == 2) word |= element(row, column + 1) << 16;
       slab[i] = word;
+    }
+  }
+
+  RNNFAST_DEVICE void spill(int t, int k, const uint32_t (&slab)[kSlabWords]) const {
+    RNNFAST_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const detail::Registers4 four = {
+          {slab[4 * half], slab[4 * half + 1], slab[4 * half + 2], slab[4 * half + 3]}};
+      store(place(t, k, half), four);
     }
   }
 
@@ -109,13 +173,31 @@ struct Weights {
     }
   }
 
+  // The slabs in registers where the warp has all of them, without a question.
+  template <int kSlab, int kFirst, int kCount, int kChains>
+  RNNFAST_DEVICE void multiply_all(
+      typename Mma::template Sum<kChains> (&sums)[kTiles / kGroupTiles][kCount],
+      const unsigned char* own_rows, int stride) const {
+    if constexpr (kSlab < kHeld) {
+      const auto columns = Mma::load_columns(own_rows, stride, kSlab);
+      RNNFAST_UNROLL
+      for (int t = 0; t < kTiles; ++t) {
+        const int j = t % kGroupTiles - kFirst;
+        if (j >= 0 && j < kCount) {
+          Mma::template add<2 * kSlab>(sums[t / kGroupTiles][j], held[t][kSlab], columns);
+        }
+      }
+      multiply_all<kSlab + 1, kFirst>(sums, own_rows, stride);
+    }
+  }
+
   template <int kSlab, int kFirst, int kCount, int kChains>
   RNNFAST_DEVICE void multiply_held(
       typename Mma::template Sum<kChains> (&sums)[kTiles / kGroupTiles][kCount],
-      const unsigned char* rows, int64_t stride, int lo, int hi) const {
+      const unsigned char* own_rows, int stride, int lo, int hi) const {
     if constexpr (kSlab < kHeld) {
       if (kSlab >= lo && kSlab < hi) {
-        const auto columns = Mma::load_columns(rows, stride, kSlab);
+        const auto columns = Mma::load_columns(own_rows, stride, kSlab);
         RNNFAST_UNROLL
         for (int t = 0; t < kTiles; ++t) {
           const int j = t % kGroupTiles - kFirst;
@@ -124,25 +206,25 @@ struct Weights {
           }
         }
       }
-      multiply_held<kSlab + 1, kFirst>(sums, rows, stride, lo, hi);
+      multiply_held<kSlab + 1, kFirst>(sums, own_rows, stride, lo, hi);
     }
   }
 
   template <int kFirst, int kCount, int kChains>
   RNNFAST_DEVICE void multiply_spilled(
       typename Mma::template Sum<kChains> (&sums)[kTiles / kGroupTiles][kCount],
-      const unsigned char* rows, int64_t stride, int lo, int hi) const {
+      const unsigned char* own_rows, int stride, int lo, int hi) const {
     for (int k = lo > kHeld ? lo : kHeld; k < hi; k += 2) {
-      multiply_shared<0, kFirst>(sums, rows, stride, k);
-      if (k + 1 < hi) multiply_shared<2, kFirst>(sums, rows, stride, k + 1);
+      multiply_shared<0, kFirst>(sums, own_rows, stride, k);
+      if (k + 1 < hi) multiply_shared<2, kFirst>(sums, own_rows, stride, k + 1);
     }
   }
 
   template <int kChain, int kFirst, int kCount, int kChains>
   RNNFAST_DEVICE void multiply_shared(
       typename Mma::template Sum<kChains> (&sums)[kTiles / kGroupTiles][kCount],
-      const unsigned char* rows, int64_t stride, int k) const {
-    const auto columns = Mma::load_columns(rows, stride, k);
+      const unsigned char* own_rows, int stride, int k) const {
+    const auto columns = Mma::load_columns(own_rows, stride, k);
     RNNFAST_UNROLL
     for (int t = 0; t < kTiles; ++t) {
       const int j = t % kGroupTiles - kFirst;
@@ -155,12 +237,12 @@ struct Weights {
   }
 };
 
-// The products of tiles kFirst .. kFirst + kCount of each group with the operands `rows`, over
+// The products of tiles kFirst .. kFirst + kCount of each group with the operands at `own_rows`, over
 // slabs lo .. hi: calls f(group, tile, d[4]) for each.
 template <int kFirst, int kCount, int kChains, class Mma, int kTiles, int kGroupTiles, int kHeld,
           class F>
 RNNFAST_DEVICE void products(const Weights<Mma, kTiles, kGroupTiles, kHeld>& w,
-                             const unsigned char* rows, int64_t stride, int lo, int hi,
+                             const unsigned char* own_rows, int stride, int lo, int hi,
                              const F& f) {
   constexpr int kGroups = kTiles / kGroupTiles;
   using Sum = typename Mma::template Sum<kChains>;
@@ -176,7 +258,7 @@ RNNFAST_DEVICE void products(const Weights<Mma, kTiles, kGroupTiles, kHeld>& w,
       RNNFAST_UNROLL
       for (int t = 0; t < kCount; ++t) sums[i][t].clear();
     }
-    w.template multiply<kFirst, kCount, kChains>(sums, rows, stride, lo, hi);
+    w.template multiply<kFirst, kCount, kChains>(sums, own_rows, stride, lo, hi);
   }
   RNNFAST_UNROLL
   for (int i = 0; i < kGroups; ++i) {
@@ -186,7 +268,7 @@ RNNFAST_DEVICE void products(const Weights<Mma, kTiles, kGroupTiles, kHeld>& w,
         const int tile = i * kGroupTiles + kFirst + t;
         if (tile >= w.tiles) continue;
         sums[0][0].clear();
-        w.template multiply_tile<kChains>(tile, sums[0][0], rows, stride, lo, hi);
+        w.template multiply_tile<kChains>(tile, sums[0][0], own_rows, stride, lo, hi);
         finish(i, t, sums[0][0]);
       } else {
         finish(i, t, sums[i][t]);

@@ -96,13 +96,17 @@ class TeamBackward {
   RNNFAST_DEVICE void load_weights(unsigned char* shared, const TeamArgs& team) {
     const S* matrix = static_cast<const S*>(d_.w_hh);
     const int64_t H = args_.H;
-    product_.load_all(shared, team.rows, team.slabs, [&](int row, int part, int column) -> Operand {
+    const auto where = [&](int row, int part, int column) -> const S* {
       const int values = sent(part);
       const int64_t unit = column / values, to = pairs_.first + row;
       const int64_t gate = kTwoPhases && part == 0 ? 2 : column % values;
-      if (unit >= H || to >= H) return 0;
-      return Mma::stored(load_once(matrix + (gate * H + unit) * H + to));
-    });
+      const bool there = (unit < H) & (to < H);  // without a branch: all loads at once
+      return there ? matrix + (gate * H + unit) * H + to : nullptr;
+    };
+    // In a column of W_hhᵀ the block's rows begin at its first unit.
+    const bool chunks =
+        detail::may_load_chunks(matrix, H) && detail::may_load_chunks(matrix + pairs_.first, H);
+    product_.template load_all<Along::kRows>(shared, team.rows, team.slabs, matrix, chunks, where);
   }
 
   // --- exchanges -------------------------------------------------------------------------------

@@ -51,8 +51,9 @@ class TeamForward {
   }
 
  private:
-  using C = Cell<Real>;
   using S = typename Mma::Storage;
+  using Real = ForwardReal<S>;
+  using C = Cell<Real>;
   using Operand = typename Mma::Operand;
   static constexpr CellId kCell = kIdOf<Cell>;
   static constexpr int kSlots = Slots<Cell>::kSlots, kG = C::kGates;
@@ -84,12 +85,16 @@ class TeamForward {
     const S* matrix = static_cast<const S*>(d_.w_hh);
     const int64_t H = args_.H;
     const int units = pairs_.units;
-    product_.load_all(shared, team.rows, team.slabs, [&](int row, int, int column) -> Operand {
+    const auto where = [&](int row, int, int column) -> const S* {
       const int gate = row / units;
       const int64_t unit = pairs_.first + row % units;
-      if (gate >= kG || unit >= H || column >= H) return 0;
-      return Mma::stored(load_once(matrix + (gate * H + unit) * H + column));
-    });
+      const bool there =
+          (gate < kG) & (unit < H) & (column < H);  // without a branch: all loads at once
+      return there ? matrix + (gate * H + unit) * H + column : nullptr;
+    };
+    const bool chunks = detail::may_load_chunks(matrix, H);
+    product_.template load_all<Along::kColumns>(shared, team.rows, team.slabs, matrix, chunks,
+                                                where);
   }
 
   // --- exchanges -------------------------------------------------------------------------------

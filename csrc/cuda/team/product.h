@@ -6,6 +6,7 @@
 // they are, and no ldmatrix is needed.
 #pragma once
 
+#include "cuda/device/chunks.h"
 #include "cuda/device/mma.h"
 #include "cuda/team/shapes.h"
 #include "cuda/team/team.h"
@@ -19,10 +20,11 @@ struct SideBySide {
   static constexpr int kLoads = Mma::kTileByTile ? kColumns : 1;  // of 16 bytes
 
   // Of the slab, what register i of the matrix begins with.
-  RNNFAST_DEVICE static int column(int i) {
-    if constexpr (Mma::kTileByTile) return Mma::column(i);
-    if constexpr (Mma::kPerWord == 2) return (lane() & 3) * 8 + (i >> 1) * 2;
-    return (lane() & 3) * 4 + (i >> 1);
+  static constexpr bool kSideBySide = true;
+  RNNFAST_DEVICE static int column(int i, int q) {
+    if constexpr (Mma::kTileByTile) return Mma::column(i, q);
+    if constexpr (Mma::kPerWord == 2) return q * 8 + (i >> 1) * 2;
+    return q * 4 + (i >> 1);
   }
 
   // rows(column of the tile) -> the bytes of a sequence's slab.
@@ -50,13 +52,15 @@ template <class Mma, int kTiles, int kHeld>
 class TeamProduct {
  public:
   using Operand = typename Mma::Operand;
+  using Storage = typename Mma::Storage;
   static constexpr int kValues = kSlabBytes / int(sizeof(Operand));
 
   // tiles of the block; slabs of the matrix's first and second part (0: there is none).
-  // element(row, part, column) -> Operand, 0 outside the matrix.
-  template <class Element>
+  // where(row, part, column) -> const Storage*, null outside the matrix. `inside`: anywhere in it,
+  // as aligned as the matrix is; `chunks`: whether it may be loaded in 16 bytes.
+  template <Along kAlong, class Where>
   RNNFAST_DEVICE void load_all(unsigned char* shared, int tiles, const int (&slabs)[2],
-                               const Element& element) {
+                               const Storage* inside, bool chunks, const Where& where) {
     tiles_ = tiles;
     // A register more, which the largest shape does not have.
     own_ = kTiles < 8 ? uniform_warp() : warp();
@@ -66,25 +70,10 @@ class TeamProduct {
     const int64_t bytes = int64_t(most > kHeld ? most - kHeld : 0) * tiles * kSlabShared;  // a warp
     spilled_ = shared + own_ * bytes;
     sums_ = reinterpret_cast<float*>(shared + kWarps * bytes);
-    RNNFAST_UNROLL
-    for (int t = 0; t < kTiles; ++t) {
-      RNNFAST_UNROLL
-      for (int k = 0; k < kHeld; ++k) {
-        RNNFAST_UNROLL
-        for (int i = 0; i < kSlabWords; ++i) held_[t][k][i] = 0;
-        if (t < tiles && k < slabs_) fill(t, k, held_[t][k], element);
-      }
-    }
-    for (int k = kHeld; k < slabs_; ++k) {
-      for (int t = 0; t < tiles; ++t) {
-        uint32_t slab[kSlabWords];
-        fill(t, k, slab, element);
-        RNNFAST_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          *spilled(t, k, half) =
-              Word16{{slab[4 * half], slab[4 * half + 1], slab[4 * half + 2], slab[4 * half + 3]}};
-        }
-      }
+    if (chunks) {
+      load_chunks<Chunks<Mma, SideBySide<Mma>, kAlong>>(inside, where);
+    } else {
+      load_values(where);
     }
   }
 
@@ -145,17 +134,94 @@ class TeamProduct {
     return reinterpret_cast<Word16*>(spilled_ + slab * kSlabShared) + half * 32 + lane();
   }
 
-  template <class Element>
-  RNNFAST_DEVICE void fill(int t, int k, uint32_t (&slab)[kSlabWords],
-                           const Element& element) const {
+  // Where a value of a slab is: at(row of the tile, column of the slab).
+  template <class Where>
+  RNNFAST_DEVICE auto in_slab(int t, int k, const Where& where) const {
     const int part = k < first_ ? 0 : 1;
     const int begin = (own_ + kWarps * (k - (part == 0 ? 0 : first_))) * kValues;
+    return [=, &where](int row, int column) { return where(t * 16 + row, part, begin + column); };
+  }
+
+  // Loads of all slabs that stay in registers first: no round trip waits for another.
+  template <class Chunks, class Where>
+  RNNFAST_DEVICE void load_chunks(const Storage* inside, const Where& where) {
+    const auto fetch = [&](int t, int k, uint32_t (&slab)[kSlabWords]) {
+      const bool there = (t < tiles_) & (k < slabs_);
+      const auto at = in_slab(t, k, where);
+      Chunks::load(
+          inside,
+          [&](int row, int column) {
+            const Storage* place = at(row, column);
+            return there ? place : nullptr;
+          },
+          slab);
+    };
+    RNNFAST_UNROLL
+    for (int t = 0; t < kTiles; ++t) {
+      RNNFAST_UNROLL
+      for (int k = 0; k < kHeld; ++k) fetch(t, k, held_[t][k]);
+    }
+    RNNFAST_UNROLL
+    for (int t = 0; t < kTiles; ++t) {
+      RNNFAST_UNROLL
+      for (int k = 0; k < kHeld; ++k) Chunks::arrange(held_[t][k]);
+    }
+    constexpr int kBatch = 4;  // spilled slabs whose loads are on their way at once
+    for (int t = 0; t < tiles_; ++t) {
+      for (int k = kHeld; k < slabs_; k += kBatch) {
+        uint32_t some[kBatch][kSlabWords];
+        RNNFAST_UNROLL
+        for (int n = 0; n < kBatch; ++n) fetch(t, k + n, some[n]);
+        RNNFAST_UNROLL
+        for (int n = 0; n < kBatch; ++n) {
+          Chunks::arrange(some[n]);
+          if (k + n < slabs_) spill(t, k + n, some[n]);
+        }
+      }
+    }
+  }
+
+  template <class Where>
+  RNNFAST_DEVICE void load_values(const Where& where) {
+    RNNFAST_UNROLL
+    for (int t = 0; t < kTiles; ++t) {
+      RNNFAST_UNROLL
+      for (int k = 0; k < kHeld; ++k) {
+        RNNFAST_UNROLL
+        for (int i = 0; i < kSlabWords; ++i) held_[t][k][i] = 0;
+        if (t < tiles_ && k < slabs_) fill(t, k, held_[t][k], where);
+      }
+    }
+    for (int k = kHeld; k < slabs_; ++k) {
+      for (int t = 0; t < tiles_; ++t) {
+        uint32_t slab[kSlabWords];
+        fill(t, k, slab, where);
+        spill(t, k, slab);
+      }
+    }
+  }
+
+  template <class Where>
+  RNNFAST_DEVICE void fill(int t, int k, uint32_t (&slab)[kSlabWords], const Where& where) const {
+    const auto place = in_slab(t, k, where);
+    const auto element = [&](int row, int column) -> uint32_t {
+      const Storage* at = place(row, column);
+      return at != nullptr ? Mma::stored(load_once(at)) : 0;
+    };
     RNNFAST_UNROLL
     for (int i = 0; i < kSlabWords; ++i) {
-      const int row = t * 16 + Mma::row(i), column = begin + SideBySide<Mma>::column(i);
-      uint32_t word = element(row, part, column);
-      if constexpr (Mma::kPerWord == 2) word |= uint32_t(element(row, part, column + 1)) << 16;
+      const int row = Mma::row(i), column = SideBySide<Mma>::column(i, lane() & 3);
+      uint32_t word = element(row, column);
+      if constexpr (Mma::kPerWord == 2) word |= element(row, column + 1) << 16;
       slab[i] = word;
+    }
+  }
+
+  RNNFAST_DEVICE void spill(int t, int k, const uint32_t (&slab)[kSlabWords]) const {
+    RNNFAST_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      *spilled(t, k, half) =
+          Word16{{slab[4 * half], slab[4 * half + 1], slab[4 * half + 2], slab[4 * half + 3]}};
     }
   }
 

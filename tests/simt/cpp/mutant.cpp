@@ -1,6 +1,6 @@
-// What the mutants of the resident kernels are judged by: every cell in two ways of the product, in
-// shapes that use registers, shared memory and idle warps, against the reference, under random
-// schedules. One file, so that a mutant compiles in seconds. Ends with 1 and the first difference
+// What the mutants of the resident kernels are judged by: every cell in two ways of the product, one
+// in a third, in shapes that use registers, shared memory and idle warps, with weights that may be
+// loaded in 16 bytes and that may not, against the reference, under random schedules. One file, so that a mutant compiles in seconds. Ends with 1 and the first difference
 // where the kernels are wrong.
 #include <cmath>
 #include <cstdio>
@@ -45,6 +45,7 @@ struct OfCell {
 
 // In place of solo/sequence.cu's.
 void launch_sequence_forward(CellId cell, SoloChoice choice, const ForwardArgs& args, Stream) {
+  if (choice.math == Math::kTf32) return Small<Lstm, MmaTf32, 1, 2>::forward(args);
   if (cell == CellId::kRnnTanh) return OfCell<RnnTanh>::forward(choice, args);
   if (cell == CellId::kLstm) return OfCell<Lstm>::forward(choice, args);
   if (cell == CellId::kGru) return OfCell<Gru>::forward(choice, args);
@@ -52,6 +53,7 @@ void launch_sequence_forward(CellId cell, SoloChoice choice, const ForwardArgs& 
 }
 
 void launch_sequence_backward(CellId cell, SoloChoice choice, const BackwardArgs& args, Stream) {
+  if (choice.math == Math::kTf32) return Small<Lstm, MmaTf32, 1, 2>::backward(args);
   if (cell == CellId::kRnnTanh) return OfCell<RnnTanh>::backward(choice, args);
   if (cell == CellId::kLstm) return OfCell<Lstm>::backward(choice, args);
   if (cell == CellId::kGru) return OfCell<Gru>::backward(choice, args);
@@ -106,8 +108,14 @@ bool all_right() {
         if (!right<float>(Math::kFp32, cell, 1e-5, 6, 10, 37, chosen, clip)) return false;
         if (!right<float>(Math::kFp32, cell, 1e-5, 1, 1, 16, chosen, clip)) return false;
         if (!right<Bf16>(Math::kBf16, cell, 3e-2, 6, 10, 37, chosen, 0)) return false;
+        if (!right<Bf16>(Math::kBf16, cell, 3e-2, 2, 3, 48, chosen, 0)) return false;
       }
     }
+    const auto& plain = cpu_scan::kOptions[0];
+    if (!right<float>(Math::kTf32, CellId::kLstm, 3e-3, 3, 3, 36, plain, 0)) return false;
+    weights_offset = 1;
+    if (!right<Bf16>(Math::kBf16, CellId::kGru, 3e-2, 2, 3, 16, plain, 0)) return false;
+    weights_offset = 0;
   }
   return true;
 }

@@ -63,7 +63,7 @@ bool right(CellId cell, const Split& split, int64_t T, int64_t B, int64_t H,
 
 // By tensor cores, whose slabs are loaded several at a time.
 bool right_in_16_bit() {
-  const Inputs in = rounded<Bf16>(Inputs(CellId::kLstm, 2, 3, 300, cpu_scan::kOptions[0]));
+  const Inputs in = rounded<Bf16>(Inputs(CellId::kLstm, 2, 3, 320, cpu_scan::kOptions[0]));
   const Launchers launchers = spilled_cell<Lstm, MmaBf16>({TeamKind::kGrid, 10, 1, 1});
   return right<Bf16>(in, launchers, 3e-2, 0, in.label() + " bf16");
 }
@@ -75,8 +75,8 @@ bool all_right() {
       for (const Split& split : kSplits) {
         const Split wide{split.kind, 8, split.teams, split.tiles};
         if (!right(cell, split, 5, 12, 37, cpu_scan::kOptions[5], 0)) return false;
-        if (!right(cell, split, 4, 10, 21, cpu_scan::kOptions[5], 0.05f)) return false;
-        if (!right(cell, wide, 2, 9, 150, cpu_scan::kOptions[1], 0)) return false;
+        if (!right(cell, split, 4, 10, 40, cpu_scan::kOptions[5], 0.05f)) return false;
+        if (!right(cell, wide, 2, 9, 160, cpu_scan::kOptions[1], 0)) return false;
       }
     }
   }

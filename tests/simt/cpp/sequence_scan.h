@@ -95,6 +95,9 @@ inline Launchers solo(CellId cell, Math math, int forward_shape, int backward_sh
   return launchers;
 }
 
+// Values before the weights of every run: where not 0 they are a view that is not aligned.
+inline int64_t weights_offset = 0;
+
 template <class S>
 class Run {
  public:
@@ -115,7 +118,7 @@ class Run {
         dc0(int64_t(in.c0.size())),
         c(in.p.has_cell_state() ? y.size : 0),
         in_(in),
-        w_hh_(in.w_hh),
+        w_hh_(behind(weights_offset, in.w_hh)),
         h0_(in.h0),
         c0_(in.c0) {
     forward(launchers);
@@ -173,9 +176,15 @@ class Run {
     return out;
   }
 
+  static Numbers behind(int64_t count, const Numbers& values) {
+    Numbers all(count, cpu_scan::kNaN);
+    all.insert(all.end(), values.begin(), values.end());
+    return all;
+  }
+
   template <class Direction>
   void common(Direction& d) {
-    d.w_hh = w_hh_.data(), d.h0 = h0_.data(), d.c0 = c0_.data();
+    d.w_hh = w_hh_.data() + weights_offset, d.h0 = h0_.data(), d.c0 = c0_.data();
     d.lengths = in_.masks().lengths, d.resets = in_.masks().resets;
     d.reverse = in_.p.reverse;
   }

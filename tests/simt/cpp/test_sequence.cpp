@@ -51,6 +51,21 @@ TEST(odd_sizes) {
   }
 }
 
+// The matrix is loaded in 16 bytes where its rows are aligned, else value by value.
+TEST(weights_anywhere) {
+  for (const CellId cell : kResident) {
+    for (const Math math : kEveryMath) {
+      for (const int64_t offset : {0, 1, 4, 8}) {
+        weights_offset = offset;
+        for (const int64_t H : {16, 20, 24, 26, 31}) {
+          check_math(math, cell, 2, 2, H, cpu_scan::kOptions[0]);
+        }
+      }
+    }
+  }
+  weights_offset = 0;
+}
+
 // Weights beyond the registers, several groups of a warp, and warps without one.
 TEST(every_shape) {
   for (const CellId cell : kResident) {
