@@ -15,7 +15,7 @@ using rnnfast::cpu::steps::Buffer;
 using rnnfast::cpu::steps::Kind;
 using rnnfast::cpu::steps::View;
 
-constexpr int kPanelUnits(int planes) { return planes == 1 ? kWide : planes == 2 ? 2 : 1; }
+constexpr int panel_units_of(int planes) { return planes == 1 ? kWide : planes == 2 ? 2 : 1; }
 
 // How many lanes of a vector exist: all, or n.
 struct Whole {
@@ -65,7 +65,9 @@ class Pass {
   static constexpr int L = V::kLanes;
 
   explicit Pass(const Arguments& a)
-      : a_(a), rules_{a.T, a.B, a.lengths, a.resets, a.reverse != 0}, H(a.H),
+      : a_(a),
+        rules_{a.T, a.B, a.lengths, a.resets, a.reverse != 0},
+        H(a.H),
         clip_(TimeClip<S>::of(a.grad_clip_time)) {
     Arena arena(a.workspace);
     take(arena);
@@ -94,7 +96,7 @@ class Pass {
   // Packs product k of the `planes` × `terms` views that begin at `first`; K: of each term.
   template <int planes>
   void pack_product(const Place& place, int k, int first, int terms, const int64_t* K) {
-    constexpr int U = kPanelUnits(planes), NV = U * planes;
+    constexpr int U = panel_units_of(planes), NV = U * planes;
     const int64_t width = Self::product(k, H).width;
     const Panels<S>& panels = panels_[k];
     const Range mine = place.share(panels.count);
@@ -139,7 +141,7 @@ class Pass {
   template <int planes, int N, class Done>
   void multiply(const Place& place, const Live<S>& live, int k, const Segment<S> (&segments)[N],
                 const Done& done) {
-    constexpr int U = kPanelUnits(planes);
+    constexpr int U = panel_units_of(planes);
     const Panels<S>& panels = panels_[k];
     const int64_t width = Self::product(k, H).width;
     const Range mine = part(panels.count, 1, place.unit, place.split.units);
@@ -208,8 +210,8 @@ class Pass {
   void take(Arena& arena) {
     for (int k = 0; k < kProducts; ++k) {
       const Product p = Self::product(k, H);
-      const int64_t columns = kPanelUnits(p.planes) * p.planes * L;
-      const int64_t count = divide_up(p.width, kPanelUnits(p.planes) * L);
+      const int64_t columns = panel_units_of(p.planes) * p.planes * L;
+      const int64_t count = divide_up(p.width, panel_units_of(p.planes) * L);
       panels_[k] = Panels<S>(arena, count * columns, columns, p.K, false);
     }
     int64_t widest = 1;

@@ -14,10 +14,10 @@ inline Vec<S> each(Vec<S> x, const F& f) {
   return x;
 }
 
-#define RNNFAST_COMPARE(sign)                                         \
-  template <class S>                                                  \
+#define RNNFAST_COMPARE(sign)                                          \
+  template <class S>                                                   \
   inline typename Vec<S>::Integers operator sign(Vec<S> a, Vec<S> b) { \
-    return a.v sign b.v;                                              \
+    return a.v sign b.v;                                               \
   }
 RNNFAST_COMPARE(<)
 RNNFAST_COMPARE(<=)
@@ -127,18 +127,18 @@ inline Vec<S> where(bool condition, Vec<S> yes, Vec<S> no) {
 namespace steps {
 
 // Of scalars: those that std lacks.
-#define RNNFAST_SCALAR(S)                                                                 \
-  inline S maximum(S a, S b) { return a > b ? a : (b >= a ? b : a + b); }                 \
-  inline S minimum(S a, S b) { return a < b ? a : (b <= a ? b : a + b); }                 \
-  inline S sign(S x) { return S((x > 0) - (x < 0)); }                                     \
-  inline S where(bool condition, S yes, S no) { return condition ? yes : no; }            \
-  inline S relu(S x) { return x < 0 ? S(0) : x; }                                         \
-  inline S rsqrt(S x) { return S(1) / std::sqrt(x); }                                     \
+#define RNNFAST_SCALAR(S)                                                                  \
+  inline S maximum(S a, S b) { return a > b ? a : (b >= a ? b : a + b); }                  \
+  inline S minimum(S a, S b) { return a < b ? a : (b <= a ? b : a + b); }                  \
+  inline S sign(S x) { return S((x > 0) - (x < 0)); }                                      \
+  inline S where(bool condition, S yes, S no) { return condition ? yes : no; }             \
+  inline S relu(S x) { return x < 0 ? S(0) : x; }                                          \
+  inline S rsqrt(S x) { return S(1) / std::sqrt(x); }                                      \
   inline S softplus(S x) { return maximum(x, S(0)) + std::log1p(std::exp(-std::abs(x))); } \
-  inline S sigmoid(S x) {                                                                 \
-    const S e = std::exp(-std::abs(x));                                                   \
-    return (x < 0 ? e : S(1)) / (S(1) + e);                                               \
-  }                                                                                       \
+  inline S sigmoid(S x) {                                                                  \
+    const S e = std::exp(-std::abs(x));                                                    \
+    return (x < 0 ? e : S(1)) / (S(1) + e);                                                \
+  }                                                                                        \
   inline S round(S x) { return std::nearbyint(x); }
 RNNFAST_SCALAR(float)
 RNNFAST_SCALAR(double)
