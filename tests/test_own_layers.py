@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import itertools
 import pickle
@@ -442,3 +443,15 @@ def test_skip_init_and_dynamic_sizes() -> None:
     program = torch.export.export(layer, (torch.randn(4, 3, I),), dynamic_shapes=(sizes,))
     x = torch.randn(9, 4, I)
     torch.testing.assert_close(program.module()(x), layer(x))
+
+
+def test_a_step_may_be_anything_that_can_be_called() -> None:
+    def scaled(scale: float, gx: Tensor, states: tuple[Tensor, ...], w: object) -> tuple[Tensor]:
+        return (torch.tanh(scale * gx + states[0]),)
+
+    cell = rnnfast.cell(functools.partial(scaled, 0.5), gates=1, recurrent=None)
+    try:
+        y, _ = rnnfast.Recurrent(cell, I, H)(torch.randn(T, B, I))
+        assert y.shape == (T, B, H)
+    finally:
+        del rnnfast.CELLS[cell.name]

@@ -134,7 +134,9 @@ def _make(
         _check_setting(setting, value)
     made = [_param(key, value) for key, value in (params or {}).items()]
     _check_names([*states], [p.name for p in made], [*(settings or {})])
-    module, qualname = step.__module__, step.__qualname__
+    kind = type(step)  # of what is called but has no name, as functools.partial
+    module = getattr(step, "__module__", None) or kind.__module__
+    qualname = getattr(step, "__qualname__", kind.__qualname__)
     spec = OwnCell(
         name=_free(name or f"{module}:{qualname}"),
         gates=gates,

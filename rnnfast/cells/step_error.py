@@ -18,7 +18,7 @@ class StepError(ValueError):
 
 def step_error(spec: CellSpec, text: str, cause: BaseException | None = None) -> StepError:
     """The error, at the line of the step from which ``cause`` came, else where the step begins."""
-    code = _code_of(spec.step)
+    code = code_of(spec.step)
     where = ""
     if code is not None:
         lines = [code.co_firstlineno]
@@ -29,7 +29,7 @@ def step_error(spec: CellSpec, text: str, cause: BaseException | None = None) ->
     return StepError(f"cell {spec.name!r}: {text}{where}")
 
 
-def _code_of(step: Any) -> CodeType | None:
+def code_of(step: Any) -> CodeType | None:
     while isinstance(step, functools.partial):
         step = step.func
     step = inspect.unwrap(step)

@@ -6,7 +6,6 @@ The step runs once on a small batch. Each aten call that it makes is also done o
 
 from __future__ import annotations
 
-import inspect
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..cells import CellSpec, StepWeights
-from ..cells.step_error import StepError
+from ..cells.step_error import StepError, code_of
 from . import activations as _activations  # noqa: F401  registers what it handles
 from . import aten_rows as _aten_rows  # noqa: F401
 from .aten import Context, aten, call
@@ -174,7 +173,9 @@ class _Run(TorchDispatchMode):
 
     def _line(self) -> str:
         """Where the step stands, of the calls that are under way or have just failed."""
-        code = inspect.unwrap(self._spec.step).__code__
+        code = code_of(self._spec.step)
+        if code is None:
+            return "a line that is not known"
         frame, error = sys._getframe(1), sys.exc_info()[2]
         while frame is not None:
             if frame.f_code is code:
