@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import _ext, library
-from ..cells import CELLS
+from ..cells import CELLS, CellSpec
 from ..cells.step_error import StepError
 from .derive import derive
 from .evaluate import check
@@ -204,26 +204,36 @@ def _workspace(size: int) -> Tensor:
     return found
 
 
-@functools.lru_cache(maxsize=256)
 def kernel(cell: str, hidden: int, bias: bool, dtype: torch.dtype) -> Kernel | str:
     """The compiled loops; why there are none.
 
     ``dtype``: float32 or float64, what it is computed in.
     """
+    return _made(CELLS[cell], hidden, bias, dtype)  # kept by the cell, not by what it is called
+
+
+@functools.lru_cache(maxsize=256)
+def _made(spec: CellSpec, hidden: int, bias: bool, dtype: torch.dtype) -> Kernel | str:
     try:
-        checked(cell, hidden, bias)
-        made = source(CELLS[cell], hidden, bias, dtype)
-        return Kernel(made, library.load(made.text, name=cell), dtype)
+        checked(spec, hidden, bias)
+        made = source(spec, hidden, bias, dtype)
+        return Kernel(made, library.load(made.text, name=spec.name), dtype)
     except (StepError, library.LibraryError) as error:
         return str(error)
 
 
 @functools.lru_cache(maxsize=256)
-def checked(cell: str, hidden: int, bias: bool) -> None:
+def checked(spec: CellSpec, hidden: int, bias: bool) -> None:
     """Holds the graph of a step against the step.
 
     Raises:
         StepError: they differ.
     """
-    traced = trace(CELLS[cell], hidden, bias, torch.float64)
-    check(CELLS[cell], bias, traced, derive(traced))
+    traced = trace(spec, hidden, bias, torch.float64)
+    check(spec, bias, traced, derive(traced))
+
+
+def forget() -> None:
+    """What was compiled in this process, and what failed; for tests."""
+    _made.cache_clear()
+    checked.cache_clear()

@@ -246,7 +246,7 @@ def test_without_a_compiler_the_loop_serves_and_explain_says_why(
     monkeypatch.setenv("RNNFAST_CACHE", str(tmp_path))
     monkeypatch.setenv("RNNFAST_COMPILE", "0")
     library.forget()
-    run.kernel.cache_clear()
+    run.forget()
     try:
         layer = rnnfast.Recurrent(own_cells.peephole, 3, 7)
         shown = str(rnnfast.explain(layer, torch.randn(2, 2, 3)))
@@ -254,7 +254,7 @@ def test_without_a_compiler_the_loop_serves_and_explain_says_why(
         assert "RNNFAST_COMPILE" in shown
         assert layer(torch.randn(2, 2, 3))[0].shape == (2, 2, 7)
     finally:
-        run.kernel.cache_clear()
+        run.forget()
         library.forget()
 
 
@@ -271,6 +271,25 @@ def test_a_step_outside_the_vocabulary_is_served_by_the_loop() -> None:
             layer(torch.randn(2, 2, 3))
     finally:
         del CELLS[cell.name]
+
+
+def test_a_cell_that_takes_another_ones_name_has_its_own_kernel() -> None:
+    found = []
+    for scale in (1.0, 2.0):
+        cell = rnnfast.cell(
+            lambda gx, states, w, scale=scale: (scale * gx + states[0],),
+            gates=1,
+            recurrent=None,
+            name="tests:a name",
+        )
+        try:
+            with rnnfast.use_backend("cpu"):
+                layer = rnnfast.Recurrent(cell, 2, 3, bias=False)
+                torch.nn.init.ones_(layer.weight_ih_l0)
+                found.append(layer(torch.ones(1, 1, 2))[0].max().item())
+        finally:
+            del CELLS[cell.name]
+    assert found == [2.0, 4.0]
 
 
 def test_explain_tells_what_was_made_of_the_step() -> None:
