@@ -65,7 +65,7 @@ RULES = (
     Rule("end mask", r"sequences\.alive\(j, s\)", "true", SCAN),
     Rule("reset mask", r"\breset\[j\] != 0 \?", "false ?", SCAN),
     Rule("reset mask", r"\breset\[j\] == 0", "true", SCAN),
-    Rule("two sets", r"(?<=other_set = )kColumns \* int\(stride\)", "0", SCAN),
+    Rule("two sets", r"kColumns \* stride - set", "0", SCAN),
     Rule("two sets", r"(?<=flip = )kColumns \* stride", "0", SCAN),
     Rule("step", r"\bat\[j\] [+-]= row_step;", ";", SCAN),
     Rule("step", r"reset_at\[j\] [+-]= reset_step;", ";", SCAN),

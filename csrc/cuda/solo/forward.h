@@ -37,7 +37,7 @@ struct ForwardScan {
   using Gates = SlotVector<S, kSlots>;
   using Stored = Packed<S, kSlots>;
   // Whether there are registers for gates that are loaded two steps before they are used, and for
-  // addresses of resets.
+  // positions that move from step to step; else they are computed at every step.
   static constexpr bool kTwoAhead =
       kGroups * kOctets <= 2 && kGroups * kOctets * sizeof(Gates) <= 16;
   using W = Weights<Mma, kGroups * kTiles, kTiles, kHeld>;
@@ -47,15 +47,11 @@ struct ForwardScan {
   Sequences sequences;
   W w;
   unsigned char* rows;  // two sets of kColumns rows
-  int64_t stride;
-  int groups;  // of this warp
+  int stride;
 
-  // What moves from step to step is added to, so that nothing of it is computed twice.
-  // Bytes from `rows` on: where the lane reads the operands of this product, where it writes those
-  // of the next one for its first unit and sequence; from there to the other set.
-  int reads, writes, flip;
+  int set;        // bytes from `rows` on: where the operands of this product begin
   int64_t at[2];  // of the thread's sequences: where the step at hand has its first unit
-  const uint8_t* reset_at[2] = {nullptr, nullptr};  // of the step that is fetched next
+  const uint8_t* reset_at[2] = {nullptr, nullptr};  // of the reset that is fetched next
   int64_t row_step, reset_step;                     // from a step to the next one
   int reset[2] = {0, 0};                            // not 0: the next step begins with a state of 0
 
@@ -72,14 +68,13 @@ struct ForwardScan {
       : args(a), d(direction), sequences(a.T, a.B, a.H, Team::tile(), direction) {
     const int slabs = int(slab_count());
     const int all_groups = int((a.H + kGroup.units - 1) / kGroup.units);
-    stride = int64_t(slabs) * kSlabBytes + kRowPad;
+    stride = slabs * kSlabBytes + kRowPad;
     rows = shared;
     load_weights(shared + 2 * kColumns * stride, slabs, all_groups);
-    groups = w.tiles / kTiles;
   }
 
   RNNFAST_DEVICE void run() {
-    for (int64_t i = thread_index() * 4; i < 2 * kColumns * stride; i += kThreads * 4) {
+    for (int i = thread_index() * 4; i < 2 * kColumns * stride; i += kThreads * 4) {
       *reinterpret_cast<uint32_t*>(rows + i) = 0;
     }
     begin();
@@ -87,10 +82,11 @@ struct ForwardScan {
     sync_block();
     publish_state();
     use_resets(1);
+    if (!kTwoAhead && thread_index() == 0) parked_steps() = sequences.longest;
     Team::signal();
     Team::wait();
     turn_over();
-    for (int s = 0; s < sequences.longest; ++s) step(s);
+    for (int s = 0; s < (kTwoAhead ? sequences.longest : parked_steps()); ++s) step(s);
     store_state();
     store_padding();
   }
@@ -115,16 +111,22 @@ struct ForwardScan {
     const int u = unit(i, octet), last = int(args.H) - 1;
     return row + (u < last ? u : last);
   }
+  // Where step s of a sequence, so many after the one at hand, has the thread's first unit.
+  RNNFAST_DEVICE int64_t first_unit(int j, int s, int ahead) const {
+    return kTwoAhead ? at[j] + ahead * row_step : sequences.row(j, s) + unit(0, 0);
+  }
   RNNFAST_DEVICE void publish(int i, int octet, int j, Operand operand) const {
-    auto* row = reinterpret_cast<Operand*>(rows + writes + j * int(stride));
-    if (is_unit(i, octet)) row[behind(i, octet)] = operand;
+    const int other = kColumns * stride - set;
+    auto* row = reinterpret_cast<Operand*>(rows + other + Sequences::column(j) * stride);
+    if (is_unit(i, octet)) row[unit(0, 0) + behind(i, octet)] = operand;
+  }
+  // How many steps there are: a register more, which the largest shapes do not have. Behind the
+  // slabs of the first row.
+  RNNFAST_DEVICE int& parked_steps() const {
+    return *reinterpret_cast<int*>(rows + stride - kRowPad);
   }
   // What was written is read next.
-  RNNFAST_DEVICE void turn_over() {
-    reads += flip;
-    writes -= flip;
-    flip = -flip;
-  }
+  RNNFAST_DEVICE void turn_over() { set = kColumns * stride - set; }
 
   // f(group, octet, sequence) for all that the thread has, also for units and sequences that do not
   // exist.
@@ -132,7 +134,7 @@ struct ForwardScan {
   RNNFAST_DEVICE void each(const F& f) {
     RNNFAST_UNROLL
     for (int i = 0; i < kGroups; ++i) {
-      if (i >= groups) continue;
+      if (i * kTiles >= w.tiles) continue;
       RNNFAST_UNROLL
       for (int octet = 0; octet < kOctets; ++octet) {
         RNNFAST_UNROLL
@@ -175,10 +177,7 @@ struct ForwardScan {
 
   // At the first step.
   RNNFAST_DEVICE void begin() {
-    const int other_set = kColumns * int(stride);
-    flip = -other_set;
-    reads = other_set + Mma::own_place(int(stride));
-    writes = Sequences::column(0) * int(stride) + unit(0, 0) * int(sizeof(Operand));
+    set = kColumns * stride;
     row_step = sequences.all.reverse ? -sequences.all.step : sequences.all.step;
     reset_step = sequences.all.reverse ? -args.B : args.B;
     RNNFAST_UNROLL
@@ -252,7 +251,7 @@ struct ForwardScan {
   RNNFAST_DEVICE void load_gates(int s, int ahead, Stored (&of_step)[kGroups][kOctets][2]) {
     const Stored* stored = static_cast<const Stored*>(d.gates);
     all([&](int i, int octet, int j) {
-      const Stored* from = stored + (at[j] + ahead * row_step);
+      const Stored* from = stored + first_unit(j, s, ahead);
       if (is_unit(i, octet) && sequences.alive(j, s)) {
         of_step[i][octet][j] = load(from + behind(i, octet));
       }
@@ -276,15 +275,17 @@ struct ForwardScan {
   // sum of the gates of tiles kFirst .. kFirst + kCount of each group.
   template <int kFirst, int kCount>
   RNNFAST_DEVICE void product() {
-    products<kFirst, kCount, kChains>(
-        w, rows + reads, int(stride), 0, w.slabs, [&](int i, int tile, const float (&total)[4]) {
-          RNNFAST_UNROLL
-          for (int half = 0; half < 2; ++half) {
-            const int gate = Rows<Cell>::gate(tile, half), octet = Rows<Cell>::octet(tile, half);
-            RNNFAST_UNROLL
-            for (int j = 0; j < 2; ++j) sum[i][octet][gate][j] = total[2 * half + j];
-          }
-        });
+    products<kFirst, kCount, kChains>(w, rows + set + Mma::own_place(stride), stride, 0, w.slabs,
+                                      [&](int i, int tile, const float (&total)[4]) {
+                                        RNNFAST_UNROLL
+                                        for (int half = 0; half < 2; ++half) {
+                                          const int gate = Rows<Cell>::gate(tile, half),
+                                                    octet = Rows<Cell>::octet(tile, half);
+                                          RNNFAST_UNROLL
+                                          for (int j = 0; j < 2; ++j)
+                                            sum[i][octet][gate][j] = total[2 * half + j];
+                                        }
+                                      });
   }
 
   RNNFAST_DEVICE void step(int s) {
@@ -367,14 +368,14 @@ struct ForwardScan {
     Team::signal();
     store_step(s);
     use_resets(s + 2);
-    if constexpr (kTwoAhead) {
-      all([&](int i, int octet, int j) { gates[i][octet][j] = next_gates[i][octet][j]; });
-      load_gates(s + 2, 2, next_gates);
-    } else {
-      load_gates(s + 1, 1, gates);
-    }
     RNNFAST_UNROLL
     for (int j = 0; j < 2; ++j) at[j] += row_step;
+    if constexpr (kTwoAhead) {
+      all([&](int i, int octet, int j) { gates[i][octet][j] = next_gates[i][octet][j]; });
+      load_gates(s + 2, 1, next_gates);
+    } else {
+      load_gates(s + 1, 0, gates);
+    }
     Team::wait();
     turn_over();
   }
@@ -385,17 +386,19 @@ struct ForwardScan {
   }
 
   RNNFAST_DEVICE void store_step(int s) {
+    const int64_t rows_at[2] = {first_unit(0, s, 0), first_unit(1, s, 0)};
     const bool keeps_c = kHasCell && d.c != nullptr, saves = !C::kSavesOutput && args.training;
     all([&](int i, int octet, int j) {
       const bool due = is_unit(i, octet) & sequences.alive(j, s);
       const int unit = behind(i, octet);
+      const int64_t row = rows_at[j];
       const S y = narrow<S>(h[i][octet][j].value);
-      if (due) store(static_cast<S*>(d.y) + at[j] + unit, y);
+      if (due) store(static_cast<S*>(d.y) + row + unit, y);
       if constexpr (kHasCell) {
-        if (due & keeps_c) store(d.c + at[j] + unit, c[i][octet][j].value);
+        if (due & keeps_c) store(d.c + row + unit, c[i][octet][j].value);
       }
       if constexpr (!C::kSavesOutput) {
-        if (due & saves) store(static_cast<Stored*>(d.gates) + at[j] + unit, saved[i][octet][j]);
+        if (due & saves) store(static_cast<Stored*>(d.gates) + row + unit, saved[i][octet][j]);
       }
     });
   }

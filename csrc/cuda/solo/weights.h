@@ -43,8 +43,9 @@ struct Weights {
   RNNFAST_DEVICE void multiply(
       typename Mma::template Sum<kChains> (&sums)[kTiles / kGroupTiles][kCount],
       const unsigned char* own_rows, int stride, int lo, int hi) const {
-    // Of a cell of two phases there would be two such products, and no registers for them.
-    if (kCount == kGroupTiles && lo == 0 && hi >= kHeld && tiles == kTiles) {
+    // A cell of two phases has two such products, and large shapes have no registers for one.
+    constexpr bool kMay = kCount == kGroupTiles && kTiles * kHeld <= 16;
+    if (kMay && lo == 0 && hi >= kHeld && tiles == kTiles) {
       multiply_all<0, kFirst>(sums, own_rows, stride);
     } else {
       multiply_held<0, kFirst>(sums, own_rows, stride, lo, hi);
