@@ -45,7 +45,9 @@ def _mish(c: Context, x: Any) -> Value:
 
 @handles(aten.elu)
 def _elu(c: Context, x: Any, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
-    held = apply(c, "clamp_max", x, 0.0)  # above 0 it would overflow, and its gradient be 0 · inf
+    held = apply(
+        c, "where", apply(c, "gt", x, 0.0), 0.0, x
+    )  # above 0 it would overflow, and its gradient be 0 · inf
     below = apply(c, "expm1", apply(c, "mul", held, float(input_scale)))
     below = apply(c, "mul", below, float(alpha) * float(scale))
     above = apply(c, "mul", x, float(scale))
@@ -75,7 +77,7 @@ def _threshold(c: Context, x: Any, threshold: float, value: float) -> Value:
 @handles(aten.hardtanh)
 def _hardtanh(c: Context, x: Any, low: float = -1, high: float = 1) -> Value:
     inside = apply(c, "and", apply(c, "gt", x, float(low)), apply(c, "lt", x, float(high)))
-    held = apply(c, "clamp_max", apply(c, "clamp_min", x, float(low)), float(high))
+    held = apply(c, "minimum", apply(c, "maximum", x, float(low)), float(high))
     return apply(c, "where", inside, x, apply(c, "detach", held))
 
 

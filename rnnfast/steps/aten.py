@@ -10,19 +10,20 @@ import torch
 
 from . import rows
 from .graph import Graph
-from .values import Unsupported, Value, broadcast, constant, reshaped, rows_of, without_batch
+from .operators import clamp_keeps_bound, clamp_shares_ties, fitting, number
+from .values import Unsupported, Value, broadcast, constant, reshaped, without_batch
 from .weights import Weight
 
 aten = torch.ops.aten
 
 
 class Context(NamedTuple):
-    """``dtype``: what the step is computed in. ``shape``: of the result, with the batch's axis."""
+    """``dtypes``: what numbers have. ``shape``: of the result, with the batch's axis."""
 
     g: Graph
     grain: int
     func: Any
-    dtype: torch.dtype
+    dtypes: tuple[torch.dtype, ...]
     shape: tuple[int, ...]
 
 
@@ -66,7 +67,7 @@ def as_value(c: Context, arg: Any) -> Value:
 
 def apply(c: Context, op: str, *args: Any) -> Value:
     values = [as_value(c, arg) for arg in args]
-    return broadcast(lambda nodes: c.g(op, *nodes), c.g, values)
+    return broadcast(lambda nodes: c.g(op, *fitting(c.g, op, nodes)), c.g, values)
 
 
 # --- pointwise -------------------------------------------------------------------------------
@@ -77,7 +78,7 @@ _SAME = {
     "sign": (aten.sign, aten.sgn),
     "floor": aten.floor,
     "ceil": aten.ceil,
-    "round": aten.round.default,
+    "round": aten.round.default,  # not to a number of digits
     "trunc": aten.trunc,
     "sigmoid": aten.sigmoid,
     "tanh": aten.tanh,
@@ -100,8 +101,8 @@ _SAME = {
     "detach": aten.detach,
     "not": (aten.logical_not, aten.bitwise_not),
     "mul": aten.mul,
-    "maximum": (aten.maximum, aten.fmax),
-    "minimum": (aten.minimum, aten.fmin),
+    "maximum": aten.maximum,
+    "minimum": aten.minimum,
     "pow": aten.pow,
     "lt": aten.lt,
     "le": aten.le,
@@ -127,6 +128,11 @@ for _op, _targets in _SAME.items():
     handles(*_all)(_plain(_op))
 
 
+@handles(aten.bitwise_xor, aten.logical_xor)
+def _xor(c: Context, a: Any, b: Any) -> Value:
+    return apply(c, "ne", apply(c, "not", a), apply(c, "not", b))
+
+
 @handles(aten.add, aten.sub)
 def _add(c: Context, a: Any, b: Any, alpha: float = 1) -> Value:
     op = "add" if "add" in str(c.func) else "sub"
@@ -136,9 +142,9 @@ def _add(c: Context, a: Any, b: Any, alpha: float = 1) -> Value:
 @handles(aten.div)
 def _div(c: Context, a: Any, b: Any, rounding_mode: str | None = None) -> Value:
     found = apply(c, "div", a, b)
-    if rounding_mode is None:
-        return found
-    return apply(c, {"floor": "floor", "trunc": "trunc"}[rounding_mode], found)
+    if rounding_mode == "floor":  # torch's is not the floor of the quotient, which is rounded
+        raise Unsupported("it divides and rounds down")
+    return found if rounding_mode is None else apply(c, "trunc", found)
 
 
 @handles(aten.reciprocal)
@@ -167,18 +173,29 @@ def _pow(c: Context, x: Any, exponent: float) -> Value:
 
 @handles(aten.clamp)
 def _clamp(c: Context, x: Any, low: Any = None, high: Any = None) -> Value:
-    found = x if low is None else apply(c, "clamp_min", x, low)
-    return found if high is None else apply(c, "clamp_max", found, high)
+    found = x if low is None else _clamp_min(c, x, low)
+    return found if high is None else _clamp_max(c, found, high)
 
 
 @handles(aten.clamp_min)
 def _clamp_min(c: Context, x: Any, low: Any) -> Value:
-    return apply(c, "clamp_min", x, low)
+    return _bounded(c, "maximum", "ge", "gt", x, low)
 
 
 @handles(aten.clamp_max)
 def _clamp_max(c: Context, x: Any, high: Any) -> Value:
-    return apply(c, "clamp_max", x, high)
+    return _bounded(c, "minimum", "le", "lt", x, high)
+
+
+def _bounded(c: Context, op: str, at_bound: str, within: str, x: Any, bound: Any) -> Value:
+    """At the bound the gradient goes where this torch has it go."""
+    if not isinstance(bound, (int, float)):
+        if clamp_shares_ties():
+            return apply(c, op, x, bound)
+        inside = apply(c, at_bound, x, bound)
+    else:
+        inside = apply(c, at_bound if clamp_keeps_bound() else within, x, float(bound))
+    return apply(c, "where", inside, x, bound)
 
 
 @handles(aten.masked_fill)
@@ -190,12 +207,15 @@ def _masked_fill(c: Context, x: Any, mask: Any, value: Any) -> Value:
 
 
 def _constant_like(number: float | None) -> Handler:
-    def handler(c: Context, *args: Any, **_: Any) -> Value:
-        value = number
+    def handler(
+        c: Context, *args: Any, dtype: torch.dtype | None = None, fill_value: Any = None, **_: Any
+    ) -> Value:
+        value = number if fill_value is None else fill_value
         if value is None:
             value = next(a for a in reversed(args) if isinstance(a, (bool, int, float)))
         sizes, batch = without_batch(c.shape)
-        return constant(c.g, float(value), sizes, batch)
+        found = constant(c.g, float(value), sizes, batch)
+        return found if dtype is None else _to_copy(c, found, dtype)
 
     return handler
 
@@ -217,12 +237,11 @@ def _to_dtype(c: Context, x: Any, dtype: torch.dtype, *_: Any) -> Value:
 
 @handles(aten._to_copy)
 def _to_copy(c: Context, x: Any, dtype: torch.dtype | None = None, **_: Any) -> Value:
-    if dtype not in (None, c.dtype):
+    if dtype == torch.bool:
+        return apply(c, "ne", x, 0.0)
+    if dtype not in (None, *c.dtypes):
         raise Unsupported(f"it changes the dtype to {dtype}")
-    value = as_value(c, x)
-    if any(piece.node.boolean for row in rows_of(value) for piece in row):
-        return apply(c, "where", value, 1.0, 0.0)
-    return value
+    return broadcast(lambda nodes: number(c.g, nodes[0]), c.g, [as_value(c, x)])
 
 
 # --- shapes --------------------------------------------------------------------------------------

@@ -141,6 +141,12 @@ class Kept(NamedTuple):
     new: set[int]
 
 
+def is_read_from_state(node: Node) -> bool:
+    """Whether backward reads a new state's values for ``node``. A scalar is not in a row as such,
+    and what is only handed through is read where it came from, if that is still there."""
+    return not node.scalar and node.op not in LEAVES
+
+
 class _Keeper:
     """Decides node by node; see ``keep``."""
 
@@ -148,7 +154,12 @@ class _Keeper:
         self.nodes: dict[Node, None] = {}
         self.old: set[int] = set()
         self.new: set[int] = set()
-        self._state = {p.node: k for k, row in reversed([*enumerate(states)]) for p in row}
+        self._state = {
+            piece.node: k
+            for k, row in reversed([*enumerate(states)])
+            for piece in row
+            if is_read_from_state(piece.node)
+        }
 
     def need(self, node: Node) -> None:
         if node.boolean:  # has no place in memory: what it compares has

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .derive import Derived, Kept, derive, keep
+from .derive import Derived, Kept, derive, is_read_from_state, keep
 from .graph import Graph, Matrix, Node, ordered
 from .stages import Program, Store, plan
 from .trace import Traced
@@ -170,7 +170,7 @@ class _Backward:
         for k, row in enumerate(traced.states):
             at = 0
             for node, width in row:
-                if not node.scalar and node.op not in ("load", "param"):
+                if is_read_from_state(node):
                     found.setdefault(node, self.g.load(f"new{k}", at, width))
                 at += width
         for node, (buffer, offset, width) in saved.items():

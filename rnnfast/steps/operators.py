@@ -6,6 +6,7 @@ for one that has none. Ties, and the points where a derivative jumps, are as in 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,16 +70,6 @@ def _larger(better: str) -> Derivative:
             return g("where", tie, half, g("where", g(better, x, y), d, zero))
 
         return share(a, b), share(b, a)
-
-    return derivative
-
-
-def _clamp(inside: str) -> Derivative:
-    """Of clamp_min and clamp_max: (x, bound)."""
-
-    def derivative(g: Graph, node: Node, d: Node) -> Sequence[Node | None]:
-        zero, within = g.const(0.0), g(inside, *node.args)
-        return g("where", within, d, zero), g("where", within, zero, d)
 
     return derivative
 
@@ -162,8 +153,6 @@ OPERATORS: dict[str, Operator] = {
     "where": Operator(torch.where, "where({0}, {1}, {2})", _where),
     "maximum": Operator(torch.maximum, "maximum({0}, {1})", _larger("gt")),
     "minimum": Operator(torch.minimum, "minimum({0}, {1})", _larger("lt")),
-    "clamp_min": Operator(torch.maximum, "maximum({0}, {1})", _clamp("ge")),
-    "clamp_max": Operator(torch.minimum, "minimum({0}, {1})", _clamp("le")),
     "relu": Operator(torch.relu, "relu({0})", _relu),
     "sqrt": Operator(
         torch.sqrt, "sqrt({0})", _times(lambda g, x, y: _over(g, 0.5, y)), cheap=False
@@ -210,3 +199,37 @@ def fold(op: str, values: Sequence[float]) -> float | None:
     """The value of ``op`` of constants, where it is a number."""
     found = OPERATORS[op].evaluate(*(torch.tensor(v, dtype=torch.float64) for v in values))
     return float(found) if found.is_floating_point() and bool(torch.isfinite(found)) else None
+
+
+def fitting(g: Graph, op: str, nodes: Sequence[Node]) -> list[Node]:
+    """Conditions where ``op`` takes conditions, numbers (1 and 0) where it takes numbers."""
+    conditions = {"and": 2, "or": 2, "not": 1, "where": 1}.get(op, 0)
+    return [
+        condition(g, node) if at < conditions else number(g, node) for at, node in enumerate(nodes)
+    ]
+
+
+def number(g: Graph, node: Node) -> Node:
+    return g("where", node, g.const(1.0), g.const(0.0)) if node.boolean else node
+
+
+def condition(g: Graph, node: Node) -> Node:
+    return node if node.boolean else g("ne", node, g.const(0.0))
+
+
+@functools.cache
+def clamp_keeps_bound() -> bool:
+    """Whether x at a number that bounds it has a gradient; versions of torch differ."""
+    return _of_clamp(0.0) == 1.0
+
+
+@functools.cache
+def clamp_shares_ties() -> bool:
+    """Whether x and a tensor that bounds it share the gradient where they are equal."""
+    return _of_clamp(torch.zeros(1)) == 0.5
+
+
+def _of_clamp(bound: Any) -> float:
+    with torch.enable_grad():
+        x = torch.zeros(1, requires_grad=True)
+        return float(torch.autograd.grad(torch.clamp(x, min=bound), x)[0])

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from .graph import Graph, Node
+from .operators import number
 from .values import (
-    BATCH,
     Piece,
     Row,
     Unsupported,
     Value,
     along,
+    batch_size,
+    broadcast,
     canonical,
     dropped_axis,
     join,
@@ -69,7 +71,7 @@ def squeeze(x: Any, axes: Any) -> Any:
 def narrow(g: Graph, x: Any, axis: int, first: Any, last: Any) -> Any:
     """[first, last) along an axis, as Python's slices."""
     if isinstance(x, Value) and axis % x.dims == x.batch:
-        if not first and (last is None or last >= BATCH):
+        if not first and (last is None or last >= batch_size.get()):
             return x
         raise Unsupported("it takes a part of the batch")
     first, last, _ = slice(first, last).indices(size(x, axis))
@@ -131,6 +133,7 @@ def count(x: Value, axes: Any) -> float:
 def reduce(g: Graph, op: str, x: Value, axes: Any, keepdim: bool) -> Value:
     """``op`` is "rsum" or "rmax"."""
     both = "add" if op == "rsum" else "maximum"
+    x = broadcast(lambda nodes: number(g, nodes[0]), g, [canonical(x)])
     own, x = _features(x, axes), canonical(x)
     features, found = list(x.features), x
     rows: list[Row]

@@ -9,6 +9,7 @@ import ctypes
 import functools
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +18,8 @@ from torch import Tensor
 from .. import _ext, library
 from ..cells import CELLS, CellSpec
 from ..cells.step_error import StepError
-from .derive import derive
-from .evaluate import check
+from .check import check
 from .source import Source, source
-from .trace import trace
 
 _int = ctypes.c_int64
 _pointer = ctypes.c_void_p
@@ -214,6 +213,12 @@ def kernel(cell: str, hidden: int, bias: bool, dtype: torch.dtype) -> Kernel | s
 
 @functools.lru_cache(maxsize=256)
 def _made(spec: CellSpec, hidden: int, bias: bool, dtype: torch.dtype) -> Kernel | str:
+    """In a thread of its own, where none of the caller's modes, hooks and settings are."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_make, spec, hidden, bias, dtype).result()
+
+
+def _make(spec: CellSpec, hidden: int, bias: bool, dtype: torch.dtype) -> Kernel | str:
     try:
         checked(spec, hidden, bias)
         made = source(spec, hidden, bias, dtype)
@@ -224,13 +229,8 @@ def _made(spec: CellSpec, hidden: int, bias: bool, dtype: torch.dtype) -> Kernel
 
 @functools.lru_cache(maxsize=256)
 def checked(spec: CellSpec, hidden: int, bias: bool) -> None:
-    """Holds the graph of a step against the step.
-
-    Raises:
-        StepError: they differ.
-    """
-    traced = trace(spec, hidden, bias, torch.float64)
-    check(spec, bias, traced, derive(traced))
+    """As ``check``, once in a process."""
+    check(spec, hidden, bias)
 
 
 def forget() -> None:

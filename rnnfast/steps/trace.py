@@ -22,8 +22,8 @@ from . import activations as _activations  # noqa: F401  registers what it handl
 from . import aten_rows as _aten_rows  # noqa: F401
 from .aten import Context, aten, call
 from .graph import Graph
-from .operators import fold
-from .values import BATCH, Piece, Row, Unsupported, Value, make, rows_of, width_of
+from .operators import clamp_keeps_bound, clamp_shares_ties, fold
+from .values import Piece, Row, Unsupported, Value, batch_size, make, rows_of, width_of
 from .weights import Weight, in_grains
 
 
@@ -50,32 +50,58 @@ def step_weights(weights: Mapping[str, Tensor]) -> StepWeights:
     return StepWeights(weights.get("w_hh"), weights.get("b_hh"), weights.get("w_hr"), params)
 
 
-def trace(spec: CellSpec, hidden: int, bias: bool, dtype: torch.dtype = torch.float32) -> Traced:
+def trace(
+    spec: CellSpec,
+    hidden: int,
+    bias: bool,
+    dtype: torch.dtype = torch.float32,
+    checking: bool = False,
+) -> Traced:
     """The graph of ``spec``'s step for layers of ``hidden`` units, with or without bias, computed
-    in ``dtype``.
+    in ``dtype``. ``checking``: where the step asks for float32, ``dtype`` will do.
 
     Raises:
         StepError: an operator, or a use of one, that is outside the vocabulary.
     """
-    grain = hidden
-    while True:
-        run = _Run(spec, hidden, bias, dtype, grain)
-        states = run.states()
-        finer = math.gcd(grain, *(n.width for n in run.graph.nodes() if n.width > 0))
-        if finer == grain or grain // finer > 32:
-            return Traced(run.graph, states, grain, hidden)
-        grain = finer
+    clamp_keeps_bound(), clamp_shares_ties()  # asked where no mode is on
+    before = batch_size.set(_prime_apart_from(spec, hidden, bias))
+    try:
+        grain = hidden
+        while True:
+            run = _Run(spec, hidden, bias, dtype, grain, checking)
+            states = run.states()
+            finer = math.gcd(grain, *(n.width for n in run.graph.nodes() if n.width > 0))
+            if finer == grain or grain // finer > 32:
+                return Traced(run.graph, states, grain, hidden)
+            grain = finer
+    finally:
+        batch_size.reset(before)
+
+
+def _prime_apart_from(spec: CellSpec, hidden: int, bias: bool) -> int:
+    sizes = {hidden, spec.gates * hidden, *dict(spec.settings).values()}
+    sizes.update(size for shape in weight_shapes(spec, hidden, bias).values() for size in shape)
+    primes = (61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127)
+    return next((p for p in primes if all(size % p for size in sizes)), primes[0])
 
 
 class _Run(TorchDispatchMode):
     """One run of the step. A tensor that it makes carries its Value as an attribute."""
 
     def __init__(
-        self, spec: CellSpec, hidden: int, bias: bool, dtype: torch.dtype, grain: int
+        self,
+        spec: CellSpec,
+        hidden: int,
+        bias: bool,
+        dtype: torch.dtype,
+        grain: int,
+        checking: bool,
     ) -> None:
         super().__init__()
         self.graph, self.grain, self.hidden = Graph(fold), grain, hidden
         self._dtype = dtype
+        # the check in float64 is of steps that layers in float32 run, too
+        self._dtypes = (dtype, torch.float32) if checking else (dtype,)
         self._spec, self._shapes = spec, weight_shapes(spec, hidden, bias)
 
     @classmethod
@@ -96,7 +122,12 @@ class _Run(TorchDispatchMode):
             raise StepError(
                 f"the step of {self._spec.name!r} could not be traced, at {self._line()}: {error}"
             ) from error
-        return tuple(self._new_state(new) for new in news)
+        try:
+            return tuple(self._new_state(new) for new in news)
+        except Unsupported as error:
+            raise StepError(
+                f"no kernel can be made of the step of {self._spec.name!r}: as a new state {error}"
+            ) from error
 
     def __torch_dispatch__(
         self,
@@ -122,10 +153,10 @@ class _Run(TorchDispatchMode):
         if func in (aten.lift_fresh.default, aten.lift_fresh_copy.default):
             found._rnnfast_value, found._rnnfast_seen = self._number(args[0]), False
             return
-        if func._schema.is_mutable and args[0]._rnnfast_seen:
-            raise Unsupported("it writes in place into what is seen elsewhere")
+        if func._schema.is_mutable and ("out" in kwargs or getattr(args[0], "_rnnfast_seen", True)):
+            raise Unsupported("it writes in place, into what is or may be seen elsewhere")
         shape = tuple(found.shape) if isinstance(found, Tensor) else ()
-        context = Context(self.graph, self.grain, func, self._dtype, shape)
+        context = Context(self.graph, self.grain, func, self._dtypes, shape)
         own_args, own_kwargs = pytree.tree_map_only(Tensor, self._value, (args, kwargs))
         value = call(context, own_args, own_kwargs)
         outputs = [found] if isinstance(found, Tensor) else list(found)
@@ -152,7 +183,7 @@ class _Run(TorchDispatchMode):
 
     def _row(self, name: str, width: int) -> Tensor:
         pieces = [Piece(self.graph.load(name, at, n), n) for at, n in in_grains(width, self.grain)]
-        return self._tensor((BATCH, width), make((width,), 0, [tuple(pieces)]))
+        return self._tensor((batch_size.get(), width), make((width,), 0, [tuple(pieces)]))
 
     def _weight(self, name: str, shape: tuple[int, ...]) -> Tensor:
         return self._tensor(shape, Weight.whole(name, shape))

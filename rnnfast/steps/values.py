@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +17,9 @@ import numpy as np
 
 from .graph import Graph, Node
 
-BATCH = 61  # the batch while a step is traced: a prime, so that hardly an axis is taken for it
+# The batch while a step is traced: a prime that divides no size of the step, so that no other axis
+# is taken for it.
+batch_size: ContextVar[int] = ContextVar("batch_size", default=61)
 MOST_ROWS = 64  # that an axis may be written out into
 
 
@@ -65,10 +68,11 @@ class Value:
 
 def without_batch(shape: Sequence[int]) -> tuple[tuple[int, ...], int | None]:
     """The features of a shape, and where the batch is."""
-    at = [axis for axis, size in enumerate(shape) if size % BATCH == 0 and size > 0]
+    B = batch_size.get()
+    at = [axis for axis, size in enumerate(shape) if size % B == 0 and size > 0]
     if not at:
         return tuple(shape), None
-    if len(at) > 1 or shape[at[0]] != BATCH:
+    if len(at) > 1 or shape[at[0]] != B:
         raise Unsupported("it mixes the batch with another axis")
     return tuple(size for axis, size in enumerate(shape) if axis != at[0]), at[0]
 

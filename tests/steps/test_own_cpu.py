@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import Tensor
 
 import rnnfast
@@ -40,6 +41,15 @@ def everything(gx, states, w):
     return new, F.layer_norm(c, (H,), eps=0.1)
 
 
+@rnnfast.cell(gates=2, states=("h", "c", "g"), params={"p": "H"})
+def handed(gx, states, w):
+    """States that are what was read, or made of a mask."""
+    h, c, g = states
+    a, b = gx.chunk(2, -1)
+    t = torch.tanh(b + F.linear(h, w.w_hh[: h.shape[-1]]) * (g > 0))
+    return c * torch.sigmoid(t * a), t * w.p, a
+
+
 CELLS_HERE: list[CellSpec] = [
     own_cells.lstm,
     own_cells.gru,
@@ -48,6 +58,7 @@ CELLS_HERE: list[CellSpec] = [
     own_cells.heads,
     CELLS["layer_norm_lstm"],
     everything,
+    handed,
 ]
 LENGTHS, T, B, I, H = [6, 0, 3, 1, 5], 6, 5, 3, 12
 CALLS = {
@@ -290,6 +301,32 @@ def test_a_cell_that_takes_another_ones_name_has_its_own_kernel() -> None:
         finally:
             del CELLS[cell.name]
     assert found == [2.0, 4.0]
+
+
+SURROUNDINGS = {
+    "inference mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "no_grad": torch.no_grad,
+    "another device": lambda: torch.device("meta"),
+    "saved tensors' hooks": lambda: torch.autograd.graph.save_on_cpu(),
+}
+
+
+@pytest.mark.parametrize("name", list(SURROUNDINGS))
+def test_what_surrounds_the_first_use_decides_nothing(name: str) -> None:
+    run.forget()
+    spec = own_cells.gru
+    with SURROUNDINGS[name]():
+        assert not isinstance(run.kernel(spec.name, 12, True, torch.float64), str)
+
+
+def test_the_first_use_may_be_in_a_checkpoint() -> None:
+    run.forget()
+    layer = rnnfast.Recurrent(own_cells.gru, I, 12)
+    x = torch.randn(4, 2, I, requires_grad=True)
+    y = torch.utils.checkpoint.checkpoint(lambda x: layer(x)[0], x, use_reentrant=False)
+    y.sum().backward()
+    assert x.grad is not None
 
 
 def test_explain_tells_what_was_made_of_the_step() -> None:
