@@ -119,9 +119,9 @@ def _found(spec: CellSpec, made: Layout, sample: Sample) -> dict[str, Tensor]:
         if k not in made.history:
             memory[f"new{k}"], memory[f"state{k}"] = nothing(hidden), nothing(hidden)
     memory.update({f"dstate{k}": d for k, d in enumerate(sample.given)})
-    for name in ("dgx", "dproduct", "acc", "acc1"):
-        memory[name] = torch.zeros(ROWS, made.widths[name], dtype=torch.float64)
-    memory.update({f"dold{k}": torch.zeros_like(sample.given[0]) for k in range(count)})
+    memory.update({name: nothing(made.widths[name]) for name in ("dgx", "dproduct")})
+    memory.update({name: nothing(made.widths[name]).zero_() for name in ("acc", "acc1")})
+    memory.update({f"dold{k}": nothing(hidden) for k in range(count)})
     _run(made.backward, memory, sample)
     found.update({f"the gradient of state{k}": memory[f"dold{k}"] for k in range(count)})
     found["the gradient of gx"] = memory["dgx"]

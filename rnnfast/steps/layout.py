@@ -62,7 +62,7 @@ def layout(traced: Traced, gates: int) -> Layout:
     kept = keep(traced, derived)
     widths = dict.fromkeys(("saved", "scalars", "dproduct", "acc", "acc1"), 0)
     forward, saved = _forward(traced, kept, gates * traced.hidden, widths)
-    backward = _Backward(traced, derived, saved, widths)
+    backward = _Backward(traced, gates, derived, saved, widths)
     program = plan(backward.stores)
     return Layout(
         traced,
@@ -153,7 +153,12 @@ class _Backward:
     """What the backward loop stores, in terms of what it can read."""
 
     def __init__(
-        self, traced: Traced, derived: Derived, saved: dict[Node, Place], widths: dict[str, int]
+        self,
+        traced: Traced,
+        gates: int,
+        derived: Derived,
+        saved: dict[Node, Place],
+        widths: dict[str, int],
     ) -> None:
         self.g, self.widths = traced.graph, widths
         self.stores: list[Store] = []
@@ -161,7 +166,8 @@ class _Backward:
         self.elements: list[ElementGradient] = []
         self._read = self._readable(traced, saved)
         self._again: dict[Node, Node] = {}
-        self._rows(derived)
+        rows = {f"state{k}": traced.hidden for k in range(len(traced.states))}
+        self._rows(derived, {"gx": gates * traced.hidden, **rows})
         self._matrices(derived)
         self._elements(derived)
 
@@ -198,11 +204,17 @@ class _Backward:
             return g.spread(args[0], node.width)
         return g.spread(g(node.op, *args), node.width)
 
-    def _rows(self, derived: Derived) -> None:
-        for name, parts in derived.rows.items():
-            buffer = "dgx" if name == "gx" else name.replace("state", "dold")
-            for first, node in parts:
-                self.stores.append(Store(self._own(node), buffer, first))
+    def _rows(self, derived: Derived, widths: dict[str, int]) -> None:
+        """The gradients of all that a step reads: 0 where it reads nothing."""
+        for name, width in widths.items():
+            buffer, at = "dgx" if name == "gx" else name.replace("state", "dold"), 0
+            for first, node in [*derived.rows.get(name, []), (width, None)]:
+                if first > at:
+                    nothing = self.g.spread(self.g.const(0.0), first - at)
+                    self.stores.append(Store(nothing, buffer, at))
+                if node is not None:
+                    self.stores.append(Store(self._own(node), buffer, first))
+                    at = first + node.width
 
     def _place(self, node: Node) -> Place:
         """Where the row of a product's gradient is found, which is stored if it is not yet."""

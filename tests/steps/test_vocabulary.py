@@ -218,6 +218,11 @@ HANDED = {
     ),
     "a parameter": lambda gx, h, c, w: (torch.tanh(gx + c), w.v.expand_as(gx)),
     "nothing": lambda gx, h, c, w: (torch.tanh(gx + c + h), torch.zeros_like(gx)),
+    "read in part": lambda gx, h, c, w: (
+        torch.tanh(gx + (c > 0)),
+        torch.cat([c[:, :5], h[:, 5:]], -1),
+    ),
+    "never read": lambda gx, h, c, w: (torch.ones_like(gx), torch.zeros_like(gx)),
     "twice the same": lambda gx, h, c, w: (torch.tanh(gx + h * c),) * 2,
 }
 
