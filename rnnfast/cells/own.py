@@ -14,6 +14,7 @@ from .spec import CellSpec, Param, Step, sizes_of
 
 CELLS: dict[str, CellSpec] = {}  # every cell by its name; rnnfast.cells puts the built-in ones in
 
+_with_settings: dict[tuple[OwnCell, tuple[tuple[str, int], ...]], OwnCell] = {}
 _RESERVED = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
 _SHAPE = str | tuple[str, Callable[[Tensor], Any]]
 
@@ -49,14 +50,12 @@ class OwnCell(CellSpec):
         base = self.base or self
         if changed == dict(base.settings):
             return base
-        shown = ", ".join(f"{name}={value}" for name, value in changed.items())
-        name = f"{base.name}[{shown}]"
-        if name not in CELLS:
-            made = replace(base, name=name, settings=tuple(changed.items()), base=base)
-            CELLS[name] = made
-        found = CELLS[name]
-        assert isinstance(found, OwnCell)
-        return found
+        key = (base, tuple(changed.items()))
+        if key not in _with_settings:
+            shown = ", ".join(f"{name}={value}" for name, value in changed.items())
+            made = replace(base, name=_free(f"{base.name}[{shown}]"), settings=key[1], base=base)
+            CELLS[made.name] = _with_settings[key] = made
+        return _with_settings[key]
 
     def __reduce__(self) -> tuple[Any, ...]:
         base = self.base or self
