@@ -98,9 +98,9 @@ def _torchs_own(case: Case, device: str) -> Results:
 def _passes(case: Case, way: Way, device: str) -> tuple[Pass, Pass]:
     """By a backend: as it is, and with what moves starts and ends."""
     g = torch.Generator().manual_seed(3)
-    lengths = torch.randint(0, case.T + 1, (case.B,), generator=g)
+    lengths = torch.randint(0, case.T + 1, (case.B,), generator=g, device="cpu")
     lengths[0] = case.T
-    resets = torch.rand(case.T, case.B, generator=g) < 0.1
+    resets = torch.rand(case.T, case.B, generator=g, device="cpu") < 0.1
     masks = {"lengths": lengths.to(device), "resets": resets.to(device), "reverse": True}
 
     def plain(t: dict[str, Tensor], **options: Any) -> ScanResult:
@@ -123,7 +123,10 @@ def _run(case: Case, device: str, computed: Pass, dtype: torch.dtype | None = No
     found = {"y": y, **dict(zip(("h", "c"), final, strict=False))}
     if case.training:
         g = torch.Generator().manual_seed(2)
-        upstream = [_rounded(torch.randn(v.shape, generator=g), case, v) for v in found.values()]
+        upstream = [
+            _rounded(torch.randn(v.shape, generator=g, device="cpu"), case, v)
+            for v in found.values()
+        ]
         grads = torch.autograd.grad(list(found.values()), list(t.values()), upstream)
         found |= {f"grad of {n}": grad for n, grad in zip(t, grads, strict=True)}
     return {n: v.detach() for n, v in found.items()}
@@ -143,10 +146,10 @@ def _tensors(case: Case, device: str, dtype: torch.dtype | None = None) -> dict[
     }
     made = {}
     for name in spec.weight_names("dense", True):
-        made[name] = (torch.rand(shapes[name], generator=g) * 2 - 1) / H**0.5
+        made[name] = (torch.rand(shapes[name], generator=g, device="cpu") * 2 - 1) / H**0.5
     for name in spec.states:
-        made[name] = torch.randn(case.B, P if name == "h" else H, generator=g)
-    made["x"] = torch.randn(case.T, case.B, H, generator=g)
+        made[name] = torch.randn(case.B, P if name == "h" else H, generator=g, device="cpu")
+    made["x"] = torch.randn(case.T, case.B, H, generator=g, device="cpu")
     like = torch.empty(0, dtype=dtype or DTYPES[case.math], device=device)
     return {n: _rounded(t, case, like).requires_grad_(case.training) for n, t in made.items()}
 

@@ -62,10 +62,10 @@ def _samples(spec: CellSpec, hidden: int, bias: bool) -> list[Sample]:
     make = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, dtype=torch.float64, generator=make)
+        return torch.randn(shape, dtype=torch.float64, generator=make, device="cpu")
 
     def positive(*shape: int) -> Tensor:
-        return torch.rand(shape, dtype=torch.float64, generator=make) * 0.5 + 0.05
+        return torch.rand(shape, dtype=torch.float64, generator=make, device="cpu") * 0.5 + 0.05
 
     def sample(numbers: Callable[..., Tensor]) -> Sample:
         rows = {f"state{k}": numbers(ROWS, hidden) for k in range(len(spec.states))}
@@ -108,7 +108,7 @@ def _found(spec: CellSpec, made: Layout, sample: Sample) -> dict[str, Tensor]:
     count, hidden = len(spec.states), made.traced.hidden
 
     def nothing(width: int) -> Tensor:
-        return torch.full((ROWS, width), torch.nan, dtype=torch.float64)
+        return torch.full((ROWS, width), torch.nan, dtype=torch.float64, device="cpu")
 
     memory = {name: row.clone() for name, row in sample.rows.items()}
     memory.update({name: nothing(made.widths[name]) for name in ("saved", "scalars")})

@@ -39,7 +39,7 @@ def _value(
     node: Node, args: list[Tensor], rows: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> Tensor:
     if node.op == "const":
-        return torch.tensor([node.attrs[0]], dtype=next(iter(rows.values())).dtype)
+        return torch.tensor([node.attrs[0]], dtype=next(iter(rows.values())).dtype, device="cpu")
     if node.op == "load":
         name, offset = node.attrs
         return rows[name][:, offset : offset + max(node.width, 1)]
@@ -48,7 +48,9 @@ def _value(
         return weights[name].as_strided((max(node.width, 1),), (stride,), offset)
     if node.op == "product":
         pairs = zip(node.attrs, args, strict=True)
-        return sum((x @ view(weights[m.weight], m).t() for m, x in pairs), torch.zeros(()))
+        return sum(
+            (x @ view(weights[m.weight], m).t() for m, x in pairs), torch.zeros((), device="cpu")
+        )
     if node.op == "rsum":
         return args[0].sum(-1, keepdim=True)
     if node.op == "rmax":

@@ -197,7 +197,9 @@ OPERATORS: dict[str, Operator] = {
 
 def fold(op: str, values: Sequence[float]) -> float | None:
     """The value of ``op`` of constants, where it is a number."""
-    found = OPERATORS[op].evaluate(*(torch.tensor(v, dtype=torch.float64) for v in values))
+    found = OPERATORS[op].evaluate(
+        *(torch.tensor(v, dtype=torch.float64, device="cpu") for v in values)
+    )
     return float(found) if found.is_floating_point() and bool(torch.isfinite(found)) else None
 
 
@@ -226,10 +228,10 @@ def clamp_keeps_bound() -> bool:
 @functools.cache
 def clamp_shares_ties() -> bool:
     """Whether x and a tensor that bounds it share the gradient where they are equal."""
-    return _of_clamp(torch.zeros(1)) == 0.5
+    return _of_clamp(torch.zeros(1, device="cpu")) == 0.5
 
 
 def _of_clamp(bound: Any) -> float:
     with torch.enable_grad():
-        x = torch.zeros(1, requires_grad=True)
+        x = torch.zeros(1, requires_grad=True, device="cpu")
         return float(torch.autograd.grad(torch.clamp(x, min=bound), x)[0])

@@ -199,7 +199,7 @@ def _workspace(size: int) -> Tensor:
     """At least ``size`` bytes that this thread's calls share, one after the other."""
     found: Tensor | None = getattr(_kept, "workspace", None)
     if found is None or found.numel() < size + 64:
-        found = _kept.workspace = torch.empty(size + 64, dtype=torch.uint8)
+        found = _kept.workspace = torch.empty(size + 64, dtype=torch.uint8, device="cpu")
     return found
 
 

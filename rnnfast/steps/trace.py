@@ -189,7 +189,7 @@ class _Run(TorchDispatchMode):
         return self._tensor(shape, Weight.whole(name, shape))
 
     def _tensor(self, shape: Sequence[int], value: Value | Weight) -> Tensor:
-        found = torch.full(shape, 0.5, dtype=self._dtype)
+        found = torch.full(shape, 0.5, dtype=self._dtype, device="cpu")
         found._rnnfast_value = value  # type: ignore[attr-defined]
         found._rnnfast_seen = True  # type: ignore[attr-defined]
         return found

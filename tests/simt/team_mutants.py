@@ -41,7 +41,7 @@ RULES = (
     ("range", r"if \(k \+ n < slabs_\) (?=spill)", "", ("team/product.h",)),
     ("direction", r"reverse && w\.alive\(s\)", "false", ("device/sequences.h",)),
     ("range", r"if \(hi > tiles_\) hi = tiles_;", "", ("team/product.h",)),
-    ("range", r"if \(t < tiles && k < slabs_\) (?=fill)", "", ("team/product.h",)),
+    ("range", r"if \(t < tiles_ && k < slabs_\) (?=fill)", "", ("team/product.h",)),
     ("range", r"from > kHeld \? from : kHeld", "from", ("team/product.h",)),
     ("range", r"s \+ 1 == tiles_\.longest\[n\]", "false", SCAN),
     ("turns", r"if \(s < longest\[n\]\) return n;", "return n;", ("team/block.h",)),

@@ -106,7 +106,7 @@ def test_opcheck_in_16_bit() -> None:
 
 
 def test_what_happens_on_another_device() -> None:
-    assert run_pytest(f"{FOLDER}/test_devices.py") == 44
+    assert run_pytest(f"{FOLDER}/test_devices.py") == 46
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
