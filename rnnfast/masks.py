@@ -66,6 +66,8 @@ def check_cell(
         return
     zoned = tuple(p != 0 for p in zoneout) or (False,) * len(spec.states)
     own = CELLS[masked_cell(spec.name, bias, recurrent_dropout != 0, zoned)]
+    if any(zoned):  # of evaluation, too: a tracer is to find in CELLS what it looks for
+        masked_cell(spec.name, bias, False, zoned)
     if spec.own:
         check_step(own, H, bias, wide(weight.dtype), weight.device.type)
 

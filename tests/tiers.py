@@ -42,6 +42,8 @@ LEFT_OUT = {
     "tests/triton/test_interpreted.py::test_bad_*": "Triton's interpreter is slow: some ran",
     "tests/clip/test_triton.py::*": "a Triton kernel in the interpreter, which is slow",
     "tests/steps/test_own_cpu.py::test_odd_*": "compiles each cell once more, for float32",
+    "tests/test_masks.py::test_fullgraph": "compiled, by two compilers",
+    "tests/test_family_layers.py::test_compiled_in_one_graph": "compiled, by two compilers",
     "tests/steps/test_own_cpu.py::test_results_do_not_*": "as the test in double that compares all",
     "tests/test_family_layers.py::test_the_layer_is_its_cells": "compiles sixteen cells",
     "tests/test_family_published.py::*": "cells held against other packages, once",
