@@ -28,8 +28,7 @@ from ..steps.evaluate import view, whole
 from ..steps.layout import Layout, MatrixGradient, Place
 from ..steps.run import Kernel, Loop, Rows
 from ..surroundings import constant_while_tracing
-
-TensorLike = tuple[tuple[int, ...], torch.dtype]
+from .base import TensorLike
 
 
 @constant_while_tracing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -355,10 +355,7 @@ class _Code:
             return f"live.scalars[i * kScalars + {self.own.program.scalars[node]}]"
         return self._operator(node, self.scalar)
 
-    def _operator(self, node: Node, argument: object) -> str:
-        assert callable(argument)
-        if node.op == "spread":
-            return str(argument(node.args[0]))
+    def _operator(self, node: Node, argument: Callable[[Node], str]) -> str:
         return OPERATORS[node.op].cpp.format(*(argument(arg) for arg in node.args))
 
 

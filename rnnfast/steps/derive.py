@@ -85,8 +85,6 @@ def derive(traced: Traced) -> Derived:
             _give(g, got, node.args[0], d)
         elif node.op == "rmax":
             _give(g, got, node.args[0], _of_largest(g, node, d))
-        elif node.op == "spread":
-            _give(g, got, node.args[0], d)
         elif node.op not in LEAVES:
             derivative = OPERATORS[node.op].derivative
             for arg, part in zip(node.args, derivative(g, node, d), strict=True):

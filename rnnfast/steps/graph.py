@@ -35,9 +35,6 @@ class Matrix(NamedTuple):
         """Some of its rows."""
         return self._replace(offset=self.offset + first * self.row_stride, rows=rows)
 
-    def part_of_columns(self, first: int, cols: int) -> Matrix:
-        return self.t().part(first, cols).t()
-
 
 @dataclass(frozen=True, eq=False)
 class Node:

@@ -131,9 +131,8 @@ OPERATORS: dict[str, Operator] = {
     "mul": Operator(torch.mul, "({0} * {1})", _mul),
     "div": Operator(torch.div, "({0} / {1})", _div),
     "neg": Operator(torch.neg, "(-{0})", lambda g, node, d: (g("neg", d),)),
-    "spread": Operator(
-        lambda a: a, "{0}", _nothing
-    ),  # a scalar, for each unit; made by Graph.spread
+    # a scalar, for each unit; made by Graph.spread
+    "spread": Operator(lambda a: a, "{0}", lambda g, node, d: (d,)),
     "detach": Operator(torch.Tensor.detach, "{0}", _nothing),
     "abs": Operator(torch.abs, "abs({0})", _times(_sign_of)),
     "sign": Operator(torch.sign, "sign({0})", _nothing),

@@ -101,21 +101,15 @@ class Kernel:
         self._views = (_View * max(len(views), 1))(*views)
         constants = made.needs.constants
         self._constants = (ctypes.c_double * max(len(constants), 1))(*constants)
+        self._cost = _cost(made)
         for name in ("forward", "backward"):
             getattr(loaded, f"rnnfast_{name}").restype = None
             getattr(loaded, f"rnnfast_{name}_bytes").restype = _int
 
     def split(self, B: int) -> tuple[int, int, str]:
         """Threads for the rows and for the units of a batch of B, and that in words."""
-        H, needs = self.layout.traced.hidden, self.source.needs
-        stages = self.layout.forward.stages
-        groups = [group for stage in stages for group in stage.groups]
-        weights = sum(
-            group.width * len(group.nodes) * sum(arg.width for arg in group.operands)
-            for group in groups
-        )
-        gates = max(1, len(needs.views) // 2)
-        return _module().cpu_split(weights, gates, len(stages), B, H, self._scalar_bytes)
+        H = self.layout.traced.hidden
+        return _module().cpu_split(*self._cost, B, H, self._scalar_bytes)
 
     def describe(self) -> str:
         """What was made of the step, and where it is kept."""
@@ -166,6 +160,17 @@ class Kernel:
         workspace = _workspace(size)
         arguments.workspace = (workspace.data_ptr() + 63) & ~63
         getattr(self._loaded, f"rnnfast_{name}")(reference)
+
+
+def _cost(made: Source) -> tuple[float, int, int]:
+    """Weights, gates and meetings of a step, for the plan of its threads."""
+    stages = made.layout.forward.stages
+    weights = sum(
+        group.width * len(group.nodes) * sum(arg.width for arg in group.operands)
+        for stage in stages
+        for group in stage.groups
+    )
+    return weights, max(1, len(made.needs.views) // 2), len(stages)
 
 
 @functools.cache

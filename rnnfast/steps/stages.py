@@ -119,7 +119,7 @@ class _Planner:
             return True
         if node.op in REDUCTIONS:
             return self.stage[node] <= stage
-        if node.op == "product" or not (node.op == "spread" or OPERATORS[node.op].cheap):
+        if node.op == "product" or not OPERATORS[node.op].cheap:
             return node.scalar and node.op != "product"
         return all(self._inline(arg, stage) for arg in node.args)
 
@@ -202,7 +202,7 @@ class _Planner:
         for inner in ordered([node], stop=lambda n: n in self.at or n.op in REDUCTIONS):
             if inner in self.at or inner.op in LEAVES or inner.scalar:
                 continue
-            if inner.op == "product" or not (inner.op == "spread" or OPERATORS[inner.op].cheap):
+            if inner.op == "product" or not OPERATORS[inner.op].cheap:
                 return False
             count += 1
         return count <= MOST_OPERATIONS
