@@ -356,7 +356,7 @@ class _Code:
         return self._operator(node, self.scalar)
 
     def _operator(self, node: Node, argument: Callable[[Node], str]) -> str:
-        return OPERATORS[node.op].cpp.format(*(argument(arg) for arg in node.args))
+        return OPERATORS[node.op].text.format(*(argument(arg) for arg in node.args))
 
 
 def _in(depth: int, lines: list[str]) -> list[str]:

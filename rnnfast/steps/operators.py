@@ -1,4 +1,5 @@
-"""The pointwise operators: what each one is in torch and in C++, what it costs, its derivative.
+"""The pointwise operators: what each one is in torch and in generated code, what it costs, its
+derivative.
 
 A derivative is a function (graph, node, gradient of the node) -> a gradient for each argument, None
 for one that has none. Ties, and the points where a derivative jumps, are as in torch.
@@ -21,11 +22,12 @@ Derivative = Callable[[Graph, Node, Node], Sequence[Node | None]]
 
 @dataclass(frozen=True)
 class Operator:
-    """``cpp``: an expression of {0}, {1}, …, each a vector or a scalar. ``cheap``: one instruction
-    or two, so that backward makes the value again instead of reading it from memory."""
+    """``text``: an expression of {0}, {1}, …, each a vector or a scalar, that every language
+    understands; each has the functions that it names (C++: csrc/cpu/steps/math.h). ``cheap``: one
+    instruction or two, so that backward makes the value again instead of reading it from memory."""
 
     evaluate: Callable[..., Any]
-    cpp: str
+    text: str
     derivative: Derivative
     cheap: bool = True
 
@@ -112,9 +114,9 @@ def _over(g: Graph, a: float, x: Node) -> Node:
 
 
 def _function(
-    evaluate: Callable[..., Any], cpp: str, slope: Callable[[Graph, Node, Node], Node]
+    evaluate: Callable[..., Any], name: str, slope: Callable[[Graph, Node, Node], Node]
 ) -> Operator:
-    return Operator(evaluate, cpp + "({0})", _times(slope), cheap=False)
+    return Operator(evaluate, name + "({0})", _times(slope), cheap=False)
 
 
 def _compare(evaluate: Callable[..., Any], sign: str) -> Operator:
@@ -148,7 +150,7 @@ OPERATORS: dict[str, Operator] = {
     "ne": _compare(torch.ne, "!="),
     "and": Operator(torch.logical_and, "({0} & {1})", _nothing),
     "or": Operator(torch.logical_or, "({0} | {1})", _nothing),
-    "not": Operator(torch.logical_not, "(!{0})", _nothing),
+    "not": Operator(torch.logical_not, "negated({0})", _nothing),
     "where": Operator(torch.where, "where({0}, {1}, {2})", _where),
     "maximum": Operator(torch.maximum, "maximum({0}, {1})", _larger("gt")),
     "minimum": Operator(torch.minimum, "minimum({0}, {1})", _larger("lt")),

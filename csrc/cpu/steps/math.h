@@ -27,6 +27,11 @@ RNNFAST_COMPARE(==)
 RNNFAST_COMPARE(!=)
 #undef RNNFAST_COMPARE
 
+template <class Condition>
+inline auto negated(Condition c) {
+  return !c;
+}
+
 template <class S>
 inline Vec<S> operator-(Vec<S> x) {
   return Vec<S>(-x.v);
