@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..cells import CellSpec, StepWeights
 from ..cells.step_error import StepError, code_of
 from . import activations as _activations  # noqa: F401  registers what it handles
+from . import aten_more as _aten_more  # noqa: F401
 from . import aten_rows as _aten_rows  # noqa: F401
 from .aten import Context, aten, call
 from .graph import Graph

@@ -215,7 +215,16 @@ def functions(gx, states, w):
     found = found + torch.log10(s) + torch.log1p(s) + torch.sqrt(s) + torch.rsqrt(s)
     found = found + torch.erf(a) + torch.sin(a) * torch.cos(b) + torch.sinh(a) + torch.cosh(b)
     found = found + torch.atan(a) + s**1.7 + s**b + torch.floor(b) + torch.ceil(b) + torch.round(a)
-    found = found + torch.trunc(a) + torch.sign(b) + F.softplus(a) + F.logsigmoid(b) + F.relu(a)
+    found = (
+        found
+        + torch.atan2(a, b)
+        + torch.fmod(a, s)
+        + torch.trunc(a)
+        + torch.sign(b)
+        + F.softplus(a)
+        + F.logsigmoid(b)
+        + F.relu(a)
+    )
     found = (
         found + torch.maximum(a, b) + torch.minimum(a, h) + torch.where((a > b) | ~(b < 0), a, h)
     )
