@@ -19,16 +19,13 @@ from ..problem import (
     cast,
     wide,
 )
-from ..products.arithmetic import Rounding, block_product
-from ..products.gates import GateMajor, GateRows
-from ..products.gradients import Backward, BeganWith
 from ..products.projection import own_projection
 from ..steps import run
-from ..steps.evaluate import view, whole
-from ..steps.layout import Layout, MatrixGradient, Place
+from ..steps.layout import Layout
 from ..steps.run import Kernel, Loop, Rows
 from ..surroundings import constant_while_tracing
 from .base import TensorLike
+from .own_products import Left
 
 
 @constant_while_tracing
@@ -139,7 +136,6 @@ class _Backward:
         self.H, self.count = scan.states[0].shape[1], len(scan.spec.states)
         self.kernel = _kernel(scan.cell, self.H, scan.has_bias, self.storage)
         self.layout = self.kernel.layout
-        self._all_of_gx = Place("dgx", 0, self.layout.widths["dgx"])
         names = _saved_names(self.layout)
         self.buffers = dict(zip(names, saved.extra, strict=False))
         apart = saved.extra[len(names) :]
@@ -183,62 +179,5 @@ class _Backward:
         return found
 
     def gradients(self, needs: Needs) -> Gradients:
-        rounding = Rounding(self.storage)
-        dgates = GateMajor(self.scan.spec, self.buffers["dgx"])
-        products = Backward(self.scan, self.y, dgates, rounding, {})
-        return Gradients(
-            products.input() if needs.input else None,
-            [cast(d, self.storage) for d in self.dstates] if needs.states else None,
-            self._weights(products) if needs.weights else None,
-        )
-
-    def _weights(self, products: Backward) -> list[Tensor]:
-        names = self.scan.spec.weight_names(self.scan.kind, self.scan.has_bias)
-        weights = dict(zip(names, self.scan.weights, strict=True))
-        found: dict[str, Tensor] = {}
-
-        def sum_of(name: str) -> Tensor:
-            if name not in found:
-                found[name] = torch.zeros_like(weights[name], memory_format=torch.contiguous_format)
-            return found[name]
-
-        for matrix in self.layout.matrices:
-            where, total = matrix.matrix, self._matrix(matrix)
-            if where.weight not in found and where == whole(where.weight, weights[where.weight]):
-                found[where.weight] = total
-            else:
-                view(sum_of(where.weight), where).add_(total)
-        made = products.of_projection(names)
-        for weight, offset, place in self.layout.elements:
-            if place == self._all_of_gx and "b_ih" in made:
-                total = made["b_ih"].to(self.dtype, copy=True)
-            else:
-                total = self._values(place).flatten(0, -2).sum(0)
-            if weight not in found and total.shape[0] == weights[weight].numel():
-                found[weight] = total.view(weights[weight].shape)
-            else:
-                sum_of(weight).view(-1)[offset : offset + total.shape[0]].add_(total)
-        for name in names:
-            if name not in ("w_ih", "b_ih"):
-                sum_of(name)
-        made.update((n, products.rounding(d)) for n, d in found.items())
-        return [made[name] for name in names]
-
-    def _values(self, place: Place) -> Tensor:
-        buffer, offset, width = place
-        return self.buffers[buffer][..., offset : offset + max(width, 1)]
-
-    def _matrix(self, matrix: MatrixGradient) -> Tensor:
-        """Σ of the gradient's rows times the operand's."""
-        gradient, operand = self._values(matrix.gradient), matrix.operand
-        blocks = matrix.matrix.blocks
-        columns = slice(operand.offset, operand.offset + operand.width)
-        if operand.buffer.startswith("state"):
-            k = int(operand.buffer.removeprefix("state"))
-            scan = self.scan._replace(states=[self.scan.states[k][:, columns]])
-            return BeganWith(scan, self.history[k][..., columns]).times(GateRows(gradient), blocks)
-        if operand.buffer.startswith("new"):
-            values = self.history[int(operand.buffer.removeprefix("new"))][..., columns]
-        else:
-            values = self._values(operand)
-        return block_product(gradient.flatten(0, 1), values.flatten(0, 1), blocks)
+        left = Left(self.scan, self.layout, self.buffers, self.history, self.storage)
+        return left.gradients(needs, self.dstates)
