@@ -23,7 +23,10 @@ from .._version import __version__
 from . import entries
 from .entries import Key
 
-FLAGS = ("-O3", "-DNDEBUG", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden")
+FLAGS = (
+    "-O3", "-DNDEBUG", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden",
+    "-fno-math-errno",  # nobody reads errno, and a square root is then one instruction
+)  # fmt: skip
 NAMES = ("g++", "clang++", "c++")  # torch.compile's default first
 _SECONDS = 300.0
 _LINES = 20  # of the compiler's messages, in an error
