@@ -99,7 +99,7 @@ def check_own(cell: str, math: str, arch: str, H: int = 64, B: int = 32) -> None
 @needs_compiler
 @pytest.mark.parametrize(
     ("cell", "math", "arch"),
-    [("peephole_lstm", "bf16", "90"), ("indrnn_relu", "fp16", "gfx942"), ("li_gru", "tf32", "100")],
+    [("peephole_lstm", "bf16", "90"), ("indrnn_relu", "fp16", "gfx942"), ("ligru", "tf32", "100")],
 )
 def test_a_cell_of_ones_own(cell: str, math: str, arch: str) -> None:
     check_own(cell, math, arch)
