@@ -27,19 +27,8 @@ _pointer = ctypes.c_void_p
 STEP, SEQUENCE, OLD, OLD_SLOT, NEW_SLOT, NEW, INCOMING, OUTGOING = range(8)
 
 
-class _Buffer(ctypes.Structure):
-    _fields_ = [
-        ("base", _pointer),
-        ("init", _pointer),
-        ("last", _pointer),
-        ("width", _int),
-        ("kind", _int),
-        ("clear", _int),
-    ]
-
-
 class _View(ctypes.Structure):
-    _fields_ = [("weight", _int), ("offset", _int), ("row", _int), ("column", _int)]
+    _fields_ = [(name, _int) for name in ("weight", "offset", "row", "column", "block")]
 
 
 class _Arguments(ctypes.Structure):
@@ -53,10 +42,10 @@ class _Arguments(ctypes.Structure):
         ("units", _int),
         ("lengths", _pointer),
         ("resets", _pointer),
-        ("buffers", ctypes.POINTER(_Buffer)),
-        ("weights", ctypes.POINTER(_pointer)),
-        ("views", ctypes.POINTER(_View)),
-        ("constants", ctypes.POINTER(ctypes.c_double)),
+        ("buffers", _pointer),
+        ("weights", _pointer),
+        ("views", _pointer),
+        ("constants", _pointer),
         ("grad_clip_time", ctypes.c_double),
         ("workspace", _pointer),
         ("team", _pointer),
@@ -95,19 +84,31 @@ class Kernel:
         self.source, self.layout, self._loaded = made, made.layout, loaded
         self._scalar_bytes = dtype.itemsize
         views = [
-            _View(made.needs.weights.index(m.weight), m.offset, m.row_stride, m.col_stride)
+            _View(
+                made.needs.weights.index(m.weight),
+                m.offset,
+                m.row_stride,
+                m.col_stride,
+                m.block_stride,
+            )
             for m in made.needs.views
         ]
         self._views = (_View * max(len(views), 1))(*views)
         constants = made.needs.constants
         self._constants = (ctypes.c_double * max(len(constants), 1))(*constants)
         self._cost = _cost(made)
+        self._calls = {}
         for name in ("forward", "backward"):
-            getattr(loaded, f"rnnfast_{name}").restype = None
-            getattr(loaded, f"rnnfast_{name}_bytes").restype = _int
+            call, size = (getattr(loaded, f"rnnfast_{name}{end}") for end in ("", "_bytes"))
+            call.restype, size.restype = None, _int
+            self._calls[name] = call, size
+        self._split = functools.lru_cache(maxsize=64)(self._split_of)
 
     def split(self, B: int) -> tuple[int, int, str]:
         """Threads for the rows and for the units of a batch of B, and that in words."""
+        return self._split(B, torch.get_num_threads())
+
+    def _split_of(self, B: int, threads: int) -> tuple[int, int, str]:
         H = self.layout.traced.hidden
         return _module().cpu_split(*self._cost, B, H, self._scalar_bytes)
 
@@ -133,9 +134,12 @@ class Kernel:
     def _call(
         self, name: str, buffers: Sequence[str], loop: Loop, rows: Mapping[str, Rows]
     ) -> None:
-        table = (_Buffer * max(len(buffers), 1))(*(_buffer(rows[buffer]) for buffer in buffers))
+        fields: list[int] = []
+        for buffer in buffers:
+            fields += _buffer(rows[buffer])
+        table = (_int * len(fields))(*fields)
         names = self.source.needs.weights
-        weights = (_pointer * max(len(names), 1))(*(loop.weights[n].data_ptr() for n in names))
+        weights = (_int * len(names))(*(loop.weights[name].data_ptr() for name in names))
         threads_of_rows, threads_of_units, _ = self.split(loop.B)
         arguments = _Arguments(
             loop.T,
@@ -145,28 +149,27 @@ class Kernel:
             loop.training,
             threads_of_rows,
             threads_of_units,
-            _address(loop.lengths),
-            _address(loop.resets),
-            table,
-            weights,
-            self._views,
-            self._constants,
+            None if loop.lengths is None else loop.lengths.data_ptr(),
+            None if loop.resets is None else loop.resets.data_ptr(),
+            ctypes.addressof(table),
+            ctypes.addressof(weights),
+            ctypes.addressof(self._views),
+            ctypes.addressof(self._constants),
             loop.grad_clip_time,
             None,
-            _module().cpu_team(),
+            _team(),
         )
+        call, size = self._calls[name]
         reference = ctypes.byref(arguments)
-        size = getattr(self._loaded, f"rnnfast_{name}_bytes")(reference)
-        workspace = _workspace(size)
-        arguments.workspace = (workspace.data_ptr() + 63) & ~63
-        getattr(self._loaded, f"rnnfast_{name}")(reference)
+        arguments.workspace = _workspace(size(reference))
+        call(reference)
 
 
 def _cost(made: Source) -> tuple[float, int, int]:
     """Weights, gates and meetings of a step, for the plan of its threads."""
     stages = made.layout.forward.stages
     weights = sum(
-        group.width * len(group.nodes) * sum(arg.width for arg in group.operands)
+        group.width * len(group.nodes) * sum(arg.width for arg in group.operands) // group.blocks
         for stage in stages
         for group in stage.groups
     )
@@ -178,34 +181,31 @@ def _module() -> Any:
     return _ext.load()
 
 
+@functools.cache
+def _team() -> int:
+    return int(_module().cpu_team())
+
+
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _buffer(rows: Rows) -> _Buffer:
-    return _Buffer(
-        _address(rows.base),
-        _address(rows.init),
-        _address(rows.last),
-        rows.width,
-        rows.kind,
-        rows.clear,
-    )
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def _buffer(rows: Rows) -> tuple[int, ...]:
+    """The fields of a Buffer."""
+    base, kind, width, *ends, clear = rows
+    init, last = (0 if end is None else end.data_ptr() for end in ends)
+    return 0 if base is None else base.data_ptr(), init, last, width, kind, clear
 
 
 _kept = threading.local()
 
 
-def _workspace(size: int) -> Tensor:
-    """At least ``size`` bytes that this thread's calls share, one after the other."""
+def _workspace(size: int) -> int:
+    """Where there are ``size`` bytes that this thread's calls share, one after the other."""
     found: Tensor | None = getattr(_kept, "workspace", None)
     if found is None or found.numel() < size + 64:
         found = _kept.workspace = torch.empty(size + 64, dtype=torch.uint8, device="cpu")
-    return found
+    return (found.data_ptr() + 63) & ~63
 
 
 def kernel(cell: str, hidden: int, bias: bool, dtype: torch.dtype) -> Kernel | str:

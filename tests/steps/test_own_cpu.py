@@ -187,7 +187,8 @@ def test_odd_sizes_in_float32(spec: CellSpec, H: int) -> None:
         pytest.skip("these need an even number of units")
     exact = results(scan_of(spec, H=H, ends=True), "loop")
     scan = scan_of(spec, torch.float32, H=H, ends=True)
-    largest = [true.abs().max() for true in exact]
+    # a gradient that is one number is a sum whose terms, of about 1, cancel one another
+    largest = [true.abs().max().clamp(min=float(true.numel() == 1)) for true in exact]
     torchs = max(
         (plain - true).abs().max() / size
         for plain, true, size in zip(results(scan, "loop"), exact, largest, strict=True)
@@ -235,7 +236,16 @@ def functions(gx, states, w):
     found = found + torch.log10(s) + torch.log1p(s) + torch.sqrt(s) + torch.rsqrt(s)
     found = found + torch.erf(a) + torch.sin(a) * torch.cos(b) + torch.sinh(a) + torch.cosh(b)
     found = found + torch.atan(a) + s**1.7 + s**b + torch.floor(b) + torch.ceil(b) + torch.round(a)
-    found = found + torch.trunc(a) + torch.sign(b) + F.softplus(a) + F.logsigmoid(b) + F.relu(a)
+    found = (
+        found
+        + torch.atan2(a, b)
+        + torch.fmod(a, s)
+        + torch.trunc(a)
+        + torch.sign(b)
+        + F.softplus(a)
+        + F.logsigmoid(b)
+        + F.relu(a)
+    )
     found = (
         found + torch.maximum(a, b) + torch.minimum(a, h) + torch.where((a > b) | ~(b < 0), a, h)
     )

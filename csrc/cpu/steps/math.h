@@ -113,11 +113,16 @@ inline Vec<S> softplus(Vec<S> x) {
   return maximum(x, Vec<S>(S(0))) + log1p(exp_of_negative(Vec<S>(S(0)) - abs(x)));
 }
 
-template <class S>
-inline Vec<S> pow(Vec<S> x, Vec<S> y) {
-  for (int lane = 0; lane < Vec<S>::kLanes; ++lane) x.v[lane] = std::pow(x.v[lane], y.v[lane]);
-  return x;
-}
+#define RNNFAST_EACH_PAIR(name)                                                                    \
+  template <class S>                                                                               \
+  inline Vec<S> name(Vec<S> x, Vec<S> y) {                                                         \
+    for (int lane = 0; lane < Vec<S>::kLanes; ++lane) x.v[lane] = std::name(x.v[lane], y.v[lane]); \
+    return x;                                                                                      \
+  }
+RNNFAST_EACH_PAIR(atan2)
+RNNFAST_EACH_PAIR(fmod)
+RNNFAST_EACH_PAIR(pow)
+#undef RNNFAST_EACH_PAIR
 
 template <class S>
 inline Vec<S> where(typename Vec<S>::Integers condition, Vec<S> yes, Vec<S> no) {
@@ -149,9 +154,9 @@ RNNFAST_SCALAR(float)
 RNNFAST_SCALAR(double)
 #undef RNNFAST_SCALAR
 
-using std::abs, std::atan, std::ceil, std::cos, std::cosh, std::erf, std::exp, std::exp2,
-    std::expm1, std::floor, std::log, std::log10, std::log1p, std::log2, std::pow, std::sin,
-    std::sinh, std::sqrt, std::tanh, std::trunc;
+using std::abs, std::atan, std::atan2, std::ceil, std::cos, std::cosh, std::erf, std::exp,
+    std::exp2, std::expm1, std::floor, std::fmod, std::log, std::log10, std::log1p, std::log2,
+    std::pow, std::sin, std::sinh, std::sqrt, std::tanh, std::trunc;
 
 }  // namespace steps
 }  // namespace rnnfast::cpu::RNNFAST_ISA
