@@ -1,0 +1,72 @@
+"""benchmarks/cells.py: peers compute the same, or are told and not timed."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+import rnnfast
+from benchmarks import cell_peers
+from benchmarks.cell_peers import Call, EagerLoop, OutOfTime, limited, peers
+
+T, B, I, H = 5, 2, 3, 4
+
+
+@pytest.fixture(params=["peephole_lstm", "layer_norm_lstm"])
+def layer(request: pytest.FixtureRequest) -> rnnfast.Recurrent:
+    return rnnfast.Recurrent(request.param, I, H)
+
+
+class Slow(Call):
+    def __call__(self) -> None:
+        time.sleep(10)
+
+
+class Wrong(Call):
+    def __call__(self) -> None:
+        super().__call__()
+        for weight in self.layer.parameters():
+            weight.grad *= 1.001
+
+
+def test_peers_are_checked_before_they_are_timed(
+    layer: rnnfast.Recurrent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {
+        "eager loop": lambda layer, x: Call(EagerLoop(layer), x),
+        "slow": lambda layer, x: Slow(EagerLoop(layer), x),
+        "wrong": lambda layer, x: Wrong(EagerLoop(layer), x),
+        "JAX lax.scan": cell_peers.JaxScan,
+    }
+    monkeypatch.setattr(cell_peers, "PEERS", made)
+    monkeypatch.setattr(cell_peers.importlib.util, "find_spec", lambda name: None)
+    told: list[str] = []
+    x = torch.randn(T, B, I)
+    found = [name for name, _ in peers(layer, x, 2.0, told.append)]
+    assert found == ["eager loop"]
+    slow, wrong, jax = told
+    assert slow.strip() == "slow: not compiled within 2 s"
+    assert wrong.startswith("  wrong: wrong by ")
+    assert jax.strip() == "JAX lax.scan: not installed"
+
+
+def test_jax_computes_the_same() -> None:
+    pytest.importorskip("jax")
+    for cell in ("own_lstm", "layer_norm_lstm"):
+        from tests import own_cells
+
+        layer = rnnfast.Recurrent(own_cells.lstm if cell == "own_lstm" else cell, I, H)
+        x = torch.randn(T, B, I)
+        found, expected = cell_peers.JaxScan(layer, x).gradient(), Call(layer, x).gradient()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_limit_of_time() -> None:
+    with limited(5.0):
+        pass
+    start = time.perf_counter()
+    with pytest.raises(OutOfTime), limited(0.05):
+        time.sleep(5)
+    assert time.perf_counter() - start < 4
