@@ -21,16 +21,18 @@ from torch import nn
 
 import rnnfast
 from rnnfast import library
-from rnnfast.cells.gru import gru
-from rnnfast.cells.lstm import lstm
+from rnnfast.cells import CELLS
 from rnnfast.steps.source import source
 
 from .cell_peers import Call, peers
 from .machine import cpu_model
 from .measure import alternate
 
-OWN_LSTM = rnnfast.cell(lstm, gates=4, states=("h", "c"), name="benchmark:lstm")
-OWN_GRU = rnnfast.cell(gru, gates=3, name="benchmark:gru")
+STATED = {  # built-in cells' steps as cells of one's own
+    name: rnnfast.cell(spec.step, gates=spec.gates, states=spec.states, name=f"benchmark:{name}")
+    for name, spec in CELLS.copy().items()
+    if name in ("lstm", "gru", "rnn_tanh", "mgu")
+}
 
 
 class Size(NamedTuple):
@@ -50,10 +52,14 @@ def layers(size: Size) -> dict[str, tuple[nn.Module, str]]:
     I, H = size.I, size.H
     return {
         "LSTM built in": (rnnfast.LSTM(I, H), "cpu"),
-        "LSTM as a cell of one's own": (rnnfast.Recurrent(OWN_LSTM, I, H), "cpu"),
+        "LSTM as a cell of one's own": (rnnfast.Recurrent(STATED["lstm"], I, H), "cpu"),
         "LSTM of torch.nn": (nn.LSTM(I, H), "cpu"),
         "GRU built in": (rnnfast.GRU(I, H), "cpu"),
-        "GRU as a cell of one's own": (rnnfast.Recurrent(OWN_GRU, I, H), "cpu"),
+        "GRU as a cell of one's own": (rnnfast.Recurrent(STATED["gru"], I, H), "cpu"),
+        "RNN built in": (rnnfast.RNN(I, H), "cpu"),
+        "RNN as a cell of one's own": (rnnfast.Recurrent(STATED["rnn_tanh"], I, H), "cpu"),
+        "MGU built in": (rnnfast.MGU(I, H), "cpu"),
+        "MGU as a cell of one's own": (rnnfast.Recurrent(STATED["mgu"], I, H), "cpu"),
         "LayerNorm-LSTM": (rnnfast.LayerNormLSTM(I, H, bias=True), "cpu"),
     }
 
@@ -61,6 +67,8 @@ def layers(size: Size) -> dict[str, tuple[nn.Module, str]]:
 PAIRS = (
     ("LSTM built in", "LSTM as a cell of one's own"),
     ("GRU built in", "GRU as a cell of one's own"),
+    ("RNN built in", "RNN as a cell of one's own"),
+    ("MGU built in", "MGU as a cell of one's own"),
     ("LSTM built in", "LayerNorm-LSTM"),
     ("LSTM built in", "LSTM of torch.nn"),
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import rnnfast
-from benchmarks import cell_peers
+from benchmarks import cell_peers, cells
 from benchmarks.cell_peers import Call, EagerLoop, OutOfTime, limited, peers
 
 T, B, I, H = 5, 2, 3, 4
@@ -70,3 +70,8 @@ def test_the_limit_of_time() -> None:
     with pytest.raises(OutOfTime), limited(0.05):
         time.sleep(5)
     assert time.perf_counter() - start < 4
+
+
+def test_what_is_compared_is_there() -> None:
+    made = cells.layers(cells.Size(2, 1, 3, 4))
+    assert {name for pair in cells.PAIRS for name in pair} | set(cells.WITH_PEERS) <= set(made)
