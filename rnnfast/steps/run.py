@@ -1,6 +1,6 @@
 """Calling the loops of a compiled cell: memory, pointers, threads.
 
-The structures are those of csrc/cpu/steps/arguments.h.
+The structures are those of csrc/scan/steps.h.
 """
 
 from __future__ import annotations
