@@ -19,16 +19,13 @@ from ..problem import (
     cast,
     wide,
 )
-from ..products.arithmetic import Rounding, wide_product
-from ..products.gates import GateMajor, GateRows
-from ..products.gradients import Backward, BeganWith
 from ..products.projection import own_projection
 from ..steps import run
-from ..steps.evaluate import view, whole
-from ..steps.layout import Layout, MatrixGradient, Place
+from ..steps.layout import Layout
 from ..steps.run import Kernel, Loop, Rows
 from ..surroundings import constant_while_tracing
 from .base import TensorLike
+from .own_products import Left
 
 
 @constant_while_tracing
@@ -173,55 +170,5 @@ class _Backward:
         return found
 
     def gradients(self, needs: Needs) -> Gradients:
-        rounding = Rounding(self.storage)
-        dgates = GateMajor(self.scan.spec, self.buffers["dgx"])
-        products = Backward(self.scan, self.y, dgates, rounding, {})
-        return Gradients(
-            products.input() if needs.input else None,
-            [cast(d, self.storage) for d in self.dstates] if needs.states else None,
-            self._weights(products) if needs.weights else None,
-        )
-
-    def _weights(self, products: Backward) -> list[Tensor]:
-        names = self.scan.spec.weight_names(self.scan.kind, self.scan.has_bias)
-        weights = dict(zip(names, self.scan.weights, strict=True))
-        found: dict[str, Tensor] = {}
-
-        def sum_of(name: str) -> Tensor:
-            if name not in found:
-                found[name] = torch.zeros_like(weights[name], memory_format=torch.contiguous_format)
-            return found[name]
-
-        for matrix in self.layout.matrices:
-            where, total = matrix.matrix, self._matrix(matrix)
-            if where.weight not in found and where == whole(where.weight, weights[where.weight]):
-                found[where.weight] = total
-            else:
-                view(sum_of(where.weight), where).add_(total)
-        for weight, offset, place in self.layout.elements:
-            total = self._values(place).flatten(0, -2).sum(0)
-            sum_of(weight).view(-1)[offset : offset + total.shape[0]].add_(total)
-        for name in names:
-            if name not in ("w_ih", "b_ih"):
-                sum_of(name)
-        made = {n: products.rounding(d) for n, d in found.items()}
-        made.update(products.of_projection(names))
-        return [made[name] for name in names]
-
-    def _values(self, place: Place) -> Tensor:
-        buffer, offset, width = place
-        return self.buffers[buffer][..., offset : offset + max(width, 1)]
-
-    def _matrix(self, matrix: MatrixGradient) -> Tensor:
-        """Σ of the gradient's rows times the operand's."""
-        gradient, operand = self._values(matrix.gradient), matrix.operand
-        columns = slice(operand.offset, operand.offset + operand.width)
-        if operand.buffer.startswith("state"):
-            k = int(operand.buffer.removeprefix("state"))
-            scan = self.scan._replace(states=[self.scan.states[k][:, columns]])
-            return BeganWith(scan, self.history[k][..., columns]).times(GateRows(gradient))
-        if operand.buffer.startswith("new"):
-            values = self.history[int(operand.buffer.removeprefix("new"))][..., columns]
-        else:
-            values = self._values(operand)
-        return wide_product(gradient.flatten(0, 1).t(), values.flatten(0, 1))
+        left = Left(self.scan, self.layout, self.buffers, self.history, self.storage)
+        return left.gradients(needs, self.dstates)

@@ -27,6 +27,7 @@ from ..problem import (
 from ..triton import cells
 from ..triton.device import facts_of
 from ..triton.plan import STRATEGY, why_not_resident
+from . import own_triton
 from .base import KernelBackend, TensorLike, why_no_kernel
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -52,19 +53,31 @@ class Triton(KernelBackend):
             return f"{under}it computes on {needed} tensors only, not on {problem.device}"
         if problem.dtype == torch.float64:
             return "it has no kernel for torch.float64: its products are float32 at most"
-        reason = why_no_kernel(problem, needed, DTYPES) or cells.why_not(problem.spec)
+        reason = why_no_kernel(problem, needed, DTYPES)
+        if reason is None and problem.spec.own:
+            return own_triton.why_not(problem.cell, problem.H, problem.bias)
+        reason = reason or cells.why_not(problem.spec)
         if reason is None and STRATEGY in os.environ:  # facts_of is not for a tracer
             reason = why_not_resident(problem, facts_of(device_named(problem)))
         return reason
 
     def strategy(self, problem: Problem) -> str:
+        if problem.spec.own:
+            return own_triton.strategy(problem)
         return _runner().describe(problem)
+
+    def saved_like(self, problem: Problem) -> list[TensorLike]:
+        if problem.spec.own:
+            return own_triton.saved_like(problem)
+        return super().saved_like(problem)
 
     def saved_as(self, name: str, problem: Problem) -> TensorLike:
         width = problem.H * (problem.spec.gates if name == "gates" else 1)
         return (problem.T, problem.B, width), torch.float32
 
     def forward(self, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
+        if scan.spec.own:
+            return own_triton.forward(scan)
         problem = problem_of(scan)
         out = _runner().forward(scan, problem)
         final = [out.h_last] if out.c_last is None else [out.h_last, out.c_last]
@@ -75,6 +88,8 @@ class Triton(KernelBackend):
         return ScanResult(out.y, final, trace), self.to_save(scan, made)
 
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
+        if scan.spec.own:
+            return own_triton.backward(scan, saved, cotangents, needs)
         found = self.kept(scan, saved)
         kept = (found.get("gates"), saved.y, found.get("c"), found.get(scan.spec.extra))
         return _runner().backward(scan, problem_of(scan), kept, cotangents, needs)

@@ -42,17 +42,26 @@ def own_projection(scan: Scan) -> Tensor:
 def biased_projection(scan: Scan) -> Tensor:
     """x W_ihᵀ and every bias that can be added to it [T, B, G*H], in memory of its own and, of
     16-bit storage, float32."""
-    dtype = wide(scan.weights[0].dtype)
-    if scan.kind == "gates":
-        gates = scan.input.to(dtype, copy=True, memory_format=torch.contiguous_format)
-    elif scan.kind == "tokens":
-        tokens = without_padding(scan).input
-        gates = F.embedding(tokens, weight_of_input(scan).t()).to(dtype).contiguous()
-    else:
-        rows = wide_product(scan.input.flatten(0, 1), weight_of_input(scan).t())
-        gates = rows.unflatten(0, scan.input.shape[:2])
-    bias = input_bias(scan)
+    gates, bias = _wide_product_of_input(scan), input_bias(scan)
     return gates if bias is None else gates.add_(bias.flatten())
+
+
+def wide_projection(scan: Scan) -> Tensor:
+    """``project_input`` in memory of its own and, of 16-bit storage, float32."""
+    gates, b_ih = _wide_product_of_input(scan), scan.weight("b_ih")
+    return gates if b_ih is None else gates.add_(b_ih)
+
+
+def _wide_product_of_input(scan: Scan) -> Tensor:
+    """x W_ihᵀ [T, B, G*H]."""
+    dtype = wide(scan.dtype)
+    if scan.kind == "gates":
+        return scan.input.to(dtype, copy=True, memory_format=torch.contiguous_format)
+    if scan.kind == "tokens":
+        tokens = without_padding(scan).input
+        return F.embedding(tokens, weight_of_input(scan).t()).to(dtype).contiguous()
+    rows = wide_product(scan.input.flatten(0, 1), weight_of_input(scan).t())
+    return rows.unflatten(0, scan.input.shape[:2])
 
 
 def input_bias(scan: Scan) -> Tensor | None:

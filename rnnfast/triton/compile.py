@@ -12,9 +12,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import launch
+from ..steps.triton_text import Text
+from . import launch, own
 from .cells import TritonCell, cell_of
-from .plan import Tiling
+from .plan import Device, Tiling
 
 STORAGE = {"fp32": "fp32", "tf32": "fp32", "bf16": "bf16", "fp16": "fp16"}
 MATH = tuple(STORAGE)  # how products are computed: fp32 by FMA, the others by tensor cores
@@ -104,6 +105,41 @@ def kernels(
         ),
         *(_kernel(made, backward, types) for made in (*steps, *ending)),
     ]
+
+
+def own_kernels(
+    text: Text, math: str, device: Device, B: int = 32, *, masked: bool = True
+) -> list[Kernel]:
+    """Every kernel that a training scan of a cell of one's own launches."""
+    storage, found = "*" + STORAGE[math], []
+    itemsize = 4 if storage == "*fp32" else 2
+    functions = own.functions_of(text.text)
+    for made in (*text.forward, *text.backward):
+        tiling = own.tiling_of(made, B, itemsize, device)
+        constants: dict[str, Any] = {
+            "TRAINING": True,
+            "PRECISION": "tf32" if math == "tf32" else "ieee",
+        }
+        constants |= tiling.blocks
+        signature: dict[str, str] = {}
+        function = functions[made.function]
+        for name in function.arg_names:
+            signature[name] = "constexpr" if name in constants else _own_type(name, storage)
+            if name in ("lengths", "resets") and not masked:
+                signature[name], constants[name] = "constexpr", None
+        constants = {name: constants[name] for name in signature if name in constants}
+        found.append(Kernel(made.function, function, signature, constants, tiling))
+    return found
+
+
+def _own_type(name: str, storage: str) -> str:
+    known = {"lengths": "*i64", "resets": "*u8", "bound": "fp32", "limit": "fp32"}
+    if name in known:
+        return known[name]
+    if name in ("step", "T", "B", "reverse"):
+        return "i32"
+    stored = name.startswith(("weight", "init", "dy")) or name == "new0"
+    return storage if stored else "*fp32"
 
 
 def _types(cell: TritonCell, math: str, masked: bool) -> dict[str, str]:

@@ -14,7 +14,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +24,6 @@ from .device import captured, capturing, device_of, stream_of
 SWITCH = "RNNFAST_TRITON_GRAPH"
 MOST_GRAPHS = 4
 FEWEST_STEPS = 8  # below, copying costs about what launching does
-Group = TypeVar("Group", bound=tuple)
 
 
 def allowed(y: Tensor) -> bool:
@@ -98,10 +97,10 @@ class _Captured:
             _copy(given, own)
 
 
-def _twins(group: Group) -> Group:
-    """The same named tuple with tensors of its own, of the same values."""
-    twins = [item.clone() if isinstance(item, Tensor) else item for item in group]
-    return type(group)(*twins)
+def _twins(group: Sequence[Any]) -> Any:
+    """The same tuple, named or not, with tensors of its own, of the same values."""
+    twins = (item.clone() if isinstance(item, Tensor) else item for item in group)
+    return getattr(group, "_make", tuple)(twins)
 
 
 def _copy(into: tuple, source: tuple) -> None:

@@ -102,10 +102,9 @@ def staged_bytes(tiling: Tiling, gates: int, itemsize: int) -> int:
     return tiling.num_stages * tiling.block_k * summand
 
 
-def _fitting(tiling: Tiling, problem: Problem, device: Device) -> Tiling:
+def fitting(tiling: Tiling, planes: int, itemsize: int, device: Device) -> Tiling:
     """The tiling with so many summands at a time as fit the device."""
-    gates, itemsize = problem.spec.gates, problem.dtype.itemsize
-    while tiling.block_k > 16 and staged_bytes(tiling, gates, itemsize) > device.shared:
+    while tiling.block_k > 16 and staged_bytes(tiling, planes, itemsize) > device.shared:
         tiling = tiling._replace(block_k=tiling.block_k // 2)
     return tiling
 
@@ -139,7 +138,7 @@ def candidates(
     if device == INTERPRETER and problem.H > 64:  # its time goes by operations, not their size
         return [*found, stepwise_tiling(16, 128, 128)]
     few, many, narrow = (
-        _fitting(tiling, problem, device)
+        fitting(tiling, problem.spec.gates, problem.dtype.itemsize, device)
         for tiling in (stepwise_tiling(), stepwise_tiling(64), stepwise_tiling(16, 16, 128))
     )
     return found + ([few, narrow] if problem.B <= 32 else [many, few])

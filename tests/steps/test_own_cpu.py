@@ -91,6 +91,7 @@ def scan_of(
     bias: bool = True,
     ends: bool = False,
     strided: bool = False,
+    positive: bool = False,
     **options: float,
 ) -> Scan:
     make = torch.Generator().manual_seed(3)
@@ -110,6 +111,8 @@ def scan_of(
     lengths = torch.tensor(LENGTHS[:B]).clamp(max=T) if ends else None
     resets = torch.rand(T, B, generator=make) < 0.3 if ends else None
     states = [random(B, H, scale=0.5) for _ in spec.states]
+    if positive:
+        states = [state.detach().abs().requires_grad_() for state in states]
     return Scan(
         spec.name, kind, input, states, weights, lengths, resets, Options(training=True, **options)
     )
@@ -122,10 +125,10 @@ def results(scan: Scan, how: str) -> list[Tensor]:
         scan = scan._replace(
             input=scan.input.detach().masked_fill(past[..., None], torch.nan).requires_grad_()
         )
-    if how == "cpu":
-        y, final, trace = run_direct(scan, registry.select(problem_of(scan), "cpu"))
-    else:
+    if how == "loop":
         y, final, trace = scratch_scan(scan)
+    else:
+        y, final, trace = run_direct(scan, registry.select(problem_of(scan), how))
     outputs = [y, *final, *trace]
     make = torch.Generator().manual_seed(4)
     given = [torch.randn(o.shape, generator=make, dtype=torch.float64).to(o.dtype) for o in outputs]
