@@ -5,17 +5,20 @@ from __future__ import annotations
 
 from .code import Class, Code, Emitter, Needs, indented
 from .graph import Node
+from .layout import Layout
+from .source import Source
 from .stages import Group, Program, Stage, Store
 
 _PARAMETERS = 2600  # bytes of a launch's 4096 that products may take
 _VIEW, _SEGMENT, _PLACE = 24, 32, 16  # bytes of Matrix, Segment, Place (csrc/cuda/steps/product.h)
 
 
-def file(forward: Program, backward: Program, needs: Needs) -> tuple[str, list[str], list[str]]:
-    """The text, and the rows that forward and backward name."""
+def cuda_source(layout: Layout) -> Source:
+    """The file of a cell in CUDA C++, in float32, and what is to be passed to it."""
+    needs = Needs(layout.traced.hidden)
     made = [
-        _Class("Forward", forward, needs, backward=False).made(),
-        _Class("Backward", backward, needs, backward=True).made(),
+        _Class("Forward", layout.forward, needs, backward=False).made(),
+        _Class("Backward", layout.backward, needs, backward=True).made(),
     ]
     lines = ['#include "cuda/steps/loop.h"', "", "namespace rnnfast::cuda::steps {", ""]
     counts = f"{len(needs.weights)}, {len(needs.constants)}"
@@ -23,7 +26,7 @@ def file(forward: Program, backward: Program, needs: Needs) -> tuple[str, list[s
         lines += [f"struct {name};"]
         lines += [f"using {name}Pass = Pass<{name}, {len(part.buffers)}, {counts}>;", part.text]
     lines += ["}  // namespace rnnfast::cuda::steps", "", '#include "cuda/steps/entry.inc"', ""]
-    return "\n".join(lines), made[0].buffers, made[1].buffers
+    return Source("\n".join(lines), layout, needs, made[0].buffers, made[1].buffers)
 
 
 class _Class(Emitter):

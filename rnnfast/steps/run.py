@@ -42,7 +42,7 @@ class _View(ctypes.Structure):
     _fields_ = [("weight", _int), ("offset", _int), ("row", _int), ("column", _int)]
 
 
-class _Arguments(ctypes.Structure):
+class Arguments(ctypes.Structure):
     _fields_ = [
         ("T", _int),
         ("B", _int),
@@ -88,12 +88,11 @@ class Loop(NamedTuple):
     grad_clip_time: float = 0.0
 
 
-class Kernel:
-    """The compiled loops of a cell for layers of H units, in float32 or float64."""
+class Loops:
+    """The compiled loops of a cell for layers of H units."""
 
-    def __init__(self, made: Source, loaded: ctypes.CDLL, dtype: torch.dtype) -> None:
-        self.source, self.layout, self._loaded = made, made.layout, loaded
-        self._scalar_bytes = dtype.itemsize
+    def __init__(self, made: Source, loaded: ctypes.CDLL, where: str) -> None:
+        self.source, self.layout, self.loaded, self.where = made, made.layout, loaded, where
         views = [
             _View(made.needs.weights.index(m.weight), m.offset, m.row_stride, m.col_stride)
             for m in made.needs.views
@@ -101,15 +100,8 @@ class Kernel:
         self._views = (_View * max(len(views), 1))(*views)
         constants = made.needs.constants
         self._constants = (ctypes.c_double * max(len(constants), 1))(*constants)
-        self._cost = _cost(made)
         for name in ("forward", "backward"):
-            getattr(loaded, f"rnnfast_{name}").restype = None
             getattr(loaded, f"rnnfast_{name}_bytes").restype = _int
-
-    def split(self, B: int) -> tuple[int, int, str]:
-        """Threads for the rows and for the units of a batch of B, and that in words."""
-        H = self.layout.traced.hidden
-        return _module().cpu_split(*self._cost, B, H, self._scalar_bytes)
 
     def describe(self) -> str:
         """What was made of the step, and where it is kept."""
@@ -121,7 +113,7 @@ class Kernel:
         return (
             f"{_count(products, 'product')}, {_count(len(stages), 'stage')}, backward "
             f"{_count(len(layout.backward.stages), 'stage')}, saves {units / H:g} H of each step; "
-            f"{library.status(self.source.text)}"
+            f"{self.where}"
         )
 
     def forward(self, loop: Loop, rows: Mapping[str, Rows]) -> None:
@@ -136,15 +128,14 @@ class Kernel:
         table = (_Buffer * max(len(buffers), 1))(*(_buffer(rows[buffer]) for buffer in buffers))
         names = self.source.needs.weights
         weights = (_pointer * max(len(names), 1))(*(loop.weights[n].data_ptr() for n in names))
-        threads_of_rows, threads_of_units, _ = self.split(loop.B)
-        arguments = _Arguments(
+        arguments = Arguments(
             loop.T,
             loop.B,
             self.layout.traced.hidden,
             loop.reverse,
             loop.training,
-            threads_of_rows,
-            threads_of_units,
+            0,
+            0,
             _address(loop.lengths),
             _address(loop.resets),
             table,
@@ -152,14 +143,39 @@ class Kernel:
             self._views,
             self._constants,
             loop.grad_clip_time,
-            None,
-            _module().cpu_team(),
         )
-        reference = ctypes.byref(arguments)
-        size = getattr(self._loaded, f"rnnfast_{name}_bytes")(reference)
-        workspace = _workspace(size)
+        self.run(name, arguments, _device(rows))
+
+    def bytes(self, name: str, arguments: Arguments) -> int:
+        """Of workspace."""
+        return int(getattr(self.loaded, f"rnnfast_{name}_bytes")(ctypes.byref(arguments)))
+
+    def run(self, name: str, arguments: Arguments, device: torch.device) -> None:
+        """Calls the loop; what is of a device in the arguments is not filled in yet."""
+        raise NotImplementedError
+
+
+class Kernel(Loops):
+    """On the CPU, in float32 or float64."""
+
+    def __init__(self, made: Source, loaded: ctypes.CDLL, dtype: torch.dtype) -> None:
+        super().__init__(made, loaded, library.status(made.text))
+        self._scalar_bytes = dtype.itemsize
+        self._cost = _cost(made)
+        for name in ("forward", "backward"):
+            getattr(loaded, f"rnnfast_{name}").restype = None
+
+    def split(self, B: int) -> tuple[int, int, str]:
+        """Threads for the rows and for the units of a batch of B, and that in words."""
+        H = self.layout.traced.hidden
+        return _module().cpu_split(*self._cost, B, H, self._scalar_bytes)
+
+    def run(self, name: str, arguments: Arguments, device: torch.device) -> None:
+        arguments.rows, arguments.units, _ = self.split(arguments.B)
+        arguments.team = _module().cpu_team()
+        workspace = _workspace(self.bytes(name, arguments))
         arguments.workspace = (workspace.data_ptr() + 63) & ~63
-        getattr(self._loaded, f"rnnfast_{name}")(reference)
+        getattr(self.loaded, f"rnnfast_{name}")(ctypes.byref(arguments))
 
 
 def _cost(made: Source) -> tuple[float, int, int]:
@@ -191,6 +207,10 @@ def _buffer(rows: Rows) -> _Buffer:
         rows.kind,
         rows.clear,
     )
+
+
+def _device(rows: Mapping[str, Rows]) -> torch.device:
+    return next(row.base.device for row in rows.values() if row.base is not None)
 
 
 def _address(tensor: Tensor | None) -> int | None:

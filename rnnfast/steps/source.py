@@ -1,4 +1,4 @@
-"""The file of a cell in C++ or CUDA C++, and what is to be passed to it."""
+"""The C++ file of a cell, and what is to be passed to it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 from ..cells import CellSpec
-from . import cuda_text
 from .code import Class, Needs
 from .cpp import emit
 from .layout import Layout, layout
@@ -21,9 +20,9 @@ class Source:
     """``text``: the file. ``needs``: what both classes are given; ``forward``, ``backward``: the
     rows that each names."""
 
+    text: str
     layout: Layout
     needs: Needs
-    text: str
     forward: list[str]
     backward: list[str]
 
@@ -39,14 +38,7 @@ def source(spec: CellSpec, hidden: int, bias: bool, dtype: torch.dtype) -> Sourc
     forward = emit("Forward", made.forward, needs, backward=False)
     backward = emit("Backward", made.backward, needs, backward=True)
     text = _file(_TYPES[dtype], forward, backward)
-    return Source(made, needs, text, forward.buffers, backward.buffers)
-
-
-def cuda_source(spec: CellSpec, hidden: int, bias: bool) -> Source:
-    """The same for a GPU, in float32."""
-    made = layout(trace(spec, hidden, bias, torch.float32), spec.gates)
-    needs = Needs(hidden)
-    return Source(made, needs, *cuda_text.file(made.forward, made.backward, needs))
+    return Source(text, made, needs, forward.buffers, backward.buffers)
 
 
 def _file(scalar: str, forward: Class, backward: Class) -> str:
