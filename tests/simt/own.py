@@ -40,7 +40,11 @@ class Executor(Gpus):
         return ExecutedKernel(made, ctypes.CDLL(str(self._compiled(made.text))), "executed")
 
     def _compiled(self, text: str) -> Path:
-        headers = [*ROOT.glob("csrc/c*/**/*.h"), *ROOT.glob("csrc/scan/*.h"), *ROOT.glob("tests/simt/*.h")]
+        headers = [
+            *ROOT.glob("csrc/c*/**/*.h"),
+            *ROOT.glob("csrc/scan/*.h"),
+            *ROOT.glob("tests/simt/*.h"),
+        ]
         parts = [text, " ".join(self.includes), *(p.read_text() for p in sorted(headers))]
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
         folder = FOLDER / "own"
