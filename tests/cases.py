@@ -107,7 +107,10 @@ def tensors(case: Case) -> dict[str, Tensor]:
 
     shapes = {"w_ih": (G * H, case.I), "w_hh": (G * H, P), "b_ih": (G * H,), "b_hh": (G * H,)}
     shapes["w_hr"] = (P, H)
-    found = {n: uniform(*shapes[n]) for n in spec.weight_names(case.kind, case.bias)}
+    names = spec.weight_names(case.kind, case.bias)
+    if spec.own:
+        shapes |= {n: spec.weight_shape(n, H) for n in names if n != "w_ih"}
+    found = {n: uniform(*shapes[n]) for n in names}
     found["h"] = normal(case.B, P) / 2
     if len(spec.states) == 2:
         found["c"] = normal(case.B, H) / 2

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Sequence
 
-from ..cells import BUILT_IN
+from ..cells import CELLS
+from ..triton.plan import Device
 from . import cuda, triton
 from .sass import ToolError
 from .table import render
@@ -20,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
         "(bytes), stack (bytes), spills, tensor-core products and instruction counts.",
     )
     made.add_argument("--backend", choices=["cuda", "triton"], default="triton")
-    made.add_argument("--cell", choices=[spec.name for spec in BUILT_IN], default="lstm")
+    made.add_argument("--cell", default="lstm", help="built in, of the family, or module:cell")
     made.add_argument("--hidden", type=int, default=128, help="H (default 128)")
     made.add_argument("--proj", type=int, default=0, help="P of lstm_proj (default H)")
     made.add_argument("--batch", type=int, default=16, help="B, for the plan (default 16)")
@@ -43,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = parser().parse_args(argv)
     if asked.hidden < 1 or asked.batch < 1 or asked.proj < 0:
         parser().error("--hidden and --batch should be positive, --proj not negative")
+    if (refusal := _why_unknown(asked.cell)) is not None:
+        parser().error(refusal)
     try:
         if asked.limits and asked.backend == "triton":
             tell = lambda line: print(line, file=sys.stderr)  # noqa: E731
@@ -52,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         proj = asked.proj or asked.hidden
         if asked.backend == "cuda":
             return _print_cuda(asked, proj)
+        if CELLS[asked.cell].own:
+            return _print_own(asked)
         tilings = triton.tilings_for(
             asked.cell, asked.dtype, asked.arch, asked.hidden, proj, asked.batch, asked.strategy
         )
@@ -80,4 +86,24 @@ def _print_cuda(asked: argparse.Namespace, proj: int) -> int:
         print(f"{pass_name}: {planned.text}")
     print()
     print(render(list(cuda.rows(asked.cell, asked.dtype, arch, asked.hidden, plans))))
+    return 0
+
+
+def _why_unknown(cell: str) -> str | None:
+    """Why there is no such cell; a module that ``cell`` names is imported."""
+    module, colon, _ = cell.partition(":")
+    try:
+        if colon and cell not in CELLS:
+            importlib.import_module(module)
+    except ImportError as error:
+        return f"--cell {cell}: {error}"
+    known = [name for name in CELLS if ":" not in name]
+    return None if cell in CELLS else f"there is no cell {cell}; there are {', '.join(known)}"
+
+
+def _print_own(asked: argparse.Namespace) -> int:
+    device = Device(asked.arch, asked.arch, triton.SHARED_MEMORY.get(asked.arch, 64 << 10))
+    found = triton.own_rows(asked.cell, asked.dtype, device, asked.hidden, asked.batch)
+    print(f"{asked.cell}, H {asked.hidden}: launches of a step, forward and backward\n")
+    print(render(list(found)))
     return 0

@@ -11,6 +11,8 @@ import torch
 
 from ..cells import CELLS
 from ..problem import Options, Problem
+from ..steps.gpu import layout_of
+from ..steps.triton_text import text_of
 from ..triton.cells import why_not
 from ..triton.plan import Device, Tiling, candidates, resident_tiling
 from . import amd, sass
@@ -64,15 +66,28 @@ def rows(cell: str, math: str, arch: str, tilings: tuple[Tiling, Tiling]) -> Ite
         InspectError: Triton is missing or interprets in this process, or refuses the cell.
         sass.ToolError: the machine code can't be read.
     """
-    ahead = _compiler(cell)
+    ahead = _compiler(why_not(CELLS[cell]))
     for kernel in ahead.kernels(cell, math, tilings):
         yield _row(ahead.compile_kernel(kernel, arch))
 
 
-def _compiler(cell: str) -> Any:
-    reason = why_not(CELLS[cell])
-    if reason is not None:
-        raise InspectError(reason)
+def own_rows(cell: str, math: str, device: Device, H: int, B: int) -> Iterator[Row]:
+    """Every kernel of a training scan of a cell of one's own, as ``device`` gets it.
+
+    Raises:
+        InspectError: as ``rows``; or no kernels can be made of the step.
+    """
+    layout = layout_of(cell, H, True)
+    if isinstance(layout, str):
+        raise InspectError(layout)
+    ahead = _compiler(None)
+    for kernel in ahead.own_kernels(text_of(layout), math, device, B):
+        yield _row(ahead.compile_kernel(kernel, device.arch))
+
+
+def _compiler(refusal: str | None) -> Any:
+    if refusal is not None:
+        raise InspectError(refusal)
     if importlib.util.find_spec("triton") is None:
         raise InspectError("Triton is not installed")
     if os.environ.get("TRITON_INTERPRET") == "1":
@@ -103,7 +118,7 @@ def measure_limits(
     From large to small; of the numbers of warps the first that is clean. A tile whose weights are
     larger than shared memory is left out, since they pass through it.
     """
-    ahead = _compiler(cell)
+    ahead = _compiler(why_not(CELLS[cell]))
     if arch not in SHARED_MEMORY:
         raise InspectError(f"limits are measured for {', '.join(SHARED_MEMORY)}, not for {arch}")
     found: dict[str, list[int]] = {}

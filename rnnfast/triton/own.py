@@ -59,7 +59,8 @@ def tiling_of(launch: Launch, B: int, itemsize: int, device: Device) -> Tiling:
     if launch.whole:
         width = min(WIDEST, power_of_two(launch.units))
         return Tiling(False, 16 if interpreted else 1, width, 16, 0, 4, 1)
-    return Tiling(False, 16 if interpreted else 4, 128, 16, 0, 4, 1)
+    width = min(128, power_of_two(launch.units))
+    return Tiling(False, 16 if interpreted else 512 // width, width, 16, 0, 4, 1)
 
 
 def run(own: Pass, given: Mapping[str, Tensor | None], written: Sequence[str]) -> None:

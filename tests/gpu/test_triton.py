@@ -13,10 +13,12 @@ from torch import Tensor
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from rnnfast.backends import registry
+from rnnfast.cells import CellSpec
 from rnnfast.problem import problem_of
 from rnnfast.triton import graphs, tune
 
 from ..cases import BUILT_IN, leaves, scan_of
+from ..steps.test_own_cpu import CALLS
 from ..triton import checks
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic, as `poisoned` asks for
@@ -74,6 +76,18 @@ def test_values(strategy: str, cell: str, math: str) -> None:
 def test_lengths_out_of_range(strategy: str, cell: str, reverse: bool) -> None:
     fits(cell, strategy)
     checks.check_lengths(cell, strategy, reverse, on_gpu)
+
+
+@pytest.mark.parametrize("call", list(CALLS))
+@pytest.mark.parametrize("spec", checks.OWN, ids=lambda spec: spec.name.rpartition(":")[2])
+def test_cells_of_ones_own(spec: CellSpec, call: str) -> None:
+    checks.check_own(spec, torch.float32, "cuda", **CALLS[call])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("spec", checks.OWN, ids=lambda spec: spec.name.rpartition(":")[2])
+def test_cells_of_ones_own_in_16_bit(spec: CellSpec, dtype: torch.dtype) -> None:
+    checks.check_own(spec, dtype, "cuda", ends=True, all_states=True)
 
 
 @pytest.mark.parametrize("cell", checks.OF_EACH_WAY)

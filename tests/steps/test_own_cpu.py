@@ -118,10 +118,27 @@ def scan_of(
     )
 
 
+def on(scan: Scan, device: str) -> Scan:
+    """The same scan there."""
+
+    def moved(tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        return tensor.detach().to(device).requires_grad_(tensor.requires_grad)
+
+    return scan._replace(
+        input=moved(scan.input),
+        states=[moved(t) for t in scan.states],
+        weights=[moved(t) for t in scan.weights],
+        lengths=moved(scan.lengths),
+        resets=moved(scan.resets),
+    )
+
+
 def results(scan: Scan, how: str) -> list[Tensor]:
     """Outputs, states and gradients; padding of the input is no number."""
     if scan.lengths is not None and scan.kind == "dense":
-        past = torch.arange(scan.input.shape[0])[:, None] >= scan.lengths
+        past = torch.arange(scan.input.shape[0], device=scan.input.device)[:, None] >= scan.lengths
         scan = scan._replace(
             input=scan.input.detach().masked_fill(past[..., None], torch.nan).requires_grad_()
         )
@@ -131,7 +148,7 @@ def results(scan: Scan, how: str) -> list[Tensor]:
         y, final, trace = run_direct(scan, registry.select(problem_of(scan), how))
     outputs = [y, *final, *trace]
     make = torch.Generator().manual_seed(4)
-    given = [torch.randn(o.shape, generator=make, dtype=torch.float64).to(o.dtype) for o in outputs]
+    given = [torch.randn(o.shape, generator=make, dtype=torch.float64).to(o) for o in outputs]
     sources = [t for t in scan.tensors if t.requires_grad]
     found = torch.autograd.grad(outputs, sources, given, allow_unused=True)
     zeros = (torch.zeros_like(t) for t in sources)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import rnnfast
 from rnnfast.backends import registry
+from rnnfast.cells import CELLS, CellSpec
 from rnnfast.problem import Cotangents, Needs, Saved
 from rnnfast.triton import clip_lists, graphs
 from rnnfast.triton.plan import STRATEGY
@@ -22,12 +23,14 @@ from ..cases import Case, leaves, run, scan_of
 from ..clip.lists import copies, mixed, parameters
 from ..cuda_cases import MATHS, assert_close_in_tf32
 from ..oracle import assert_all_close_to_oracle
+from ..steps import test_own_cpu as own
 from ..test_matrix import yardsticks
 
 Placed = Callable[[Tensor], Tensor]
 STRATEGIES = ("resident", "stepwise")
 STORED = tuple(math for math in MATHS if math != "float64")
-OF_EACH_WAY = ("lstm_proj", "gru", "mgu")  # cells, of each way of launching
+OF_EACH_WAY = ("lstm_proj", "gru", "mgu", "layer_norm_lstm")  # cells, of each way of launching
+OWN = [*own.CELLS_HERE, CELLS["block_gru"].with_settings(heads=4), CELLS["slstm"]]
 # two tiles of the batch; of a step forward and backward all that a kernel can be asked for
 EVERYTHING = Case(
     "", T=4, B=18, I=3, H=20, P=9, lengths=True, resets=True, all_states=True, clip=0.25
@@ -103,6 +106,26 @@ def check_lengths(cell: str, strategy: str, reverse: bool, placed: Placed) -> No
     with demanded(strategy, **{graphs.SWITCH: "0"}), guarded():
         expected = results(case, placed, lengths=lengths.clamp(0, T))
         assert_same(results(case, placed, lengths=lengths), expected)
+
+
+def check_own(spec: CellSpec, dtype: torch.dtype, device: str = "cpu", **call: Any) -> None:
+    """A cell of one's own against the loop in float64, by the loop's own error in ``dtype``."""
+    call["positive"] = spec.name == "slstm"  # whose last state is what it divides by
+    exact = own.results(own.scan_of(spec, **call), "loop")
+    scan = own.scan_of(spec, dtype, **call)
+    loop = own.results(scan, "loop")
+    found = own.results(own.on(scan, device), "triton")
+    largest = [float(true.abs().max()) if true.numel() else 0.0 for true in exact]
+    errors = [
+        float((plain.double() - true).abs().max()) / size
+        for plain, true, size in zip(loop, exact, largest, strict=True)
+        if size > 0
+    ]
+    allowed = 2 * max(errors, default=0.0) + 4 * torch.finfo(dtype).eps
+    for value, true, size in zip(found, exact, largest, strict=True):
+        assert value.dtype == dtype
+        if true.numel():
+            assert (value.cpu().double() - true).abs().max() <= allowed * size
 
 
 @contextmanager

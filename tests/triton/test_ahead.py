@@ -17,6 +17,7 @@ from rnnfast.inspect.sass import class_of, parse
 from rnnfast.inspect.table import Row
 from rnnfast.triton.cells import FILES, cell_of, why_not
 from rnnfast.triton.limits import table
+from rnnfast.triton.plan import Device
 
 from ..cases import BUILT_IN
 
@@ -84,6 +85,36 @@ def test_every_stepwise_kernel(cell: str, math: str, arch: str) -> None:
     check_stepwise(cell, math, arch)
 
 
+def check_own(cell: str, math: str, arch: str, H: int = 64, B: int = 32) -> None:
+    shared = inspect_triton.SHARED_MEMORY[arch]
+    rows = list(inspect_triton.own_rows(cell, math, Device(arch, arch, shared), H, B))
+    assert {row.kernel.split("_")[0] for row in rows} == {"forward", "backward"}
+    for row in rows:  # of a cell with heads, what is pointwise has each head's values by itself
+        heads = "heads" in dict(CELLS[cell].settings)
+        assert inspect_triton.is_clean(row) or (heads and row.products == 0), row
+    if math != "fp32" and CELLS[cell].recurrent not in (None, "H"):
+        assert sum(row.products for row in rows) > 0, f"{cell}: no tensor cores"
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("cell", "math", "arch"),
+    [("peephole_lstm", "bf16", "90"), ("indrnn_relu", "fp16", "gfx942"), ("li_gru", "tf32", "100")],
+)
+def test_a_cell_of_ones_own(cell: str, math: str, arch: str) -> None:
+    check_own(cell, math, arch)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("math", MATHS)
+@pytest.mark.parametrize("cell", [name for name, s in CELLS.items() if s.own and ":" not in name])
+def test_every_cell_of_the_family(cell: str, math: str, arch: str) -> None:
+    for B in (32, 256):
+        check_own(cell, math, arch, 256, B)
+
+
 @needs_compiler
 def test_a_kernel_beyond_its_limit_is_seen_to_spill_or_not_to_fit() -> None:
     """The checks can fail: an LSTM of four times the limit's weights."""
@@ -106,6 +137,17 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < int(figures[2]) <= 255
     assert int(figures[5]) == 0
     assert any(line.startswith("tensor core") for line in shown)
+
+
+@needs_compiler
+def test_the_command_for_a_cell_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--cell", "tests.own_cells:peephole", "--hidden", "16", "--batch", "3"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("tests.own_cells:peephole, H 16: launches of a step")
+    assert [line.split()[0] for line in shown[3:6]] == ["forward_0", "backward_0", "backward_1"]
+    for unknown in ("elman", "no_such_module:cell", "tests.own_cells:nothing"):
+        with pytest.raises(SystemExit):
+            main(["--cell", unknown])
 
 
 def test_the_command_says_what_is_wrong(

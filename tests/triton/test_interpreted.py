@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MATRIX = "tests/test_matrix.py"
 FOLDER = "tests/triton/interpreted"
 KERNELS = f"{FOLDER}/test_kernels.py"
+OWN = f"{FOLDER}/test_own.py"
 SMALL = "(T7B3I4H6] or all_states-clip)"  # nothing on, and everything
 
 
@@ -105,8 +106,19 @@ def test_opcheck_in_16_bit() -> None:
     assert run_pytest(KERNELS, "-k", "opcheck and bfloat16") == 5
 
 
+def test_cells_of_ones_own_in_part() -> None:
+    loop = "is_the_loop and (everything or handed) and (resets or clipped or no-sequence)"
+    rest = "16_bit and three or tiles or function or explain or resident or forwards"
+    assert run_pytest(OWN, "-k", f"{loop} or {rest}") == 6 + 2 + 1 + 2 * 22 + 2 + 1
+
+
+@pytest.mark.slow
+def test_cells_of_ones_own() -> None:
+    assert run_pytest(OWN) == 236
+
+
 def test_what_happens_on_another_device() -> None:
-    assert run_pytest(f"{FOLDER}/test_devices.py") == 46
+    assert run_pytest(f"{FOLDER}/test_devices.py") == 57
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+import rnnfast
 from rnnfast.cells import CELLS, CellSpec
+from rnnfast.triton import own, vocabulary
 
-from ...steps.test_own_cpu import CALLS, CELLS_HERE, results, scan_of
-
-HERE = [*CELLS_HERE, CELLS["block_gru"].with_settings(heads=4), CELLS["slstm"]]
-
-
-def assert_as_good_as_the_loop(spec: CellSpec, dtype: torch.dtype, **call: object) -> None:
-    """By the loop's own error in this precision."""
-    call["positive"] = spec.name == "slstm"  # whose last state is what it divides by
-    exact = results(scan_of(spec, **call), "loop")
-    scan = scan_of(spec, dtype, **call)
-    sizes = [true.abs().max() if true.numel() else torch.zeros(()) for true in exact]
-    loops = [
-        (plain.double() - true).abs().max() / size
-        for plain, true, size in zip(results(scan, "loop"), exact, sizes, strict=True)
-        if size > 0
-    ]
-    allowed = 2 * max(loops, default=0.0) + 4 * torch.finfo(dtype).eps
-    for found, true, size in zip(results(scan, "triton"), exact, sizes, strict=True):
-        assert found.dtype == dtype
-        if true.numel():
-            assert (found.double() - true).abs().max() <= allowed * size
+from ...steps.test_own_cpu import CALLS
+from .. import checks
+from .test_kernels import applied
 
 
 def name_of(spec: CellSpec) -> str:
@@ -40,6 +28,78 @@ def _poisoned(poisoned: object) -> None:
 
 
 @pytest.mark.parametrize("call", list(CALLS))
-@pytest.mark.parametrize("spec", HERE, ids=name_of)
+@pytest.mark.parametrize("spec", checks.OWN, ids=name_of)
 def test_a_cell_is_the_loop(spec: CellSpec, call: str) -> None:
-    assert_as_good_as_the_loop(spec, torch.float32, **CALLS[call])
+    checks.check_own(spec, torch.float32, **CALLS[call])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("spec", checks.OWN, ids=name_of)
+def test_16_bit_storage(spec: CellSpec, dtype: torch.dtype) -> None:
+    checks.check_own(spec, dtype, ends=True, all_states=True)
+
+
+@pytest.mark.parametrize("spec", [s for s in CELLS.values() if s.own and ":" not in s.name])
+def test_a_cell_of_the_family(spec: CellSpec) -> None:
+    checks.check_own(spec, torch.float32, H=16, T=3, B=2)
+
+
+def test_rows_and_products_of_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the units, of the batch and of what is summed."""
+    monkeypatch.setattr(own, "WIDEST", 32)
+    monkeypatch.setattr(own, "stepwise_tiling", lambda *_: own.Tiling(False, 16, 16, 16, 0, 4, 1))
+    checks.check_own(CELLS["layer_norm_lstm"], torch.float32, H=34, B=17, T=2)
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reversed"])
+def test_lengths_out_of_range(reverse: bool) -> None:
+    checks.check_lengths("layer_norm_lstm", "stepwise", reverse, checks.as_it_is)
+
+
+def test_explain_says_how() -> None:
+    layer = rnnfast.Recurrent(CELLS["layer_norm_lstm"], 3, 8)
+    with rnnfast.use_backend("triton"):
+        told = str(rnnfast.explain(layer, torch.randn(2, 3, 3)))
+    assert "stepwise, made from the step (launches: 2 a step forward, 2 backward)" in told
+
+
+def test_resident_kernels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RNNFAST_TRITON_STRATEGY", "resident")
+    layer = rnnfast.Recurrent(CELLS["layer_norm_lstm"], 3, 8)
+    with (
+        rnnfast.use_backend("triton"),
+        pytest.raises(RuntimeError, match="own have stepwise kernels only"),
+    ):
+        layer(torch.randn(2, 3, 3))
+
+
+# --- the functions that a text names -------------------------------------------------------------
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    **{
+        name: getattr(torch, name)
+        for name in ("abs", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt",
+                     "rsqrt", "sin", "cos", "sinh", "cosh", "atan", "erf", "floor", "ceil",
+                     "trunc", "round", "sign")
+    },
+    "softplus": F.softplus,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+def test_functions_are_within_four_ulp(name: str) -> None:
+    x = torch.cat([torch.linspace(-12, 12, 5001), torch.logspace(-30, 1.5, 1000)])
+    x = torch.cat([x, -x, torch.tensor([0.0, 0.5, -0.5, 1.5, 2.5])])
+    exact = FUNCTIONS[name](x.double())
+    x, exact = x[exact.isfinite()], exact[exact.isfinite()]
+    error = (applied(getattr(vocabulary, name), x).double() - exact).abs()
+    assert float((error / exact.abs().clamp(min=2**-126)).max()) <= 4 * 2**-23
+
+
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+def test_functions_keep_nan_and_infinities(name: str) -> None:
+    x = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    expected, found = FUNCTIONS[name](x), applied(getattr(vocabulary, name), x)
+    if name in ("sign",):
+        expected[0], found[0] = 0.0, 0.0
+    assert torch.equal(found.nan_to_num(7.0), expected.nan_to_num(7.0)), (found, expected)
