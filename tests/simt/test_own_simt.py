@@ -1,4 +1,4 @@
-"""Cells of one's own in CUDA C++, executed on the CPU, against the loop in plain torch in float64."""
+"""Cells of one's own in CUDA C++, executed on the CPU, against the loop in torch in float64."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rnnfast.cells import CELLS, CellSpec
 from .. import own_cells
 from ..steps import test_own_cpu as own
 from .own import executing
+from .own_cases import BLOCKS, CELLS_HERE, name_of
 
 pytestmark = pytest.mark.skipif(
     _ext.why_missing() is not None, reason=f"no extension: {_ext.why_missing()}"
@@ -53,41 +54,7 @@ def _poisoned(poisoned: object) -> None:
 
 
 def check(spec: CellSpec, dtype: torch.dtype = torch.float32, **call: object) -> None:
-    """By the loop's own error in ``dtype``."""
-    call["positive"] = spec.name == "slstm"  # whose last state is what it divides by
-    exact = own.results(own.scan_of(spec, **call), "loop")
-    scan = own.scan_of(spec, dtype, **call)
-    loop, found = own.results(scan, "loop"), own.results(scan, "executed")
-    largest = [float(true.abs().max()) if true.numel() else 0.0 for true in exact]
-    errors = [
-        float((plain.double() - true).abs().max()) / size
-        for plain, true, size in zip(loop, exact, largest, strict=True)
-        if size > 0
-    ]
-    allowed = 2 * max(errors, default=0.0) + 4 * torch.finfo(dtype).eps
-    for value, true, size in zip(found, exact, largest, strict=True):
-        assert value.dtype == dtype
-        if true.numel():
-            assert (value.double() - true).abs().max() <= allowed * size
-
-
-BLOCKS = CELLS["block_gru"].with_settings(heads=4)
-CELLS_HERE: list[CellSpec] = [
-    own_cells.lstm,
-    own_cells.gru,
-    own_cells.peephole,
-    own_cells.three_states,
-    CELLS["layer_norm_lstm"],
-    CELLS["slstm"],
-    BLOCKS,
-    CELLS["min_lstm"],
-    own.everything,
-    own.handed,
-]
-
-
-def name_of(spec: CellSpec) -> str:
-    return spec.name.rpartition(":")[2]
+    own.check(spec, dtype, "executed", **call)
 
 
 @pytest.mark.parametrize("call", list(own.CALLS))
@@ -154,7 +121,7 @@ def test_float64_is_refused() -> None:
     layer = rnnfast.Recurrent(own_cells.gru, 3, 12, dtype=torch.float64)
     with (
         rnnfast.use_backend("executed"),
-        pytest.raises(rnnfast.BackendError, match="no kernel for torch.float64"),
+        pytest.raises(rnnfast.BackendError, match=r"no kernel for torch\.float64"),
     ):
         layer(torch.randn(2, 3, 3, dtype=torch.float64))
 
@@ -164,30 +131,47 @@ def test_float64_is_refused() -> None:
 PRODUCT, ROWS, STEP, ENDS = (f"cuda/steps/{name}.h" for name in ("product", "rows", "step", "ends"))
 FAULTS = {
     "no barrier before the values are read": (
-        PRODUCT, "    values.publish();\n    sync_block();\n", "    values.publish();\n"
+        PRODUCT,
+        "    values.publish();\n    sync_block();\n",
+        "    values.publish();\n",
     ),
     "no barrier before the values are overwritten": (
-        PRODUCT, "    values.multiply(sum);\n    sync_block();\n", "    values.multiply(sum);\n"
+        PRODUCT,
+        "    values.multiply(sum);\n    sync_block();\n",
+        "    values.multiply(sum);\n",
     ),
     "no barrier before the sums are added up": (
-        PRODUCT, "    }\n  }\n  sync_block();\n  for (int o", "    }\n  }\n  for (int o"
+        PRODUCT,
+        "    }\n  }\n  sync_block();\n  for (int o",
+        "    }\n  }\n  for (int o",
     ),
     "a slice's sums lost": (PRODUCT, "s < Tile::kSlices", "s < Tile::kSlices - 1"),
-    "values past an operand's end": (PRODUCT, "from_ != nullptr && k < segment.K", "from_ != nullptr"),
+    "values past an operand's end": (
+        PRODUCT,
+        "from_ != nullptr && k < segment.K",
+        "from_ != nullptr",
+    ),
     "sums of sequences that have ended": (PRODUCT, "!q.alive || j >=", "j >="),
     "no barrier before warps' parts are read": (
-        ROWS, "    sync_block();\n    for (int i = 0; i < n; ++i) {\n      t[i] = of_warps[i *",
+        ROWS,
+        "    sync_block();\n    for (int i = 0; i < n; ++i) {\n      t[i] = of_warps[i *",
         "    for (int i = 0; i < n; ++i) {\n      t[i] = of_warps[i *",
     ),
     "no barrier before warps' parts are overwritten": (
-        ROWS, "    sync_block();  // before another one takes the place\n", ""
+        ROWS,
+        "    sync_block();  // before another one takes the place\n",
+        "",
     ),
     "a state read across a reset": (STEP, "  if (q.reset) return nullptr;\n", ""),
     "a gradient handed across a reset": (STEP, "return q.reset ? 0.0f : ", "return "),
-    "the state that it begins with forgotten": (STEP, "(q.first ? rows.begin : rows.at)", "rows.at"),
+    "the state that it begins with forgotten": (
+        STEP,
+        "(q.first ? rows.begin : rows.at)",
+        "rows.at",
+    ),
     "the output's gradient forgotten": (STEP, "from == nullptr ? 0.0f : load(from + j)", "0.0f"),
     "the slot of another step": (ENDS, "args.backward, b) & 1", "args.backward, b) + 1 & 1"),
-}  # fmt: skip
+}
 SAMPLE = ("no barrier before the values are read", "a state read across a reset")
 
 
