@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -165,6 +166,26 @@ def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) 
         if b.numel():
             error = (a.double() - b.double()).abs().max()
             assert error <= tolerance * b.double().abs().max() + 1e-13, (error, b.abs().max())
+
+
+def check(spec: CellSpec, dtype: torch.dtype, how: str, device: str = "cpu", **call: Any) -> None:
+    """Against the loop in float64, by the loop's own error in ``dtype``."""
+    call["positive"] = spec.name == "slstm"  # whose last state is what it divides by
+    exact = results(scan_of(spec, **call), "loop")
+    scan = scan_of(spec, dtype, **call)
+    loop = results(scan, "loop")
+    found = results(on(scan, device), how)
+    largest = [float(true.abs().max()) if true.numel() else 0.0 for true in exact]
+    errors = [
+        float((plain.double() - true).abs().max()) / size
+        for plain, true, size in zip(loop, exact, largest, strict=True)
+        if size > 0
+    ]
+    allowed = 2 * max(errors, default=0.0) + 4 * torch.finfo(dtype).eps
+    for value, true, size in zip(found, exact, largest, strict=True):
+        assert value.dtype == dtype
+        if true.numel():
+            assert (value.cpu().double() - true).abs().max() <= allowed * size
 
 
 @pytest.fixture(autouse=True)
