@@ -4,7 +4,7 @@
 #pragma once
 
 #if defined(RNNFAST_TEAM)
-#include "cpu/steps/arguments.h"
+#include "scan/steps.h"
 #elif defined(RNNFAST_STD_THREADS)
 #include <thread>
 #include <vector>
@@ -15,7 +15,7 @@
 namespace rnnfast::cpu {
 
 #if defined(RNNFAST_TEAM)
-extern steps::Team team;
+extern rnnfast::steps::Team team;
 #endif
 
 // body(thread, how many there are) on n threads, or on fewer if no more are to be had.

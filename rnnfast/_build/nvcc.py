@@ -75,6 +75,12 @@ def find_nvcc(
     return NvccSearch(None, tuple(unfit), tuple(absent), advice)
 
 
+def places(env: Mapping[str, str] | None = None) -> list[Path]:
+    """Every nvcc that there is, of whatever version, in the order in which they are asked."""
+    found = _candidates(os.environ if env is None else env, pip_site_dirs(), TOOLKIT)
+    return [path for _, path in found if path is not None]
+
+
 def install_advice(torch_cuda: str | None) -> str:
     """What to install so that an nvcc for this torch is found."""
     if torch_cuda is None or torch_cuda.split(".")[0] == "13":

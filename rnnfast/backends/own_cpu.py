@@ -1,31 +1,16 @@
-"""Cells of one's own on the CPU: what the backend ``cpu`` does for them.
-
-Storage of 16 bits is computed in float32 and rounded once, at the end.
-"""
+"""Cells of one's own on the CPU: what the backend ``cpu`` does for them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..problem import (
-    Cotangents,
-    Gradients,
-    Needs,
-    Problem,
-    Saved,
-    Scan,
-    ScanResult,
-    cast,
-    wide,
-)
-from ..products.projection import own_projection
+from ..problem import Cotangents, Gradients, Needs, Problem, Saved, Scan, ScanResult, wide
 from ..steps import run
-from ..steps.run import Kernel, Loop, Rows
+from ..steps.run import Kernel
 from ..surroundings import constant_while_tracing
-from . import own_saved
+from . import own_loops
 from .base import TensorLike
-from .own_products import Left
 
 
 @constant_while_tracing
@@ -41,126 +26,23 @@ def _kernel(cell: str, hidden: int, bias: bool, dtype: torch.dtype) -> Kernel:
     return found
 
 
+def _kernel_of(scan: Scan) -> Kernel:
+    return _kernel(scan.cell, scan.states[0].shape[1], scan.has_bias, scan.dtype)
+
+
 def strategy(problem: Problem) -> str:
     kernel = _kernel(problem.cell, problem.H, problem.bias, problem.dtype)
     return f"compiled from the step ({kernel.describe()}); {kernel.split(problem.B)[2]}"
 
 
 def saved_like(problem: Problem) -> list[TensorLike]:
-    layout = _kernel(problem.cell, problem.H, problem.bias, problem.dtype).layout
-    all_states = problem.options.all_states
-    return own_saved.like(layout, problem.T, problem.B, problem.dtype, all_states)
+    kernel = _kernel(problem.cell, problem.H, problem.bias, problem.dtype)
+    return own_loops.saved_like(kernel, problem)
 
 
 def forward(scan: Scan) -> tuple[ScanResult, list[Tensor]]:
-    storage = scan.dtype
-    own = scan.to(wide(storage))
-    gx = own_projection(own)
-    T, B, _ = gx.shape
-    H, count = own.states[0].shape[1], len(own.spec.states)
-    kernel = _kernel(own.cell, H, own.has_bias, storage)
-    layout, training = kernel.layout, own.options.training
-    init = [state.contiguous() for state in own.states]
-    last = [torch.empty_like(state) for state in init]
-    y = gx.new_empty(T, B, H)
-    history = {0: y}
-    for k in range(1, count):
-        if own.options.all_states or (training and k in layout.history):
-            history[k] = gx.new_empty(T, B, H)
-    rows = {"gx": Rows(gx, run.STEP, gx.shape[2], clear=training)}
-    for name in ("saved", "scalars"):
-        width = layout.widths[name]
-        shape = (T, B, width) if training else (B, width)
-        kind = run.STEP if training else run.SEQUENCE
-        made = gx.new_empty(shape) if width else None
-        rows[name] = Rows(made, kind, width, clear=training)
-    rows["tmp"] = _sequence(gx, B, layout.forward.temporary)
-    for k in range(count):
-        values = history.get(k)
-        if values is not None:
-            rows[f"state{k}"] = Rows(values, run.OLD, H, init[k])
-            rows[f"new{k}"] = Rows(values, run.NEW, H, init[k], last[k], clear=True)
-        else:
-            slots = gx.new_empty(2, B, H)
-            rows[f"state{k}"] = Rows(slots, run.OLD_SLOT, H, init[k])
-            rows[f"new{k}"] = Rows(slots, run.NEW_SLOT, H, init[k], last[k])
-    if B > 0:
-        kernel.forward(_loop(own, T, B), rows)
-    trace = [cast(history[k], storage) for k in range(1, count)] if own.options.all_states else []
-    result = ScanResult(cast(y, storage), [cast(s, storage) for s in last], trace)
-    if not training:
-        return result, []
-    bases = {name: rows[name].base for name in ("gx", "saved", "scalars")}
-    return result, own_saved.to_save(layout, storage, bases, history, own.options.all_states)
-
-
-def _loop(own: Scan, T: int, B: int) -> Loop:
-    names = own.spec.weight_names(own.kind, own.has_bias)
-    weights = {n: w.contiguous() for n, w in zip(names, own.weights, strict=True)}
-    lengths = None if own.lengths is None else own.lengths.contiguous()
-    resets = None if own.resets is None else own.resets.contiguous()
-    options = own.options
-    return Loop(
-        T, B, weights, lengths, resets, options.reverse, options.training, options.grad_clip_time
-    )
-
-
-def _sequence(like: Tensor, B: int, width: int) -> Rows:
-    return Rows(like.new_empty(B, width) if width else None, run.SEQUENCE, width)
+    return own_loops.forward(_kernel_of(scan), scan)
 
 
 def backward(scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
-    return _Backward(scan, saved, cotangents).gradients(needs)
-
-
-class _Backward:
-    def __init__(self, scan: Scan, saved: Saved, cotangents: Cotangents) -> None:
-        self.storage = scan.dtype
-        self.dtype = wide(self.storage)
-        self.scan = scan.to(self.dtype)
-        self.H, self.count = scan.states[0].shape[1], len(scan.spec.states)
-        self.kernel = _kernel(scan.cell, self.H, scan.has_bias, self.storage)
-        self.layout = self.kernel.layout
-        self.history = {0: cast(saved.y, self.dtype).contiguous()}
-        for k, trace in enumerate(saved.trace, start=1):
-            self.history[k] = cast(trace, self.dtype).contiguous()
-        self.buffers, apart = own_saved.restored(
-            self.layout, self.storage, saved.extra, scan.options.all_states
-        )
-        self.history |= apart
-        self.dstates = self._run(cotangents)
-
-    def _run(self, cotangents: Cotangents) -> list[Tensor]:
-        y, layout = self.history[0], self.layout
-        T, B, _ = y.shape
-        rows = {n: Rows(t, run.STEP, t.shape[2]) for n, t in self.buffers.items()}
-        for name in ("dgx", "dproduct"):
-            if layout.widths[name]:
-                self.buffers[name] = made = y.new_empty(T, B, layout.widths[name])
-                rows[name] = Rows(made, run.STEP, made.shape[2], clear=True)
-        for name in ("acc", "acc1"):
-            if layout.widths[name]:
-                self.buffers[name] = made = y.new_zeros(B, layout.widths[name])
-                rows[name] = Rows(made, run.SEQUENCE, made.shape[1])
-        rows["tmp"] = _sequence(y, B, layout.backward.temporary)
-        found = [torch.empty_like(y[0]) for _ in range(self.count)]
-        init = [state.contiguous() for state in self.scan.states]
-        dys = [cotangents.dy, *cotangents.dtrace]
-        for k in range(self.count):
-            slots = y.new_empty(2, B, self.H)
-            dlast = cast(cotangents.dfinal[k], self.dtype).contiguous()
-            dy = dys[k] if k < len(dys) else None
-            dy = None if dy is None else cast(dy, self.dtype).contiguous()
-            values = self.history.get(k)
-            rows[f"dstate{k}"] = Rows(slots, run.INCOMING, self.H, dlast)
-            rows[f"dold{k}"] = Rows(slots, run.OUTGOING, self.H, dlast, found[k])
-            rows[f"dy{k}"] = Rows(dy, run.STEP, self.H)
-            rows[f"state{k}"] = Rows(values, run.OLD, self.H, init[k])
-            rows[f"new{k}"] = Rows(values, run.STEP, self.H)
-        if B > 0:
-            self.kernel.backward(_loop(self.scan, T, B), rows)
-        return found
-
-    def gradients(self, needs: Needs) -> Gradients:
-        left = Left(self.scan, self.layout, self.buffers, self.history, self.storage)
-        return left.gradients(needs, self.dstates)
+    return own_loops.backward(_kernel_of(scan), scan, saved, cotangents, needs)

@@ -18,6 +18,9 @@ from . import measured, qualified
 from .torch_native import TorchNative, lstm_failure
 
 TORCH_FIRST = ("torch", "cpu", "cuda", "triton", "reference")
+# For cells of one's own on a GPU, where neither was measured: Triton needs no nvcc, and replays the
+# launches of its steps as a graph.
+TRITON_FIRST = ("torch", "cpu", "triton", "cuda", "reference")
 CPU_FIRST = ("cpu", "torch", "cuda", "triton", "reference")
 
 # Below, a vector of the native kernels is mostly padding; not measured. Nor may their rounding be
@@ -46,6 +49,8 @@ def order(problem: Problem) -> Order:
 
 def _on_gpu(problem: Problem) -> Order:
     cell, training = problem.cell, problem.options.training
+    if problem.spec.own:
+        return Order(TRITON_FIRST, "Triton's kernels need no nvcc")
     found = qualified.standings(problem.device_index, cell, problem.dtype, training)
     if found is None:
         return Order(TORCH_FIRST, qualified.unknown())

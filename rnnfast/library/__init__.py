@@ -1,4 +1,4 @@
-"""Generated C++ as a library: compiled once on this machine, kept, checked, loaded.
+"""Generated C++ or CUDA C++ as a library: compiled once on this machine, kept, checked, loaded.
 
 ``load(source, name=…)`` takes a whole translation unit, of which ctypes sees what is
 ``extern "C" __attribute__((visibility("default")))``. It is kept by what it was made of
@@ -17,13 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from . import compiler, entries
-from .compiler import LibraryError, include_folder
-from .entries import Entry, Key, folder
+from .compiler import HOST, LibraryError, include_folder
+from .entries import Entry, folder
 
 __all__ = [
+    "HOST",
     "Entry",
     "LibraryError",
     "clear",
+    "cuda_target",
     "folder",
     "forget",
     "include_folder",
@@ -33,8 +35,9 @@ __all__ = [
     "why_not",
 ]
 
-_loaded: dict[str, tuple[ctypes.CDLL, Path]] = {}  # by source
-_failed: dict[str, str] = {}  # by source: why, where it would be so again
+Made = tuple[str, str]  # of: source, target
+_loaded: dict[Made, tuple[ctypes.CDLL, Path]] = {}
+_failed: dict[Made, str] = {}  # why, where it would be so again
 _lock = threading.Lock()
 
 
@@ -47,46 +50,55 @@ def _new_lock() -> None:
 os.register_at_fork(after_in_child=_new_lock)
 
 
-def load(source: str, *, name: str) -> ctypes.CDLL:
-    """The library made of ``source``, a C++17 translation unit, for the instruction set in use.
+def cuda_target(major: int, minor: int) -> str:
+    """GPUs of this compute capability, for ``load``."""
+    return f"sm_{major}{minor}"
 
-    Headers are found as in csrc (``#include "cpu/panel.h"``); RNNFAST_ISA and RNNFAST_VECTOR_BYTES
-    are defined. ``name`` is for the file and for messages.
+
+def load(source: str, *, name: str, target: str = HOST) -> ctypes.CDLL:
+    """The library made of ``source``, a C++17 translation unit, for the instruction set in use; for
+    another ``target`` CUDA C++, compiled by nvcc.
+
+    Headers are found as in csrc (``#include "cpu/panel.h"``); on the host, RNNFAST_ISA and
+    RNNFAST_VECTOR_BYTES are defined. ``name`` is for the file and for messages.
 
     Raises:
         LibraryError: it can't be compiled, kept or loaded here; a sentence, and the compiler's last
             lines.
     """
-    found = _loaded.get(source)
+    made = source, target
+    found = _loaded.get(made)
     if found is not None:
         return found[0]
     with _lock:
-        if source not in _loaded:
-            if source in _failed:
-                raise LibraryError(_failed[source])
+        if made not in _loaded:
+            if made in _failed:
+                raise LibraryError(_failed[made])
             try:
-                _loaded[source] = _load(source, name)
+                _loaded[made] = _load(source, target, name)
             except LibraryError as error:
                 if error.lasting:
-                    _failed[source] = str(error)
+                    _failed[made] = str(error)
                 raise
-        return _loaded[source][0]
+        return _loaded[made][0]
 
 
-def why_not(source: str | None = None) -> str | None:
+def why_not(source: str | None = None, target: str = HOST) -> str | None:
     """Why nothing can be compiled here, None where it can be; also where ``source`` is kept or
     loaded already, which needs no compiler."""
-    if source is not None and (source in _loaded or _kept(source) is not None):
-        return None
-    asked = ("RNNFAST_COMPILE", "RNNFAST_CACHE", "XDG_CACHE_HOME", "HOME", "PATH")
-    return compiler.why_not(compiler.asked(), *map(os.environ.get, asked))
+    if source is not None:
+        if (source, target) in _loaded or _kept(source, target) is not None:
+            return None
+    asked = ("RNNFAST_COMPILE", "RNNFAST_CACHE", "XDG_CACHE_HOME", "HOME", "PATH", "CUDA_HOME")
+    return compiler.why_not(target, compiler.asked(), *map(os.environ.get, asked))
 
 
-def status(source: str) -> str:
+def status(source: str, target: str = HOST) -> str:
     """Of ``explain``: "cached at …", "failed: …" or "not compiled yet"."""
-    if source in _failed:
-        return f"failed: {_failed[source].splitlines()[0]}"
-    kept = _loaded[source][1] if source in _loaded else _kept(source)
+    made = source, target
+    if made in _failed:
+        return f"failed: {_failed[made].splitlines()[0]}"
+    kept = _loaded[made][1] if made in _loaded else _kept(source, target)
     return "not compiled yet" if kept is None else f"cached at {kept}"
 
 
@@ -107,29 +119,32 @@ def forget() -> None:
     compiler.forget()
 
 
-def _kept(source: str) -> Path | None:
+def _kept(source: str, target: str) -> Path | None:
     """An intact entry for ``source`` that may be loaded."""
-    if compiler.why_not_even_load() is not None:
+    if compiler.why_not_even_load(target) is not None:
         return None
-    found = _usable(entries.folder(), compiler.key(source))
+    found = _usable(entries.folder(), source, target)
     return next((path for path in found if entries.is_intact(path)), None)
 
 
-def _usable(folder: Path, key: Key) -> list[Path]:
+def _usable(folder: Path, source: str, target: str) -> list[Path]:
     """Those of this compiler; where there is none of it and nothing can be compiled, of any."""
+    key = compiler.key(source, target)
     found = entries.find(folder, key)
-    return found or (entries.find(folder, key._replace(compiler="*")) if why_not() else [])
+    if not found and why_not(target=target):
+        found = entries.find(folder, key._replace(compiler="*"))
+    return found
 
 
-def _load(source: str, name: str) -> tuple[ctypes.CDLL, Path]:
-    problem = compiler.why_not_even_load()
+def _load(source: str, target: str, name: str) -> tuple[ctypes.CDLL, Path]:
+    problem = compiler.why_not_even_load(target)
     if problem is not None:
         raise LibraryError(f"cell {name!r} can't be loaded or compiled here: {problem}")
-    folder, key = entries.folder(), compiler.key(source)
-    found = _opened(folder, key)
+    folder, key = entries.folder(), compiler.key(source, target)
+    found = _opened(folder, source, target)
     if found is not None:
         return found
-    problem = why_not()
+    problem = why_not(target=target)
     if problem is not None:
         raise LibraryError(f"cell {name!r} can't be compiled here: {problem}")
     path = entries.place(folder, key, name)
@@ -138,17 +153,17 @@ def _load(source: str, name: str) -> tuple[ctypes.CDLL, Path]:
             made.mkdir(mode=0o755, parents=True, exist_ok=True)
         entries.sweep(folder, older=3600 + compiler.limit())
         with _alone(path.with_suffix(".lock"), path):
-            found = _opened(folder, key)  # by another process, meanwhile
+            found = _opened(folder, source, target)  # by another process, meanwhile
             if found is None:
-                found = compiler.build(source, name, folder, path), path
+                found = compiler.build(source, target, name, folder, path), path
     except OSError as error:
         raise LibraryError(f"cell {name!r} can't be kept in {folder}: {error}") from error
     return found
 
 
-def _opened(folder: Path, key: Key) -> tuple[ctypes.CDLL, Path] | None:
+def _opened(folder: Path, source: str, target: str) -> tuple[ctypes.CDLL, Path] | None:
     """Of an intact entry; what is broken is deleted."""
-    for path in _usable(folder, key):
+    for path in _usable(folder, source, target):
         try:
             if entries.is_intact(path):
                 return ctypes.CDLL(str(path)), path

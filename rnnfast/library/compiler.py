@@ -1,4 +1,8 @@
-"""Which compiler, with which flags and headers; running it, with a limit of time."""
+"""Which compiler, with which flags and headers; running it, with a limit of time.
+
+What is compiled for has a name: ``HOST``, C++ for the instruction set in use, or an architecture of
+GPUs (sm_90), CUDA C++.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,10 @@ from typing import NamedTuple
 from .. import _ext
 from .._build import host, ninja_file
 from .._version import __version__
-from . import entries
+from . import cuda, entries
 from .entries import Key
 
+HOST = "host"
 FLAGS = (
     "-O3", "-DNDEBUG", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden",
     "-fno-math-errno",  # nobody reads errno, and a square root is then one instruction
@@ -48,6 +53,8 @@ class Recipe(NamedTuple):
     include: Path
     isa: str
     flags: tuple[str, ...]
+    libraries: tuple[str, ...] = ()
+    suffix: str = "cpp"
 
 
 def include_folder() -> Path | None:
@@ -72,26 +79,28 @@ def asked() -> str | None:
 
 
 @functools.lru_cache(maxsize=8)
-def why_not(compiler: str | None, switch: str | None, *place: str | None) -> str | None:
+def why_not(
+    target: str, compiler: str | None, switch: str | None, *place: str | None
+) -> str | None:
     """Why nothing can be compiled; the arguments are what the answer depends on."""
     if switch == "0":
         return "RNNFAST_COMPILE=0 forbids it"
-    problem = why_not_even_load() or _found(compiler, os.environ.get("PATH"))[1]
+    problem = why_not_even_load(target) or _command(target)[1]
     return problem or entries.why_not_writable(entries.folder())
 
 
-def why_not_even_load() -> str | None:
+def why_not_even_load(target: str = HOST) -> str | None:
     """Why what is kept is of no use either: no extension, no headers, a bad setting, a folder that
     is not there or not safe."""
     try:
-        recipe()
+        recipe(target)
         return entries.refused(entries.folder())
     except RuntimeError as error:  # LibraryError, or the system knows no home folder
         return str(error)
 
 
 @functools.cache
-def recipe() -> Recipe:
+def recipe(target: str = HOST) -> Recipe:
     """Raises LibraryError."""
     module = _ext.load()
     if module is None:
@@ -99,6 +108,8 @@ def recipe() -> Recipe:
     include = include_folder()
     if include is None:
         raise LibraryError(f"the C++ headers are missing beside {_PACKAGE}")
+    if target != HOST:
+        return Recipe(include, target, cuda.flags(target), cuda.libraries(), "cu")
     try:
         isa = str(module.cpu_isa())
     except RuntimeError as error:  # RNNFAST_CPU_CAPABILITY
@@ -123,35 +134,51 @@ def limit() -> float:
     return seconds
 
 
-def key(source: str) -> Key:
+def key(source: str, target: str = HOST) -> Key:
     """What ``source`` is kept by."""
-    found = recipe()
+    found = recipe(target)
     made_of = [source, found.isa, found.flags, platform.machine(), __version__, entries.FORMAT]
     code = hashlib.sha256(json.dumps([*made_of, _headers(source, found.include)]).encode())
-    return Key(code.hexdigest()[:32], _identity(asked(), os.environ.get("PATH")))
+    if target == HOST:
+        compiler = _identity(asked(), os.environ.get("PATH"))
+    else:
+        compiler = cuda.identity(*_cuda_places())
+    return Key(code.hexdigest()[:32], compiler)
 
 
-def build(source: str, name: str, folder: Path, target: Path) -> ctypes.CDLL:
-    """Compiles ``source``, loads it, and makes it the entry ``target``, all of it or nothing.
+def _cuda_places() -> list[str | None]:
+    return [os.environ.get("PATH"), os.environ.get("CUDA_HOME")]
+
+
+def _command(target: str) -> tuple[tuple[str, ...] | None, str]:
+    """The compiler, or None and why."""
+    if target != HOST:
+        return cuda.command(*_cuda_places())
+    found, why = _found(asked(), os.environ.get("PATH"))
+    return None if found is None else found.command, why
+
+
+def build(source: str, target: str, name: str, folder: Path, place: Path) -> ctypes.CDLL:
+    """Compiles ``source``, loads it, and makes it the entry ``place``, all of it or nothing.
 
     It is loaded first: what can't be is no entry, and nobody can take the entry away in between.
 
     Raises:
         LibraryError: the compiler failed, or the loader. OSError: a file could not be written.
     """
-    compiler = _found(asked(), os.environ.get("PATH"))[0]
+    compiler, _ = _command(target)
     assert compiler is not None  # why_not was asked
     work = Path(tempfile.mkdtemp(prefix=entries.WORK, dir=folder))
     try:
-        (work / "cell.cpp").write_text(source, encoding="utf-8")
-        made = work / "cell.so"
-        found = recipe()
-        command = [*compiler.command, *found.flags, f"-I{found.include}"]
-        command += ["-o", str(made), str(work / "cell.cpp")]
+        found, made = recipe(target), work / "cell.so"
+        written = work / f"cell.{found.suffix}"
+        written.write_text(source, encoding="utf-8")
+        command = [*compiler, *found.flags, f"-I{found.include}"]
+        command += ["-o", str(made), str(written), *found.libraries]
         _compile(command, work, name)
         entries.seal(made)
         opened = _open(made, name)
-        os.replace(made, target)
+        os.replace(made, place)
         return opened
     except ValueError as error:
         raise LibraryError(f"cell {name!r} can't be compiled: {error}") from None
@@ -163,6 +190,7 @@ def forget() -> None:
     """What was found out about compilers and folders."""
     for remembered in (why_not, recipe, _found, _identity):
         remembered.cache_clear()
+    cuda.forget()
 
 
 def _open(made: Path, name: str) -> ctypes.CDLL:

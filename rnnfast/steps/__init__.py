@@ -6,6 +6,7 @@ derive     the graph of backward, and what forward saves for it
 stages     cuts both at what needs a whole row: products and reductions
 layout     which rows of memory hold what
 cpp        C++ of it, over csrc/cpu/steps/loop.h; source makes the file, run compiles and calls it
+triton_text   Triton of it, over rnnfast/triton/vocabulary.py
 check      all of it run by torch (evaluate), against the step and torch's gradients
 """
 

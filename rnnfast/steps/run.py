@@ -1,6 +1,6 @@
 """Calling the loops of a compiled cell: memory, pointers, threads.
 
-The structures are those of csrc/cpu/steps/arguments.h.
+The structures are those of csrc/scan/steps.h.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class _View(ctypes.Structure):
     _fields_ = [(name, _int) for name in ("weight", "offset", "row", "column", "block")]
 
 
-class _Arguments(ctypes.Structure):
+class Arguments(ctypes.Structure):
     _fields_ = [
         ("T", _int),
         ("B", _int),
@@ -77,12 +77,11 @@ class Loop(NamedTuple):
     grad_clip_time: float = 0.0
 
 
-class Kernel:
-    """The compiled loops of a cell for layers of H units, in float32 or float64."""
+class Loops:
+    """The compiled loops of a cell for layers of H units."""
 
-    def __init__(self, made: Source, loaded: ctypes.CDLL, dtype: torch.dtype) -> None:
-        self.source, self.layout, self._loaded = made, made.layout, loaded
-        self._scalar_bytes = dtype.itemsize
+    def __init__(self, made: Source, loaded: ctypes.CDLL, where: str) -> None:
+        self.source, self.layout, self.loaded, self.where = made, made.layout, loaded, where
         views = [
             _View(
                 made.needs.weights.index(m.weight),
@@ -96,21 +95,11 @@ class Kernel:
         self._views = (_View * max(len(views), 1))(*views)
         constants = made.needs.constants
         self._constants = (ctypes.c_double * max(len(constants), 1))(*constants)
-        self._cost = _cost(made)
-        self._calls = {}
+        self.calls = {}
         for name in ("forward", "backward"):
             call, size = (getattr(loaded, f"rnnfast_{name}{end}") for end in ("", "_bytes"))
-            call.restype, size.restype = None, _int
-            self._calls[name] = call, size
-        self._split = functools.lru_cache(maxsize=64)(self._split_of)
-
-    def split(self, B: int) -> tuple[int, int, str]:
-        """Threads for the rows and for the units of a batch of B, and that in words."""
-        return self._split(B, torch.get_num_threads())
-
-    def _split_of(self, B: int, threads: int) -> tuple[int, int, str]:
-        H = self.layout.traced.hidden
-        return _module().cpu_split(*self._cost, B, H, self._scalar_bytes)
+            size.restype = _int
+            self.calls[name] = call, size
 
     def describe(self) -> str:
         """What was made of the step, and where it is kept."""
@@ -122,7 +111,7 @@ class Kernel:
         return (
             f"{_count(products, 'product')}, {_count(len(stages), 'stage')}, backward "
             f"{_count(len(layout.backward.stages), 'stage')}, saves {units / H:g} H of each step; "
-            f"{library.status(self.source.text)}"
+            f"{self.where}"
         )
 
     def forward(self, loop: Loop, rows: Mapping[str, Rows]) -> None:
@@ -140,15 +129,14 @@ class Kernel:
         table = (_int * len(fields))(*fields)
         names = self.source.needs.weights
         weights = (_int * len(names))(*(loop.weights[name].data_ptr() for name in names))
-        threads_of_rows, threads_of_units, _ = self.split(loop.B)
-        arguments = _Arguments(
+        arguments = Arguments(
             loop.T,
             loop.B,
             self.layout.traced.hidden,
             loop.reverse,
             loop.training,
-            threads_of_rows,
-            threads_of_units,
+            0,
+            0,
             None if loop.lengths is None else loop.lengths.data_ptr(),
             None if loop.resets is None else loop.resets.data_ptr(),
             ctypes.addressof(table),
@@ -156,13 +144,42 @@ class Kernel:
             ctypes.addressof(self._views),
             ctypes.addressof(self._constants),
             loop.grad_clip_time,
-            None,
-            _team(),
         )
-        call, size = self._calls[name]
-        reference = ctypes.byref(arguments)
-        arguments.workspace = _workspace(size(reference))
-        call(reference)
+        self.run(name, arguments, _device(rows))
+
+    def bytes(self, name: str, arguments: Arguments) -> int:
+        """Of workspace."""
+        return int(self.calls[name][1](ctypes.byref(arguments)))
+
+    def run(self, name: str, arguments: Arguments, device: torch.device) -> None:
+        """Calls the loop; what is of a device in the arguments is not filled in yet."""
+        raise NotImplementedError
+
+
+class Kernel(Loops):
+    """On the CPU, in float32 or float64."""
+
+    def __init__(self, made: Source, loaded: ctypes.CDLL, dtype: torch.dtype) -> None:
+        super().__init__(made, loaded, library.status(made.text))
+        self._scalar_bytes = dtype.itemsize
+        self._cost = _cost(made)
+        self._split = functools.lru_cache(maxsize=64)(self._split_of)
+        for call, _ in self.calls.values():
+            call.restype = None
+
+    def split(self, B: int) -> tuple[int, int, str]:
+        """Threads for the rows and for the units of a batch of B, and that in words."""
+        return self._split(B, torch.get_num_threads())
+
+    def _split_of(self, B: int, threads: int) -> tuple[int, int, str]:
+        H = self.layout.traced.hidden
+        return _module().cpu_split(*self._cost, B, H, self._scalar_bytes)
+
+    def run(self, name: str, arguments: Arguments, device: torch.device) -> None:
+        arguments.rows, arguments.units, _ = self.split(arguments.B)
+        arguments.team = _team()
+        arguments.workspace = _workspace(self.bytes(name, arguments))
+        self.calls[name][0](ctypes.byref(arguments))
 
 
 def _cost(made: Source) -> tuple[float, int, int]:
@@ -195,6 +212,10 @@ def _buffer(rows: Rows) -> tuple[int, ...]:
     base, kind, width, *ends, clear = rows
     init, last = (0 if end is None else end.data_ptr() for end in ends)
     return 0 if base is None else base.data_ptr(), init, last, width, kind, clear
+
+
+def _device(rows: Mapping[str, Rows]) -> torch.device:
+    return next(row.base.device for row in rows.values() if row.base is not None)
 
 
 _kept = threading.local()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from ..cells import CellSpec
-from .cpp import Class, Needs, emit
+from .code import Class, Needs
+from .cpp import emit
 from .layout import Layout, layout
 from .trace import trace
 

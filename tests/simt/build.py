@@ -18,12 +18,14 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "simt"
 FLAGS = ["-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-DRNNFAST_SIMT"]
 INCLUDES = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests'}"]
+LIBRARY, EXECUTOR = "rnnfast_simt.so", "rnnfast_executor.so"
 KERNELS = ("solo", "stepwise", "team")
 TORCH_INCLUDES = ("include", "include/torch/csrc/api/include")
 
 
-def library() -> Path:
-    """Raises RuntimeError with the compiler's message where the build fails."""
+def library(name: str = LIBRARY) -> Path:
+    """``LIBRARY``, or ``EXECUTOR``: the executor alone. Raises RuntimeError with the compiler's
+    message where the build fails."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs at once
@@ -31,11 +33,11 @@ def library() -> Path:
         ninja = host.find_ninja(os.environ)
         if ninja is None:
             raise RuntimeError("ninja runs the build and is not installed: pip install ninja")
-        command = [ninja, "-C", str(FOLDER), "-j", os.environ.get("MAX_JOBS", "2")]
+        command = [ninja, "-C", str(FOLDER), "-j", os.environ.get("MAX_JOBS", "2"), name]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"the build of the kernels for the executor failed:\n{done.stdout}")
-    return FOLDER / "rnnfast_simt.so"
+    return FOLDER / name
 
 
 def sources() -> dict[str, list[Path]]:
@@ -59,20 +61,23 @@ def _ninja_file() -> str:
         *(f"-isystem{found.root / p}" for p in TORCH_INCLUDES),
     ]
     own = {"bindings": torch_flags, "kernels": ["-std=c++17", "-x", "c++"]}
-    own["executor"] = ["-std=c++17"]
+    own["executor"] = ["-std=c++17", "-fvisibility=default"]  # for what is linked to it
     lines = ["ninja_required_version = 1.5"]
-    objects = []
+    objects: dict[str, list[str]] = {rule: [] for rule in own}
     for rule, flags in own.items():
         words = shlex.join([*compiler.command, *FLAGS, *INCLUDES, *flags])
         lines += [f"rule {rule}", f"  command = {words} -MMD -MF $out.d -c $in -o $out"]
         lines += ["  depfile = $out.d", "  deps = gcc", f"  description = {rule} $in"]
         for source in sources()[rule]:
-            objects.append(f"{source.relative_to(ROOT)}.o")
-            lines.append(f"build {objects[-1]}: {rule} {source}")
+            objects[rule].append(f"{source.relative_to(ROOT)}.o")
+            lines.append(f"build {objects[rule][-1]}: {rule} {source}")
     libraries = [f"-L{found.root / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch", "-pthread"]
     link = shlex.join([*compiler.command, "-shared", "-o", "$out"]).replace("'$out'", "$out")
     lines += ["rule link", f"  command = {link} $in {shlex.join(libraries)}"]
-    lines += [f"build rnnfast_simt.so: link {' '.join(objects)}", ""]
+    every = " ".join(name for names in objects.values() for name in names)
+    lines += [f"build {LIBRARY}: link {every}"]
+    lines += ["rule link_executor", f"  command = {link} $in -pthread"]
+    lines += [f"build {EXECUTOR}: link_executor {' '.join(objects['executor'])}", ""]
     return "\n".join(lines)
 
 

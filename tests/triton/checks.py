@@ -109,23 +109,7 @@ def check_lengths(cell: str, strategy: str, reverse: bool, placed: Placed) -> No
 
 
 def check_own(spec: CellSpec, dtype: torch.dtype, device: str = "cpu", **call: Any) -> None:
-    """A cell of one's own against the loop in float64, by the loop's own error in ``dtype``."""
-    call["positive"] = spec.name == "slstm"  # whose last state is what it divides by
-    exact = own.results(own.scan_of(spec, **call), "loop")
-    scan = own.scan_of(spec, dtype, **call)
-    loop = own.results(scan, "loop")
-    found = own.results(own.on(scan, device), "triton")
-    largest = [float(true.abs().max()) if true.numel() else 0.0 for true in exact]
-    errors = [
-        float((plain.double() - true).abs().max()) / size
-        for plain, true, size in zip(loop, exact, largest, strict=True)
-        if size > 0
-    ]
-    allowed = 2 * max(errors, default=0.0) + 4 * torch.finfo(dtype).eps
-    for value, true, size in zip(found, exact, largest, strict=True):
-        assert value.dtype == dtype
-        if true.numel():
-            assert (value.cpu().double() - true).abs().max() <= allowed * size
+    own.check(spec, dtype, "triton", device, **call)
 
 
 @contextmanager

@@ -3,18 +3,18 @@
 // scan, the rows that a step reads and writes, threads and packed weights are here.
 #pragma once
 
-#include "cpu/steps/arguments.h"
 #include "cpu/steps/math.h"
 #include "cpu/steps/transpose.h"
 #include "cpu/workspace.h"
+#include "scan/steps.h"
 #include "scan/time_clip.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA::steps {
 
-using rnnfast::cpu::steps::Arguments;
-using rnnfast::cpu::steps::Buffer;
-using rnnfast::cpu::steps::Kind;
-using rnnfast::cpu::steps::View;
+using rnnfast::steps::Arguments;
+using rnnfast::steps::Buffer;
+using rnnfast::steps::Kind;
+using rnnfast::steps::View;
 
 constexpr int panel_units_of(int planes) { return planes == 1 ? kWide : planes == 2 ? 2 : 1; }
 

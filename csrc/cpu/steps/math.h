@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "cells/functions.h"
 #include "cpu/steps/exponentials.h"
 #include "cpu/vec.h"
 
@@ -105,27 +106,14 @@ inline Vec<S> where(bool condition, Vec<S> yes, Vec<S> no) {
 
 namespace steps {
 
-// Of scalars: those that std lacks.
-#define RNNFAST_SCALAR(S)                                                                  \
-  inline S maximum(S a, S b) { return a > b ? a : (b >= a ? b : a + b); }                  \
-  inline S minimum(S a, S b) { return a < b ? a : (b <= a ? b : a + b); }                  \
-  inline S sign(S x) { return S((x > 0) - (x < 0)); }                                      \
-  inline S where(bool condition, S yes, S no) { return condition ? yes : no; }             \
-  inline S relu(S x) { return x < 0 ? S(0) : x; }                                          \
-  inline S rsqrt(S x) { return S(1) / std::sqrt(x); }                                      \
-  inline S softplus(S x) { return maximum(x, S(0)) + std::log1p(std::exp(-std::abs(x))); } \
-  inline S sigmoid(S x) {                                                                  \
-    const S e = std::exp(-std::abs(x));                                                    \
-    return (x < 0 ? e : S(1)) / (S(1) + e);                                                \
-  }                                                                                        \
-  inline S round(S x) { return std::nearbyint(x); }
-RNNFAST_SCALAR(float)
-RNNFAST_SCALAR(double)
-#undef RNNFAST_SCALAR
-
-using std::abs, std::atan, std::atan2, std::ceil, std::cos, std::cosh, std::erf, std::exp,
-    std::exp2, std::expm1, std::floor, std::fmod, std::log, std::log10, std::log1p, std::log2,
-    std::pow, std::sin, std::sinh, std::sqrt, std::tanh, std::trunc;
+// Of scalars, beside those of vectors.
+using functions::abs, functions::atan, functions::atan2, functions::ceil, functions::cos,
+    functions::cosh, functions::erf, functions::exp, functions::exp2, functions::expm1,
+    functions::floor, functions::fmod, functions::log, functions::log10, functions::log1p,
+    functions::log2, functions::maximum, functions::minimum, functions::pow, functions::relu,
+    functions::round, functions::rsqrt, functions::sigmoid, functions::sign, functions::sin,
+    functions::sinh, functions::softplus, functions::sqrt, functions::tanh, functions::trunc,
+    functions::where;
 
 }  // namespace steps
 }  // namespace rnnfast::cpu::RNNFAST_ISA

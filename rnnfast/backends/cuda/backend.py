@@ -29,6 +29,7 @@ from ...products.gates import UnitMajor, slots_of
 from ...products.gradients import Backward
 from ...products.slots import saved_operands, slots_of_input
 from ...rules import without_padding
+from .. import own_cuda, own_loops
 from ..base import Call, KernelBackend, TensorLike, why_no_kernel, why_not_own
 from . import pipeline
 from .plan import Kernels, Plan, why_not_built
@@ -52,13 +53,23 @@ class Cuda(Kernels, KernelBackend):
         return None if torch.cuda.is_available() else "torch sees no CUDA device"
 
     def why_not(self, problem: Problem) -> str | None:
-        return why_not_own(problem) or why_no_kernel(problem, self.device, DTYPES)
+        if not problem.spec.own:
+            return why_not_own(problem) or why_no_kernel(problem, self.device, DTYPES)
+        reason = why_no_kernel(problem, self.device, own_cuda.DTYPES)
+        return reason or own_cuda.why_not(self.device, *_own(problem))
 
     def strategy(self, problem: Problem) -> str:
+        if problem.spec.own:
+            return own_cuda.strategy(self.device, problem)
         forward = self.plan("forward", problem).text
         if not problem.options.training:
             return forward
         return f"forward {forward}; backward {self.plan('backward', problem).text}"
+
+    def saved_like(self, problem: Problem) -> list[TensorLike]:
+        if problem.spec.own:
+            return own_loops.saved_like(own_cuda.kernel(self.device, *_own(problem)), problem)
+        return super().saved_like(problem)
 
     def saved_apart(self, spec: CellSpec) -> str | None:
         return spec.extra if spec.projected else None  # else it has a slot beside the gates
@@ -100,6 +111,8 @@ class Cuda(Kernels, KernelBackend):
 
     def forward_all(self, scans: Sequence[Scan]) -> list[tuple[ScanResult, list[Tensor]]]:
         first = scans[0]
+        if first.spec.own:
+            return [own_loops.forward(own_cuda.kernel_of(self.device, s), s) for s in scans]
         training, all_states = first.options.training, first.options.all_states
         clean = [_without_nan(scan) for scan in scans]
         gates = [slots_of_input(scan) for scan in clean]
@@ -129,6 +142,11 @@ class Cuda(Kernels, KernelBackend):
         needs: Sequence[Needs],
     ) -> list[Gradients]:
         first = scans[0]
+        if first.spec.own:
+            each = zip(scans, saved, cotangents, needs, strict=True)
+            return [
+                own_loops.backward(own_cuda.kernel_of(self.device, one[0]), *one) for one in each
+            ]
         kept = [self.kept(scan, s) for scan, s in zip(scans, saved, strict=True)]
         storage = first.weights[0].dtype
         scale = _scale(cotangents) if storage == torch.float16 else None
@@ -159,6 +177,11 @@ class Cuda(Kernels, KernelBackend):
             )
             made.append(backward.gradients(needs[i], [dh0[i]] + ([dc0[i]] if dc0 else [])))
         return made
+
+
+def _own(problem: Problem) -> tuple[int, str, int, bool]:
+    """What the kernels of a cell of one's own are compiled for."""
+    return problem.device_index, problem.cell, problem.H, problem.bias
 
 
 def _without_nan(scan: Scan) -> Scan:

@@ -1,9 +1,11 @@
-// What a cell's generated loops are given, by Python (rnnfast/steps/run.py has the same structures).
+// What the loops of a cell generated from a step are given, by Python (rnnfast/steps/run.py has the
+// same structures). Pointers are to the memory of the device that the loop runs on, but for those
+// to these tables.
 #pragma once
 
 #include <cstdint>
 
-namespace rnnfast::cpu::steps {
+namespace rnnfast::steps {
 
 // How a row of a buffer is found for sequence b at step t. `width` is in elements.
 enum class Kind : int64_t {
@@ -38,7 +40,7 @@ using Team = void (*)(int n, void (*body)(void* context, int id, int n), void* c
 struct Arguments {
   int64_t T, B, H;
   int64_t reverse, training;
-  int64_t rows, units;  // the threads: parts of the batch, and of the hidden units
+  int64_t rows, units;  // the host's threads: parts of the batch, and of the hidden units
   const int64_t* lengths;
   const bool* resets;
   const Buffer* buffers;
@@ -47,7 +49,7 @@ struct Arguments {
   const double* constants;
   double grad_clip_time;
   void* workspace;
-  Team team;
+  Team team;  // the host's
 };
 
-}  // namespace rnnfast::cpu::steps
+}  // namespace rnnfast::steps

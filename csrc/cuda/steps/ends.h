@@ -1,0 +1,58 @@
+// What is done once for all steps: zeros past a sequence's end, and the states that it ends with.
+#pragma once
+
+#include "cuda/device/device.h"
+#include "scan/rules.h"
+#include "scan/steps.h"
+
+namespace rnnfast::cuda::steps {
+
+using rnnfast::steps::Buffer;
+using rnnfast::steps::Kind;
+
+inline constexpr int kEndThreads = 128;
+
+template <int kBuffers>
+struct EndArgs {
+  Rules rules;
+  bool backward;
+  Buffer buffers[kBuffers];
+};
+
+template <class Args>
+RNNFAST_KERNEL(kEndThreads)
+own_clear(RNNFAST_ARGS Args args) {
+  const int64_t b = block_x();
+  for (int64_t t = args.rules.length(b) + block_y(); t < args.rules.T; t += grid_y()) {
+    for (const Buffer& buffer : args.buffers) {
+      if (!buffer.clear || buffer.base == nullptr) continue;
+      float* row = static_cast<float*>(buffer.base) + (t * args.rules.B + b) * buffer.width;
+      for (int64_t j = thread_index(); j < buffer.width; j += kEndThreads) store(row + j, 0.0f);
+    }
+  }
+}
+
+// The number of the loop's step that was sequence b's last.
+RNNFAST_DEVICE int64_t last_count(const Rules& rules, bool backward, int64_t b) {
+  return backward == rules.reverse ? rules.length(b) - 1 : rules.T - 1;
+}
+
+template <class Args>
+RNNFAST_KERNEL(kEndThreads)
+own_keep_last(RNNFAST_ARGS Args args) {
+  const int64_t b = block_x(), B = args.rules.B;
+  const int64_t slot = last_count(args.rules, args.backward, b) & 1;
+  for (const Buffer& buffer : args.buffers) {
+    if (buffer.last == nullptr) continue;
+    const int64_t w = buffer.width;
+    const float* from = static_cast<const float*>(buffer.init) + b * w;
+    if (args.rules.length(b) > 0) {
+      const int64_t at = Kind(buffer.kind) == Kind::kNew ? args.rules.last(b) : slot;
+      from = static_cast<const float*>(buffer.base) + (at * B + b) * w;
+    }
+    float* to = static_cast<float*>(buffer.last) + b * w;
+    for (int64_t j = thread_index(); j < w; j += kEndThreads) store(to + j, load(from + j));
+  }
+}
+
+}  // namespace rnnfast::cuda::steps

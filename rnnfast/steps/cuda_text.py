@@ -1,0 +1,226 @@
+"""CUDA C++ of a program, over csrc/cuda/steps/loop.h: bodies of kernels, which one thread runs for
+a unit or all threads of a block for a sequence, and a class whose step launches them."""
+
+from __future__ import annotations
+
+from .code import Class, Code, Emitter, Needs, indented
+from .graph import Node
+from .layout import Layout
+from .source import Source
+from .stages import Group, Program, Stage, Store
+
+_PARAMETERS = 2600  # bytes of a launch's 4096 that products may take
+_VIEW, _SEGMENT, _PLACE = 24, 32, 16  # bytes of Matrix, Segment, Place (csrc/cuda/steps/product.h)
+
+
+def cuda_source(layout: Layout) -> Source:
+    """The file of a cell in CUDA C++, in float32, and what is to be passed to it."""
+    needs = Needs(layout.traced.hidden)
+    made = [
+        _Class("Forward", layout.forward, needs, backward=False).made(),
+        _Class("Backward", layout.backward, needs, backward=True).made(),
+    ]
+    lines = ['#include "cuda/steps/loop.h"', "", "namespace rnnfast::cuda::steps {", ""]
+    counts = f"{len(needs.weights)}, {len(needs.constants)}"
+    for name, part in zip(("Forward", "Backward"), made, strict=True):
+        lines += [f"struct {name};"]
+        lines += [f"using {name}Pass = Pass<{name}, {len(part.buffers)}, {counts}>;", part.text]
+    lines += ["}  // namespace rnnfast::cuda::steps", "", '#include "cuda/steps/entry.inc"', ""]
+    return Source("\n".join(lines), layout, needs, made[0].buffers, made[1].buffers)
+
+
+class _Class(Emitter):
+    def __init__(self, name: str, program: Program, needs: Needs, backward: bool) -> None:
+        super().__init__(name, program, needs)
+        self.backward = backward
+        self.bodies: list[str] = []
+        self.members: list[str] = []
+
+    def made(self) -> Class:
+        steps: list[str] = []
+        for index, stage in enumerate(self.program.stages):
+            steps += [f"// stage {index}", *self._stage(index, stage)]
+        lines = [
+            *self.bodies,
+            f"struct {self.name} : {self.name}Pass {{",
+            f"  using {self.name}Pass::{self.name}Pass;",
+            f"  static constexpr bool kBackward = {'true' if self.backward else 'false'};",
+            f"  static constexpr int kScalars = {len(self.program.scalars)};",
+            "",
+            "  void step() const {",
+            *indented(2, steps),
+            "  }",
+            "",
+            *indented(1, self.members),
+            "};",
+        ]
+        return Class("\n".join(lines) + "\n", self.buffers)
+
+    # --- stages -----------------------------------------------------------------------------------
+
+    def _stage(self, index: int, stage: Stage) -> list[str]:
+        if stage.fused:
+            self._unit(index, stage)
+            return [f"fused<{self.name}{index}>({self._product(stage.groups)});"]
+        lines = [f"apart({self._product(groups)});" for groups in _launches(stage.groups)]
+        if stage.stores or stage.waves:
+            widths = [store.node.width for store in stage.stores]
+            widths += [node.args[0].width for wave in stage.waves for node in wave]
+            reduces = "true" if stage.waves else "false"
+            self._row(index, stage)
+            lines.append(f"rows<{self.name}{index}>({self.needs.units(max(widths))}, {reduces});")
+        return lines
+
+    def _product(self, groups: list[Group]) -> str:
+        """The member that says what a launch multiplies."""
+        first = groups[0]
+        shape = f"{len(first.nodes)}, {len(first.operands)}"
+        name = f"p{len(self.members)}"
+        given = ", ".join(self._given(group) for group in groups)
+        self.members.append(
+            f"const Product<{shape}, {len(groups)}> {name} = "
+            f"product<{shape}, {len(groups)}>({{{given}}});"
+        )
+        return name
+
+    def _given(self, group: Group) -> str:
+        units = self.needs.units
+        segments = []
+        for arg in (group.operands[term] for term in self.order(group)):
+            name, offset = self.operand(arg)
+            old = "true" if name.startswith("state") else "false"
+            row = self.number(name)
+            segments.append(f"{{{row}, {units(offset)}, {units(arg.width)}, {old}}}")
+        places = []
+        for node in group.nodes:
+            name, offset = self.program.at.get(node, ("", 0))
+            places.append(f"{{{self.number(name)}, {units(offset)}}}" if name else "{}")
+        return (
+            f"{{{self.views(group)}, {units(group.width)}, {{{', '.join(segments)}}}, "
+            f"{{{', '.join(places)}}}}}"
+        )
+
+    def _unit(self, index: int, stage: Stage) -> None:
+        """What is done with a product's sums."""
+        (group,) = stage.groups
+        code = _Code(self, index, {node: f"x[{k}]" for k, node in enumerate(group.nodes)})
+        for store in stage.stores:
+            code.store(store)
+        own = f"Body<{self.name}Pass::OwnStep>"
+        self._body(
+            index, own, "void unit(int64_t j, const float* x) const", code.lines + code.stores
+        )
+
+    def _row(self, index: int, stage: Stage) -> None:
+        """The stage's reductions, and what is pointwise."""
+        rows = _Code(self, index, {})
+        for wave in stage.waves:
+            self._wave(rows, wave)
+        for store in stage.stores:
+            if store.node.scalar:
+                rows.store_scalar(store)
+        vectors = [store for store in stage.stores if not store.node.scalar]
+        for width in sorted({store.node.width for store in vectors}):
+            code = _Code(self, index, {}, rows)
+            for store in vectors:
+                if store.node.width == width:
+                    code.store(store)
+            rows.lines += [
+                f"units({self.needs.units(width)}, [&](int64_t j) {{",
+                *indented(1, code.lines + code.stores),
+                "});",
+            ]
+        self._body(index, f"RowBody<{self.name}Pass::OwnStep>", "void run() const", rows.lines)
+
+    def _wave(self, rows: _Code, wave: list[Node]) -> None:
+        wave = sorted(wave, key=lambda node: node.op != "rsum")  # sums first
+        sums = sum(node.op == "rsum" for node in wave)
+        array = f"t{wave[0].index}"
+        begin = ["S(0)" if node.op == "rsum" else "kLeast" for node in wave]
+        rows.lines.append(f"S {array}[] = {{{', '.join(begin)}}};")
+        for width in sorted({node.args[0].width for node in wave}):
+            code = _Code(self, rows.stage, {}, rows)
+            for at, node in enumerate(wave):
+                if node.args[0].width == width:
+                    own, value = f"{array}[{at}]", code.vector(node.args[0])
+                    both = f"{own} + {value}" if at < sums else f"maximum({own}, {value})"
+                    code.lines.append(f"{own} = {both};")
+            rows.lines += [
+                f"every({self.needs.units(width)}, [&](int64_t j) {{",
+                *indented(1, code.lines),
+                "});",
+            ]
+        rows.lines.append(f"reduce<{sums}>({array});")
+        for at, node in enumerate(wave):
+            rows.lines.append(f"const S s{node.index} = {array}[{at}];")
+            rows.names[node] = f"s{node.index}"
+            if node in self.program.scalars:
+                to = rows.place_of(self.program.scalars[node])
+                rows.lines.append(f"if (writes()) store({to}, s{node.index});")
+
+    def _body(self, index: int, base: str, function: str, lines: list[str]) -> None:
+        self.bodies += [
+            f"struct {self.name}{index} : {base} {{",
+            f"  using {base.partition('<')[0]}::{base.partition('<')[0]};",
+            f"  RNNFAST_DEVICE {function} {{",
+            *indented(2, lines),
+            "  }",
+            "};",
+            "",
+        ]
+
+
+class _Code(Code):
+    def row(self, name: str) -> str:
+        kind = name.rstrip("0123456789")
+        how = {"state": "old", "dstate": "incoming", "dy": "given"}.get(kind, "row")
+        return f"{how}({self.own.number(name)})"
+
+    def load(self, name: str, offset: int) -> str:
+        unit = f"{self.own.needs.units(offset)} + j"
+        if name.startswith("dstate"):
+            more = self.row(name.replace("dstate", "dy"))
+            return f"load({self.row(name)} + {unit}) + read({more}, {unit})"
+        if name.startswith("state"):
+            return f"read({self.row(name)}, {unit})"
+        return f"load({self.row(name)} + {unit})"
+
+    def loaded(self, address: str) -> str:
+        return f"load({address})"
+
+    def stored(self, address: str, value: str) -> str:
+        return f"store({address}, {value})"
+
+    def handed(self, value: str) -> str:
+        return f"handed({value})"
+
+    def load_scalar(self, name: str, index: int) -> str:
+        return f"load({self.row(name)} + {index})"
+
+    def place_of(self, index: int) -> str:
+        """Where a reduction is kept for later stages."""
+        return f"kept({len(self.own.program.scalars)}, {index})"
+
+    def kept(self, index: int) -> str:
+        return f"load({self.place_of(index)})"
+
+    def store_scalar(self, store: Store) -> None:
+        node, buffer, offset, add, always = store
+        value, to = self.scalar(node), f"{self.row(buffer)} + {offset}"
+        conditions = ["writes()", *([] if always else ["training()"])]
+        if add:
+            value = f"load({to}) + {value}"
+        self.lines.append(f"if ({' && '.join(conditions)}) store({to}, {value});")
+
+
+def _launches(groups: list[Group]) -> list[list[Group]]:
+    """Those of a shape together, as many as a launch's parameters can hold."""
+    found: dict[tuple[int, int], list[list[Group]]] = {}
+    for group in groups:
+        planes, terms = len(group.nodes), len(group.operands)
+        most = _PARAMETERS // (8 + planes * (_VIEW * terms + _PLACE) + _SEGMENT * terms)
+        lists = found.setdefault((planes, terms), [[]])
+        if len(lists[-1]) >= max(most, 1):
+            lists.append([])
+        lists[-1].append(group)
+    return [groups for lists in found.values() for groups in lists]

@@ -1,0 +1,68 @@
+"""Compiling a cell's loops for a GPU, and calling them."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+
+import torch
+
+from .. import library
+from ..cells import CellSpec
+from .cuda_text import cuda_source
+from .gpu import layout_of
+from .run import Arguments, Loops
+from .source import Source
+
+
+class CudaKernel(Loops):
+    """On a GPU, in float32: launches, one after the other, on the current stream."""
+
+    def __init__(self, made: Source, loaded: ctypes.CDLL, where: str) -> None:
+        super().__init__(made, loaded, where)
+        for call, _ in self.calls.values():
+            call.restype = ctypes.c_char_p
+
+    def run(self, name: str, arguments: Arguments, device: torch.device) -> None:
+        with torch.cuda.device(device):
+            self.start(name, arguments, device, torch.cuda.current_stream().cuda_stream)
+
+    def start(
+        self, name: str, arguments: Arguments, device: torch.device, stream: int | None
+    ) -> None:
+        size = self.bytes(name, arguments)
+        workspace = torch.empty(size, dtype=torch.uint8, device=device)
+        arguments.workspace = workspace.data_ptr()
+        failed = self.calls[name][0](ctypes.byref(arguments), ctypes.c_void_p(stream))
+        if failed is not None:
+            raise RuntimeError(failed.decode())
+
+
+class Gpus:
+    """Where kernels are compiled for the devices of a kind, and loaded."""
+
+    def load(self, made: Source, name: str, index: int) -> CudaKernel | str:
+        """For the device of this number; why there are none."""
+        target = library.cuda_target(*torch.cuda.get_device_capability(index))
+        try:
+            loaded = library.load(made.text, name=name, target=target)
+        except library.LibraryError as error:
+            return str(error)
+        return CudaKernel(made, loaded, library.status(made.text, target))
+
+
+KINDS = {"cuda": Gpus()}  # by the type of device that tensors are on; tests have another
+
+
+@functools.lru_cache(maxsize=256)
+def kernel(kind: str, index: int, spec: CellSpec, hidden: int, bias: bool) -> CudaKernel | str:
+    """The compiled loops for a device; why there are none. Kept by the cell, not by its name."""
+    layout = layout_of(spec.name, hidden, bias)
+    if isinstance(layout, str):
+        return layout
+    return KINDS[kind].load(cuda_source(layout), spec.name, index)
+
+
+def forget() -> None:
+    """What was compiled in this process, and what failed; for tests."""
+    kernel.cache_clear()

@@ -1,0 +1,59 @@
+"""Cells of one's own in CUDA C++: what nvcc makes of their text."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from rnnfast import library
+from rnnfast._build.nvcc import find_nvcc
+from rnnfast.cells import CELLS
+from rnnfast.inspect.sass import Code, ToolError, find_tool, read_cubin
+from rnnfast.steps.cuda_text import cuda_source
+from rnnfast.steps.gpu import layout_of
+
+FAMILY = sorted(name for name, spec in CELLS.items() if spec.own and ":" not in name)
+ARCHS = ("sm_80", "sm_90")
+SAMPLE = [("layer_norm_lstm", "sm_90")]
+REST = [(cell, arch) for cell in FAMILY for arch in ARCHS if (cell, arch) not in SAMPLE]
+REGISTERS = 128  # of a thread: two blocks of 256 on a multiprocessor
+
+
+def compiled(cell: str, arch: str, folder: Path) -> list[Code]:
+    search = find_nvcc(torch.version.cuda)
+    if search.nvcc is None:
+        pytest.skip(f"needs nvcc: {search.why_not()}")
+    try:
+        find_tool("nvdisasm")
+    except ToolError as error:
+        pytest.skip(f"needs a disassembler: {error}")
+    layout = layout_of(cell, 32, True)
+    assert not isinstance(layout, str), layout
+    (folder / "cell.cu").write_text(cuda_source(layout).text)
+    command = [str(search.nvcc.path), "-std=c++17", "-O3", "-DNDEBUG", "-cubin", f"-arch={arch}"]
+    command += [f"-I{library.include_folder()}", "-o", "cell.cubin", "cell.cu"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return read_cubin((folder / "cell.cubin").read_bytes())
+
+
+def check(cell: str, arch: str, folder: Path) -> None:
+    for code in compiled(cell, arch, folder):
+        assert code.spills == 0, f"{code.name}: {code.spills} accesses to local memory"
+        assert code.stack == code.local == 0, f"{code.name}: a stack"
+        assert code.registers <= REGISTERS, f"{code.name}: {code.registers} registers"
+        assert code.shared <= 48 << 10, f"{code.name}: {code.shared} bytes of shared memory"
+
+
+@pytest.mark.parametrize(("cell", "arch"), SAMPLE)
+def test_a_cell_keeps_its_budget(cell: str, arch: str, tmp_path: Path) -> None:
+    check(cell, arch, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cell", "arch"), REST)
+def test_every_cell_keeps_its_budget(cell: str, arch: str, tmp_path: Path) -> None:
+    check(cell, arch, tmp_path)

@@ -1,0 +1,42 @@
+"""Cells of one's own in CUDA C++ on a GPU; tests/simt/test_own_simt.py has them executed."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from rnnfast import library
+from rnnfast.backends import registry
+from rnnfast.cells import CellSpec
+
+from ..simt.own_cases import CELLS_HERE, name_of
+from ..steps import test_own_cpu as own
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic, as `poisoned` asks for
+UNUSABLE = registry.BACKENDS["cuda"].unusable()
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(UNUSABLE is not None, reason=str(UNUSABLE)),
+    pytest.mark.usefixtures("poisoned"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _with_nvcc() -> None:
+    problem = library.why_not(target=library.cuda_target(*torch.cuda.get_device_capability()))
+    if problem is not None:
+        pytest.skip(f"nothing compiles here: {problem}")
+
+
+@pytest.mark.parametrize("call", list(own.CALLS))
+@pytest.mark.parametrize("spec", CELLS_HERE, ids=name_of)
+def test_a_cell_is_the_loop(spec: CellSpec, call: str) -> None:
+    own.check(spec, torch.float32, "cuda", "cuda", **own.CALLS[call])
+
+
+@pytest.mark.parametrize("H", [1, 33, 260])
+@pytest.mark.parametrize("B", [3, 70])
+def test_sizes_that_fill_no_tile(H: int, B: int) -> None:
+    own.check(CELLS_HERE[0], torch.float32, "cuda", "cuda", H=H, B=B, T=3)
