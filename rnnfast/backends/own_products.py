@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +12,31 @@ from ..problem import Gradients, Needs, Scan, cast
 from ..products.arithmetic import Rounding, block_product
 from ..products.gates import GateMajor, GateRows
 from ..products.gradients import Backward, BeganWith
-from ..steps.evaluate import view, whole
+from ..steps.evaluate import view
+from ..steps.graph import Matrix
 from ..steps.layout import Layout, MatrixGradient, Place
+
+
+class _Part(NamedTuple):
+    """The gradient of a part of a weight's elements."""
+
+    of: Matrix
+    total: Tensor
+
+
+def _whole(parts: list[_Part], weight: Tensor) -> Tensor:
+    """The gradient of a weight: the parts side by side, or their sum where they may overlap."""
+    parts = sorted(parts, key=lambda part: part.of.offset)
+    at = 0
+    for of, total in parts:
+        at = at + total.numel() if of.offset == at and of.is_dense else -1
+    if at == weight.numel() > 0:
+        flat = [part.total.reshape(-1) for part in parts]
+        return (flat[0] if len(flat) == 1 else torch.cat(flat)).view(weight.shape)
+    found = torch.zeros_like(weight, memory_format=torch.contiguous_format)
+    for of, total in parts:
+        view(found, of).add_(total)
+    return found
 
 
 class Left:
@@ -35,6 +59,7 @@ class Left:
     ) -> None:
         self.scan, self.layout, self.buffers, self.history = scan, layout, buffers, history
         self.rounding = Rounding(storage)
+        self._began: dict[Place, BeganWith] = {}
 
     def gradients(self, needs: Needs, dstates: list[Tensor]) -> Gradients:
         """All of the scan's, of which the loop made ``dstates``."""
@@ -48,31 +73,17 @@ class Left:
 
     def _weights(self, products: Backward) -> list[Tensor]:
         names = self.scan.spec.weight_names(self.scan.kind, self.scan.has_bias)
-        weights = dict(zip(names, self.scan.weights, strict=True))
-        found: dict[str, Tensor] = {}
-
-        def sum_of(name: str) -> Tensor:
-            if name not in found:
-                found[name] = torch.zeros_like(weights[name], memory_format=torch.contiguous_format)
-            return found[name]
-
-        for matrix in self.layout.matrices:
-            where, total = matrix.matrix, self._matrix(matrix)
-            if where.weight not in found and where == whole(where.weight, weights[where.weight]):
-                found[where.weight] = total
-            else:
-                view(sum_of(where.weight), where).add_(total)
         made = products.of_projection(names)
-        for weight, offset, place in self.layout.elements:
+        parts: dict[str, list[_Part]] = {name: [] for name in names if name not in made}
+        for matrix in self.layout.matrices:
+            parts[matrix.matrix.weight].append(_Part(matrix.matrix, self._matrix(matrix)))
+        for name, offset, place in self.layout.elements:
             total = self._sum(place, made.get("b_ih"))
-            if weight not in found and total.shape[0] == weights[weight].numel():
-                found[weight] = total.view(weights[weight].shape)
-            else:
-                sum_of(weight).view(-1)[offset : offset + total.shape[0]].add_(total)
-        for name in names:
-            if name not in ("w_ih", "b_ih"):
-                sum_of(name)
-        made.update((n, self.rounding(d)) for n, d in found.items())
+            elements = Matrix(name, offset, 1, total.shape[0], total.shape[0], 1)
+            parts[name].append(_Part(elements, total[None]))
+        for name, weight in zip(names, self.scan.weights, strict=True):
+            if name in parts:
+                made[name] = self.rounding(_whole(parts[name], weight))
         return [made[name] for name in names]
 
     def _sum(self, place: Place, of_gx: Tensor | None) -> Tensor:
@@ -92,9 +103,11 @@ class Left:
         blocks = matrix.matrix.blocks
         columns = slice(operand.offset, operand.offset + operand.width)
         if operand.buffer.startswith("state"):
-            k = int(operand.buffer.removeprefix("state"))
-            scan = self.scan._replace(states=[self.scan.states[k][:, columns]])
-            return BeganWith(scan, self.history[k][..., columns]).times(GateRows(gradient), blocks)
+            if operand not in self._began:
+                k = int(operand.buffer.removeprefix("state"))
+                scan = self.scan._replace(states=[self.scan.states[k][:, columns]])
+                self._began[operand] = BeganWith(scan, self.history[k][..., columns])
+            return self._began[operand].times(GateRows(gradient), blocks)
         if operand.buffer.startswith("new"):
             values = self.history[int(operand.buffer.removeprefix("new"))][..., columns]
         else:

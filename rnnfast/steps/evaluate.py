@@ -21,14 +21,6 @@ def view(weight: Tensor, matrix: Matrix) -> Tensor:
     return weight.as_strided(sizes, strides, weight.storage_offset() + matrix.offset)
 
 
-def whole(name: str, weight: Tensor) -> Matrix | None:
-    """All of a weight of two axes."""
-    if weight.dim() != 2:
-        return None
-    rows, cols = weight.shape
-    return Matrix(name, 0, rows, cols, cols, 1)
-
-
 def evaluate(
     nodes: Sequence[Node], rows: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> dict[Node, Tensor]:

@@ -41,6 +41,13 @@ class Matrix(NamedTuple):
             col_stride=self.row_stride,
         )
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether its elements are neighbours in memory, row after row."""
+        rows, cols = self.rows // self.blocks, self.cols // self.blocks
+        apart = self.blocks > 1 and self.block_stride != rows * cols
+        return self.col_stride == 1 and (self.row_stride == cols or rows == 1) and not apart
+
     def part(self, first: int, rows: int) -> Matrix:
         """Some of its rows, of a matrix without blocks."""
         return self._replace(offset=self.offset + first * self.row_stride, rows=rows)
