@@ -121,7 +121,7 @@ def to_save(
     for fixed in _kinds(layout):
         each = [buffers[b][..., at : at + n] for b, at, n, f in _parts(layout) if f == fixed]
         values = torch.cat(each, -1) if len(each) > 1 else each[0]
-        found.append(_to_fixed(values) if fixed else values.to(storage))
+        found.append(to_fixed(values) if fixed else values.to(storage))
     return [*found, *(buffers[name] for name in buffers if name == "scalars"), *states]
 
 
@@ -136,7 +136,7 @@ def restored(
         rows = {}
         for fixed in _kinds(layout):
             values = left.pop(0)
-            values = _from_fixed(values, dtype) if fixed else values.to(dtype)
+            values = from_fixed(values, dtype) if fixed else values.to(dtype)
             at = 0
             for buffer, first, width, kind in _parts(layout):
                 if kind == fixed:
@@ -158,11 +158,11 @@ def _put(rows: dict[str, Tensor], layout: Layout, buffer: str, first: int, value
     rows[buffer][..., first : first + values.shape[-1]] = values
 
 
-def _to_fixed(values: Tensor) -> Tensor:
+def to_fixed(values: Tensor) -> Tensor:
     numbers = (values * _ONE).round_()
     return numbers.nan_to_num_(nan=float(_NO_NUMBER)).to(torch.int16)
 
 
-def _from_fixed(values: Tensor, dtype: torch.dtype) -> Tensor:
+def from_fixed(values: Tensor, dtype: torch.dtype) -> Tensor:
     numbers = values.to(dtype).mul_(1 / _ONE)
     return numbers.masked_fill_(values == _NO_NUMBER, torch.nan)
