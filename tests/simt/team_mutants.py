@@ -37,9 +37,8 @@ RULES = (
     ("reset mask", r"in\.reset \?", "false ?", SCAN),
     ("weight mask", r"\(gate < kG\) & \(unit < H\) & \(column < H\);", "true;", SCAN),
     ("weight mask", r"\(unit < H\) & \(to < H\);", "true;", SCAN),
-    ("chunks", r"detail::may_load_chunks\(matrix \+ pairs_\.first, H\)", "true", SCAN),
     ("range", r"= \(t < tiles\) & \(k < slabs\);", "= true;", LOADS),
-    ("range", r"if \(k \+ n < slabs\) (?=spill)", "", LOADS),
+    ("spill", r"if \(k \+ n < slabs\) (?=spill)", "", LOADS),
     ("direction", r"reverse && w\.alive\(s\)", "false", ("device/sequences.h",)),
     ("range", r"if \(hi > tiles_\) hi = tiles_;", "", ("team/product.h",)),
     ("range", r"if \(t < tiles && k < slabs\) (?=fill)", "", LOADS),
@@ -60,6 +59,12 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "multiply",
     ): "the tiles that a block does not have are zeros, whose "
     "sums have room and are read by nobody: only time is lost",
+    (
+        "range",
+        *LOADS,
+        "load_by_chunks",
+    ): "what is loaded of tiles and slabs that a warp does not have nobody multiplies: only time "
+    "is lost",
     (
         "range",
         *LOADS,
