@@ -21,30 +21,15 @@ from ..problem import (
 )
 from ..products.projection import own_projection
 from ..steps import run
-from ..steps.layout import Layout
 from ..steps.run import Loop, Loops, Rows
+from . import own_saved
 from .base import TensorLike
 from .own_products import Left
 
 
 def saved_like(kernel: Loops, problem: Problem) -> list[TensorLike]:
-    """Of what forward leaves for backward: gx, "saved", "scalars", and the other states' values."""
-    layout = kernel.layout
-    T, B, H, dtype = problem.T, problem.B, problem.H, wide(problem.dtype)
-    widths = [layout.widths[name] for name in _saved_names(layout)]
-    widths += [H for k in _history_apart(layout, problem.options.all_states, problem.dtype)]
-    return [((T, B, width), dtype) for width in widths]
-
-
-def _saved_names(layout: Layout) -> list[str]:
-    """Of the rows that forward leaves for backward, those that there are."""
-    return [name for name in ("gx", "saved", "scalars") if layout.widths[name]]
-
-
-def _history_apart(layout: Layout, all_states: bool, dtype: torch.dtype) -> list[int]:
-    """States whose values backward needs and no output holds."""
-    is_output = all_states and dtype == wide(dtype)
-    return [] if is_output else sorted(layout.history)
+    all_states = problem.options.all_states
+    return own_saved.like(kernel.layout, problem.T, problem.B, problem.dtype, all_states)
 
 
 def forward(kernel: Loops, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
@@ -84,9 +69,8 @@ def forward(kernel: Loops, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
     result = ScanResult(cast(y, storage), [cast(s, storage) for s in last], trace)
     if not training:
         return result, []
-    apart = _history_apart(layout, own.options.all_states, storage)
-    saved = [rows[name].base for name in _saved_names(layout)]
-    return result, [*(t for t in saved if t is not None), *(history[k] for k in apart)]
+    bases = {name: rows[name].base for name in ("gx", "saved", "scalars")}
+    return result, own_saved.to_save(layout, storage, bases, history, own.options.all_states)
 
 
 def _loop(own: Scan, T: int, B: int) -> Loop:
@@ -117,35 +101,33 @@ class _Backward:
         self.scan = scan.to(self.dtype)
         self.H, self.count = scan.states[0].shape[1], len(scan.spec.states)
         self.kernel, self.layout = kernel, kernel.layout
-        names = _saved_names(self.layout)
-        self.buffers = dict(zip(names, saved.extra, strict=False))
-        apart = saved.extra[len(names) :]
-        self.y = cast(saved.y, self.dtype).contiguous()
-        self.history = {0: self.y}
+        self.history = {0: cast(saved.y, self.dtype).contiguous()}
         for k, trace in enumerate(saved.trace, start=1):
             self.history[k] = cast(trace, self.dtype).contiguous()
-        others = _history_apart(self.layout, scan.options.all_states, self.storage)
-        self.history.update(zip(others, apart, strict=True))
+        self.buffers, apart = own_saved.restored(
+            self.layout, self.storage, saved.extra, scan.options.all_states
+        )
+        self.history |= apart
         self.dstates = self._run(cotangents)
 
     def _run(self, cotangents: Cotangents) -> list[Tensor]:
-        gx, layout = self.buffers["gx"], self.layout
-        T, B, _ = gx.shape
+        y, layout = self.history[0], self.layout
+        T, B, _ = y.shape
         rows = {n: Rows(t, run.STEP, t.shape[2]) for n, t in self.buffers.items()}
         for name in ("dgx", "dproduct"):
             if layout.widths[name]:
-                self.buffers[name] = made = gx.new_empty(T, B, layout.widths[name])
+                self.buffers[name] = made = y.new_empty(T, B, layout.widths[name])
                 rows[name] = Rows(made, run.STEP, made.shape[2], clear=True)
         for name in ("acc", "acc1"):
             if layout.widths[name]:
-                self.buffers[name] = made = gx.new_zeros(B, layout.widths[name])
+                self.buffers[name] = made = y.new_zeros(B, layout.widths[name])
                 rows[name] = Rows(made, run.SEQUENCE, made.shape[1])
-        rows["tmp"] = _sequence(gx, B, layout.backward.temporary)
-        found = [torch.empty_like(gx[0, :, : self.H]) for _ in range(self.count)]
+        rows["tmp"] = _sequence(y, B, layout.backward.temporary)
+        found = [torch.empty_like(y[0]) for _ in range(self.count)]
         init = [state.contiguous() for state in self.scan.states]
         dys = [cotangents.dy, *cotangents.dtrace]
         for k in range(self.count):
-            slots = gx.new_empty(2, B, self.H)
+            slots = y.new_empty(2, B, self.H)
             dlast = cast(cotangents.dfinal[k], self.dtype).contiguous()
             dy = dys[k] if k < len(dys) else None
             dy = None if dy is None else cast(dy, self.dtype).contiguous()

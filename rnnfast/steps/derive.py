@@ -174,8 +174,10 @@ class _Keeper:
         """Whether backward computes it, from what else is kept."""
         if self._is_free(node) or node in self.nodes:
             return True
-        if node.op in ("product", "rsum", "rmax", "load"):
+        if node.op in ("product", "rsum", "load"):
             return False
+        if node.op == "rmax":  # who is largest is asked of the same numbers again
+            return True
         if OPERATORS[node.op].cheap:
             return True
         return not self._missing(node) and not self._reads_kept(node)
@@ -188,7 +190,7 @@ class _Keeper:
         """What would have to be saved to make ``node`` again."""
         if self._is_free(node) or node in self.nodes:
             return {}
-        if not node.args or node.op in ("product", "rsum", "rmax"):
+        if not node.args or node.op in ("product", "rsum"):
             return {node: None}
         found: dict[Node, None] = {}
         for arg in node.args:
@@ -225,10 +227,8 @@ def keep(traced: Traced, derived: Derived) -> Kept:
     for node in needed:
         if node in operands and node.op not in LEAVES:
             keeper.nodes[node] = None  # products over all steps read it from memory
-    for costly in (True, False):
-        for node in needed:
-            if _costly(node) == costly:
-                keeper.need(node)
+    for node in sorted(needed, key=_rank):
+        keeper.need(node)
     for outer in derived.outers:
         keeper._note(outer.operand)
     return Kept(_used(keeper, needed), keeper.old, keeper.new)
@@ -239,8 +239,11 @@ def _units(nodes: Iterable[Node]) -> int:
     return sum(node.width for node in nodes)
 
 
-def _costly(node: Node) -> bool:
-    return node.op in OPERATORS and not OPERATORS[node.op].cheap
+def _rank(node: Node) -> int:
+    """Costly ones first; last a row's largest, which is made again of the row that is kept."""
+    if node.op in OPERATORS and not OPERATORS[node.op].cheap:
+        return 0
+    return 2 if node.op in ("rmax", "most") else 1
 
 
 def _used(keeper: _Keeper, needed: Iterable[Node]) -> list[Node]:

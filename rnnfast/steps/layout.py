@@ -43,7 +43,7 @@ class ElementGradient(NamedTuple):
     gradient: Place
 
 
-@dataclass
+@dataclass(eq=False)  # found by identity
 class Layout:
     """``history``: states other than the output whose values at every step backward reads.
     ``widths``: of the rows that are no state's, in units."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
-from torch import Tensor
+from torch import Tensor, nn
 
 import rnnfast
 from rnnfast import library
@@ -20,6 +21,7 @@ from rnnfast.problem import Options, Scan, problem_of
 from rnnfast.scratch import scratch_scan
 from rnnfast.steps import run
 from tests import own_cells
+from tests.test_cpu import saved_bytes
 
 pytestmark = pytest.mark.skipif(
     library.why_not() is not None, reason=f"nothing compiles here: {library.why_not()}"
@@ -236,6 +238,46 @@ def test_odd_sizes_in_float32(spec: CellSpec, H: int) -> None:
 def test_16_bit_storage_is_computed_in_float32(dtype: torch.dtype) -> None:
     scan = scan_of(own_cells.peephole, dtype, ends=True, all_states=True)
     assert_close(results(scan, "cpu"), results(scan, "loop"), 2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("spec", [own_cells.lstm, own_cells.gru], ids=["lstm", "gru"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_no_more_is_saved_than_of_the_built_in_cell(spec: CellSpec, dtype: torch.dtype) -> None:
+    """And than torch.nn saves."""
+    ours = rnnfast.Recurrent(spec, I, H)
+    built_in, torchs = (rnnfast.LSTM, nn.LSTM) if spec is own_cells.lstm else (rnnfast.GRU, nn.GRU)
+    x = torch.randn(T, B, I).to(dtype)
+    with rnnfast.use_backend("cpu"):
+        found, expected = (saved_bytes(one.to(dtype), x) for one in (ours, built_in(I, H)))
+    assert found == expected
+    assert found <= saved_bytes(torchs(I, H).to(dtype), x)
+
+
+@pytest.mark.parametrize("spec", CELLS_HERE, ids=lambda spec: spec.name.rpartition(":")[2])
+def test_what_16_bit_storage_saves_has_its_precision(spec: CellSpec) -> None:
+    """A number of float16 for each that float32 would save, or fixed point; sums of rows apart."""
+    wide, scan = (scan_of(spec, dtype, ends=True) for dtype in (torch.float32, torch.float16))
+    expected, found = (results(one, "cpu") for one in (wide, scan))
+    for a, b in zip(found, expected, strict=True):
+        assert (a.double() - b.double()).abs().max() <= 0.01 * b.double().abs().max() + 1e-3
+    (kept, whole) = (
+        sum(math.prod(shape) * dtype.itemsize for shape, dtype in own_cpu.saved_like(problem))
+        for problem in (problem_of(scan), problem_of(wide))
+    )
+    layout = run.kernel(spec.name, H, True, torch.float32).layout
+    assert kept <= whole / 2 + 2 * T * B * layout.widths["scalars"]
+
+
+def test_a_nan_reaches_the_gradients_of_16_bit_storage() -> None:
+    layer = rnnfast.Recurrent(own_cells.lstm, I, H).to(torch.bfloat16)
+    x = torch.randn(T, B, I).to(torch.bfloat16)
+    x[3, 1, 2] = torch.nan
+    x.requires_grad_()
+    with rnnfast.use_backend("cpu"):
+        layer(x)[0].sum().backward()
+    assert x.grad is not None
+    assert x.grad[:, 0].isfinite().all()
+    assert x.grad[:4, 1].isnan().all()
 
 
 @pytest.mark.parametrize("spec", CELLS_HERE, ids=lambda spec: spec.name.rpartition(":")[2])

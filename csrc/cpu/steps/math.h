@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cells/functions.h"
+#include "cpu/steps/exponentials.h"
 #include "cpu/vec.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA {
@@ -54,47 +55,15 @@ inline Vec<S> sign(Vec<S> x) {
   return select<S>(x.v > S(0), one, select<S>(x.v < S(0), zero - one, zero));
 }
 
-// e^x: 2^n · e^r as exp_of_negative has it, with 2^n in two factors, so that neither overflows.
-template <class S>
-inline Vec<S> exp(Vec<S> x) {
-  using V = Vec<S>;
-  using C = Constants<S>;
-  using Integers = typename V::Integers;
-  using I = typename V::I;
-  constexpr S kHighest = sizeof(S) == 4 ? S(88.73) : S(709.79);
-  const V held = select<S>(x.v > kHighest, V(kHighest), x);
-  const V low = select<S>(held.v < 2 * C::kLowest, V(2 * C::kLowest), held);
-  const V shifted = low * V(C::kLog2e) + V(C::kRound);
-  const V n = shifted - V(C::kRound);
-  const V r = (low - n * V(C::kLn2High)) - n * V(C::kLn2Low);
-  V p(C::kTaylor[0]);
-  for (int i = 1; i < int(sizeof(C::kTaylor) / sizeof(S)); ++i) p = p * r + V(C::kTaylor[i]);
-  p = p * r + V(S(1));
-  const V half_shifted = n * V(S(0.5)) + V(C::kRound);
-  const V half = half_shifted - V(C::kRound), rest_shifted = (n - half) + V(C::kRound);
-  const Integers first = ((Integers)half_shifted.v + I(C::kBias)) << C::kMantissa;
-  const Integers second = ((Integers)rest_shifted.v + I(C::kBias)) << C::kMantissa;
-  const V scaled = p * V((typename V::Native)first) * V((typename V::Native)second);
-  const V infinite(S(1) / S(0));
-  return select<S>(x.v > kHighest, infinite, select<S>(x.v != x.v, x, scaled));
-}
-
 #define RNNFAST_EACH(name, expression)                 \
   template <class S>                                   \
   inline Vec<S> name(Vec<S> x) {                       \
     return each(x, [](S v) { return S(expression); }); \
   }
-RNNFAST_EACH(floor, std::floor(v))
-RNNFAST_EACH(ceil, std::ceil(v))
-RNNFAST_EACH(round, std::nearbyint(v))
-RNNFAST_EACH(trunc, std::trunc(v))
 RNNFAST_EACH(sqrt, std::sqrt(v))
 RNNFAST_EACH(exp2, std::exp2(v))
-RNNFAST_EACH(expm1, std::expm1(v))
-RNNFAST_EACH(log, std::log(v))
 RNNFAST_EACH(log2, std::log2(v))
 RNNFAST_EACH(log10, std::log10(v))
-RNNFAST_EACH(log1p, std::log1p(v))
 RNNFAST_EACH(erf, std::erf(v))
 RNNFAST_EACH(sin, std::sin(v))
 RNNFAST_EACH(cos, std::cos(v))
