@@ -31,6 +31,8 @@ LEFT_OUT = {
     "tests/simt/test_pipeline.py::*": "compiles the CUDA kernels for the CPU: minutes",
     "tests/simt/test_backend_simt.py::*": "compiles the CUDA kernels for the CPU: minutes",
     "tests/simt/test_matrix_simt.py::*": "compiles the CUDA kernels for the CPU: minutes",
+    "tests/simt/test_own_simt.py::*": "compiles the CUDA C++ of ten cells for the CPU",
+    "tests/build/test_own_machine_code.py::*": "runs nvcc: for who changes the CUDA kernels",
     "tests/build/test_machine_code.py::*": "reads machine code: for who changes the CUDA kernels",
     "tests/build/test_rebuild.py::*": "builds small projects: for who changes the build",
     "tests/build/test_packaging.py::*": "makes wheels: for who changes the build",

@@ -45,10 +45,9 @@ class Gpus:
     def load(self, made: Source, name: str, index: int) -> CudaKernel | str:
         """For the device of this number; why there are none."""
         target = library.cuda_target(*torch.cuda.get_device_capability(index))
-        try:
-            loaded = library.load(made.text, name=name, target=target)
-        except library.LibraryError as error:
-            return str(error)
+        loaded = _loaded(made, name, target)
+        if isinstance(loaded, str):
+            return loaded
         return CudaKernel(made, loaded, library.status(made.text, target))
 
 
@@ -62,6 +61,19 @@ def kernel(kind: str, index: int, spec: CellSpec, hidden: int, bias: bool) -> Cu
     if isinstance(layout, str):
         return layout
     return KINDS[kind].load(cuda_source(layout), spec.name, index)
+
+
+def cuda_library(spec: CellSpec, hidden: int, bias: bool, target: str) -> ctypes.CDLL | str:
+    """Compiled for GPUs of an architecture, that need not be there; why it can't be."""
+    layout = layout_of(spec.name, hidden, bias)
+    return layout if isinstance(layout, str) else _loaded(cuda_source(layout), spec.name, target)
+
+
+def _loaded(made: Source, name: str, target: str) -> ctypes.CDLL | str:
+    try:
+        return library.load(made.text, name=name, target=target)
+    except library.LibraryError as error:
+        return str(error)
 
 
 def forget() -> None:

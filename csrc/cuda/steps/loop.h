@@ -14,6 +14,9 @@ namespace rnnfast::cuda::steps {
 
 using rnnfast::steps::Arguments;
 
+// Below so many blocks of wide tiles most of a GPU would be idle; narrow ones are more. Not measured.
+inline constexpr int64_t kFewBlocks = 64;
+
 // What Self has: kBuffers, kScalars, kBackward, and step().
 template <class Self, int kBuffers, int kWeights, int kConstants>
 class Pass {
@@ -123,7 +126,8 @@ class Pass {
       const int64_t rows = decltype(tile)::kRows;
       started(tile, Launch{name, tiles * kGroups, (a_.B + rows - 1) / rows, kProductThreads}, args);
     };
-    if (a_.B <= Narrow::kRows) {
+    const int64_t wide = tiles * kGroups * ((a_.B + Wide::kRows - 1) / Wide::kRows);
+    if (a_.B <= Narrow::kRows || wide < kFewBlocks) {
       with(Narrow());
     } else {
       with(Wide());
