@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m rnnfast compile",
-        description="Compiles a cell of one's own for the instruction set in use, or for GPUs, into "
-        "the cache folder, so that no process has to compile it at its first call.",
+        description="Compiles a cell of one's own for the instruction set in use, or for GPUs, "
+        "into the cache folder, so that no process has to compile it at its first call.",
     )
     made.add_argument("cell", nargs="?", help="where it is defined: module:cell")
     made.add_argument(

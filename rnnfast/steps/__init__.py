@@ -6,7 +6,8 @@ derive     the graph of backward, and what forward saves for it
 stages     cuts both at what needs a whole row: products and reductions
 layout     which rows of memory hold what
 cpp        C++ of it, over csrc/cpu/steps/loop.h; source makes the file, run compiles and calls it
-cuda_text  CUDA C++, over csrc/cuda/steps/loop.h; run_cuda compiles and calls it (code: what both say)
+cuda_text  CUDA C++, over csrc/cuda/steps/loop.h; run_cuda compiles and calls it
+code       what both say
 check      all of it run by torch (evaluate), against the step and torch's gradients
 """
 
