@@ -1,34 +1,38 @@
-"""Cells of one's own against the built-in ones and against a loop in plain torch, on the CPU.
+"""Cells of one's own against the built-in ones, torch.nn and other ways to run a step, on the CPU.
 
-    python -m benchmarks.cells [--seconds S] [--threads N]
+    python -m benchmarks.cells [--seconds S] [--threads N] [--compile-limit S]
 
 A call is forward and backward. Each pair is timed in one process, alternating (measure.py); what
-is printed is the time of the first, and the ratio of the second's time to it.
+is printed is the time of the first, and the ratio of the second's time to it. Peers (cell_peers.py)
+are those that are installed and compile within the limit; torch.compile takes minutes for a loop.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 import rnnfast
 from rnnfast import library
-from rnnfast.cells.gru import gru
-from rnnfast.cells.lstm import lstm
+from rnnfast.cells import CELLS
 from rnnfast.steps.source import source
 
+from .cell_peers import Call, peers
 from .machine import cpu_model
 from .measure import alternate
 
-OWN_LSTM = rnnfast.cell(lstm, gates=4, states=("h", "c"), name="benchmark:lstm")
-OWN_GRU = rnnfast.cell(gru, gates=3, name="benchmark:gru")
+STATED = {  # built-in cells' steps as cells of one's own
+    name: rnnfast.cell(spec.step, gates=spec.gates, states=spec.states, name=f"benchmark:{name}")
+    for name, spec in CELLS.copy().items()
+    if name in ("lstm", "gru", "rnn_tanh", "mgu")
+}
 
 
 class Size(NamedTuple):
@@ -44,81 +48,56 @@ class Size(NamedTuple):
 SIZES = (Size(50, 32, 128, 256), Size(50, 1, 128, 256), Size(200, 8, 64, 128))
 
 
-class Call:
-    """Forward and backward of one layer, by one backend."""
-
-    def __init__(self, layer: nn.Module, x: Tensor, backend: str) -> None:
-        self.layer, self.x, self.backend = layer, x, backend
-        self.loss_gradient: Tensor | None = None
-
-    def prepare(self) -> None:
-        self.layer.zero_grad(set_to_none=True)
-
-    def __call__(self) -> None:
-        with rnnfast.use_backend(self.backend):
-            y = self.layer(self.x)[0]
-            if self.loss_gradient is None:
-                self.loss_gradient = torch.ones_like(y)
-            y.backward(self.loss_gradient)
-
-
-class EagerLoop(nn.Module):
-    """What a user writes today: the step in a Python loop, the input projected at once."""
-
-    def __init__(self, layer: rnnfast.Recurrent) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> tuple[Tensor]:
-        layer = self.layer
-        w = {n: getattr(layer, f"{n}_l0") for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
-        extra = {p.name: getattr(layer, f"{p.name}_l0") for p in layer.cell.params}
-        weights = rnnfast.cells.StepWeights(w["weight_hh"], w["bias_hh"], None, extra)
-        states = tuple(x.new_zeros(x.shape[1], layer.hidden_size) for _ in layer.cell.states)
-        outputs = []
-        for gx in F.linear(x, w["weight_ih"], w["bias_ih"]).unbind(0):
-            states = layer.cell.step(gx, states, weights)
-            outputs.append(states[0])
-        return (torch.stack(outputs),)
-
-
 def layers(size: Size) -> dict[str, tuple[nn.Module, str]]:
     I, H = size.I, size.H
-    made = {
+    return {
         "LSTM built in": (rnnfast.LSTM(I, H), "cpu"),
-        "LSTM as a cell of one's own": (rnnfast.Recurrent(OWN_LSTM, I, H), "cpu"),
+        "LSTM as a cell of one's own": (rnnfast.Recurrent(STATED["lstm"], I, H), "cpu"),
         "LSTM of torch.nn": (nn.LSTM(I, H), "cpu"),
         "GRU built in": (rnnfast.GRU(I, H), "cpu"),
-        "GRU as a cell of one's own": (rnnfast.Recurrent(OWN_GRU, I, H), "cpu"),
+        "GRU as a cell of one's own": (rnnfast.Recurrent(STATED["gru"], I, H), "cpu"),
+        "RNN built in": (rnnfast.RNN(I, H), "cpu"),
+        "RNN as a cell of one's own": (rnnfast.Recurrent(STATED["rnn_tanh"], I, H), "cpu"),
+        "MGU built in": (rnnfast.MGU(I, H), "cpu"),
+        "MGU as a cell of one's own": (rnnfast.Recurrent(STATED["mgu"], I, H), "cpu"),
         "LayerNorm-LSTM": (rnnfast.LayerNormLSTM(I, H, bias=True), "cpu"),
     }
-    for name, of in (
-        ("LSTM, eager loop", "LSTM as a cell of one's own"),
-        ("LayerNorm-LSTM, eager loop", "LayerNorm-LSTM"),
-    ):
-        made[name] = (EagerLoop(made[of][0]), "cpu")  # type: ignore[arg-type]
-    return made
 
 
 PAIRS = (
     ("LSTM built in", "LSTM as a cell of one's own"),
     ("GRU built in", "GRU as a cell of one's own"),
+    ("RNN built in", "RNN as a cell of one's own"),
+    ("MGU built in", "MGU as a cell of one's own"),
     ("LSTM built in", "LayerNorm-LSTM"),
     ("LSTM built in", "LSTM of torch.nn"),
-    ("LSTM as a cell of one's own", "LSTM, eager loop"),
-    ("LayerNorm-LSTM", "LayerNorm-LSTM, eager loop"),
 )
+WITH_PEERS = ("LSTM as a cell of one's own", "LayerNorm-LSTM")
 
 
-def compare(size: Size, seconds: float, show: Callable[[str], Any] = print) -> None:
+def compare(size: Size, seconds: float, limit: float, show: Callable[[str], Any] = print) -> None:
     x = torch.randn(size.T, size.B, size.I)
-    calls = {name: Call(layer, x, backend) for name, (layer, backend) in layers(size).items()}
+    made = layers(size)
+    calls: dict[str, Any] = {
+        name: Call(layer, x, backend) for name, (layer, backend) in made.items()
+    }
     show(f"{size}, forward + backward")
     for first, second in PAIRS:
-        pairs = alternate(calls[second], calls[first], seconds)
-        ms, ratio = statistics.median(pairs.b) * 1e3, pairs.ratio
-        interval = f"[{ratio.low:.3f}, {ratio.high:.3f}]"
-        show(f"  {first:28} {ms:9.3f} ms   {second:28} x {ratio.median:.3f} {interval}")
+        _compare((first, calls[first]), (second, calls[second]), seconds, show)
+    for first in WITH_PEERS:
+        layer = made[first][0]
+        assert isinstance(layer, rnnfast.Recurrent)
+        for name, call in peers(layer, x, limit, show):
+            _compare((first, calls[first]), (name, call), seconds, show)
+
+
+def _compare(
+    first: tuple[str, Any], second: tuple[str, Any], seconds: float, show: Callable[[str], Any]
+) -> None:
+    pairs = alternate(second[1], first[1], seconds)
+    ms, ratio = statistics.median(pairs.b) * 1e3, pairs.ratio
+    interval = f"[{ratio.low:.3f}, {ratio.high:.3f}]"
+    show(f"  {first[0]:28} {ms:9.3f} ms   {second[0]:28} x {ratio.median:.3f} {interval}")
 
 
 def compile_times(show: Callable[[str], Any] = print) -> None:
@@ -142,13 +121,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cells")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each pair")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--compile-limit", type=float, default=60.0, help="seconds that a peer may compile"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    print(f"{cpu_model()}, {args.threads} threads, torch {torch.__version__}")
+    load = os.getloadavg()[0]
+    print(f"{cpu_model()}, {args.threads} threads, torch {torch.__version__}, load {load:.1f}")
     compile_times()
     for size in SIZES:
-        compare(size, args.seconds)
+        compare(size, args.seconds, args.compile_limit)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from .backends import registry
+from .backends import own_stages, registry
+from .backends.own_stages import StageView
 from .backends.preference import order
 from .backends.registry import AUTO, requested_backend
 from .problem import Problem, Stack
@@ -29,6 +30,7 @@ class Choice:
         chosen: the backend's name, None where nobody can take the problem.
         strategy: how it computes it.
         reason: why they were asked in this order.
+        stages: of a cell that is compiled from its step, what the step was cut into.
     """
 
     layer: int
@@ -38,6 +40,7 @@ class Choice:
     chosen: str | None
     strategy: str
     reason: str = ""
+    stages: tuple[StageView, ...] = ()
 
     def __str__(self) -> str:
         p = self.problem
@@ -161,6 +164,7 @@ def _choice(
         if answers[-1][1] is None:
             chosen = backend
             break
+    compiled = chosen is not None and chosen.name == "cpu" and problem.spec.own
     return Choice(
         layer,
         "reverse" if direction else "forward",
@@ -169,4 +173,5 @@ def _choice(
         chosen.name if chosen else None,
         registry.named(chosen.name, problem).strategy(problem) if chosen else "",
         why,
+        own_stages.stages(problem) if compiled else (),
     )

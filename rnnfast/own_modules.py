@@ -171,7 +171,7 @@ class RecurrentCell(nn.Module):
         """The new state [B, H], a tuple of such where the cell has several.
 
         Args:
-            input: [B, I], or [I] for states [H].
+            input: [B, I], or [I] for states [H]; no tokens.
             hx: the states, as they are returned; default zeros.
 
         Raises:

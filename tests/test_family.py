@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 import rnnfast
+from rnnfast import library
+from rnnfast.backends import registry
 from rnnfast.cells import FAMILY, CellSpec, OwnCell
-from rnnfast.problem import Options, Scan
+from rnnfast.direct import run_direct
+from rnnfast.problem import Options, Scan, ScanResult, problem_of
 from rnnfast.scratch import scratch_scan
 
 from .papers import PAPERS, paper_loop
@@ -29,11 +33,21 @@ def weights_of(spec: OwnCell, input_size: int, H: int, bias: bool = True) -> dic
     return found
 
 
-def scanned(spec: OwnCell, x: Tensor, states: list[Tensor], w: dict[str, Tensor]) -> list[Tensor]:
+def scanned(
+    spec: OwnCell,
+    x: Tensor,
+    states: list[Tensor],
+    w: dict[str, Tensor],
+    run: Callable[[Scan], ScanResult] = scratch_scan,
+) -> list[Tensor]:
     """y and the final states."""
-    scan = Scan(spec.name, "dense", x, states, list(w.values()), None, None, Options())
-    found = scratch_scan(scan)
+    scan = Scan(spec.name, "dense", x, states, list(w.values()), None, None, Options(training=True))
+    found = run(scan)
     return [found.y, *found.final]
+
+
+def compiled(scan: Scan) -> ScanResult:
+    return run_direct(scan, registry.select(problem_of(scan), "cpu"))
 
 
 def _names(spec: CellSpec) -> tuple[str, ...]:
@@ -62,6 +76,19 @@ def test_every_cell_has_its_paper() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("name", NAMES)
 def test_forward_and_gradients_are_the_papers(name: str, bias: bool, started: str) -> None:
+    assert_the_papers(name, bias, started, scratch_scan)
+
+
+@pytest.mark.skipif(library.why_not() is not None, reason=f"nothing compiles: {library.why_not()}")
+@pytest.mark.parametrize("started", ["zero", "random"])
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_cells_are_the_papers(name: str, started: str) -> None:
+    assert_the_papers(name, True, started, compiled)
+
+
+def assert_the_papers(
+    name: str, bias: bool, started: str, run: Callable[[Scan], ScanResult]
+) -> None:
     spec = rnnfast.CELLS[name]
     assert isinstance(spec, OwnCell)
     T, B, I, H = 4, 3, 5, 8
@@ -72,7 +99,7 @@ def test_forward_and_gradients_are_the_papers(name: str, bias: bool, started: st
     leaves = [t.requires_grad_() for t in (x, *states, *w.values())]
     if name == "slstm" and started == "zero":  # n = 0 is a past that there is not: no derivative
         leaves = [x, *w.values()]
-    found = with_gradients(scanned(spec, x, states, w), leaves)
+    found = with_gradients(scanned(spec, x, states, w, run), leaves)
     y, final = paper_loop(name, x, states, w)
     expected = with_gradients([y, *final], leaves)
     for one, other in zip(found, expected, strict=True):

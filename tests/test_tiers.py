@@ -71,6 +71,14 @@ def test_few_cases_are_kept_and_their_order_too() -> None:
     assert dict(why) == {tiers.left_out("tests/simt/test_mutation.py::test_x"): 1}
 
 
+def test_cases_are_left_out_by_their_parameters() -> None:
+    name = "tests/contract/test_x.py::test_shapes"
+    kept, *left = (SimpleNamespace(nodeid=f"{name}[{p}]") for p in ("own-lstm", "own-rnn_tanh"))
+    chosen, why = tiers.choose([kept, *left])
+    assert chosen == [kept]
+    assert dict(why) == {tiers.left_out(left[0].nodeid): 1}
+
+
 def test_a_value_that_only_one_case_has_is_never_left_out() -> None:
     odd = item("tests/a.py::test_many", backend="cpu", dtype="odd", case=Sizes(9, {}))
     assert odd in tiers.sampled([*CASES, odd])
@@ -109,6 +117,7 @@ def test_what_is_left_out_is_shown_and_adds_up(collected: dict[str, set[str]]) -
 
 
 def test_every_pattern_still_names_a_test(collected: dict[str, set[str]]) -> None:
-    names = {name.partition("[")[0] for name in collected["all"]}
+    every = collected["all"]
+    names = every | {name.partition("[")[0] for name in every}
     for pattern in tiers.LEFT_OUT:
         assert tiers.fnmatch.filter(names, pattern), f"{pattern} names nothing"

@@ -11,9 +11,9 @@ namespace rnnfast::functions {
 using rnnfast::relu;
 using rnnfast::sigmoid;
 using rnnfast::tanh;
-using std::abs, std::atan, std::ceil, std::cos, std::cosh, std::erf, std::exp, std::exp2,
-    std::expm1, std::floor, std::log, std::log10, std::log1p, std::log2, std::pow, std::sin,
-    std::sinh, std::sqrt, std::trunc;
+using std::abs, std::atan, std::atan2, std::ceil, std::cos, std::cosh, std::erf, std::exp,
+    std::exp2, std::expm1, std::floor, std::fmod, std::log, std::log10, std::log1p, std::log2,
+    std::pow, std::sin, std::sinh, std::sqrt, std::trunc;
 
 // Those that std lacks. A NaN in either of two numbers is kept.
 #define RNNFAST_FUNCTIONS(S)                                                              \

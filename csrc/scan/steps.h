@@ -28,9 +28,10 @@ struct Buffer {
   int64_t clear;  // whether steps past a sequence's end get zeros
 };
 
-// A strided view of a weight: of output row r and column k, at offset + r·row + k·column.
+// A strided view of a weight: of output row r and column k, at offset + r·row + k·column, and of
+// block b of a block-diagonal one b·block further on.
 struct View {
-  int64_t weight, offset, row, column;
+  int64_t weight, offset, row, column, block;
 };
 
 // Runs body(context, id, n) for each id of n threads, or of fewer if no more are to be had.

@@ -31,9 +31,14 @@ def saved_like(kernel: Loops, problem: Problem) -> list[TensorLike]:
     """Of what forward leaves for backward: gx, "saved", "scalars", and the other states' values."""
     layout = kernel.layout
     T, B, H, dtype = problem.T, problem.B, problem.H, wide(problem.dtype)
-    widths = [layout.widths[name] for name in ("gx", "saved", "scalars")]
+    widths = [layout.widths[name] for name in _saved_names(layout)]
     widths += [H for k in _history_apart(layout, problem.options.all_states, problem.dtype)]
     return [((T, B, width), dtype) for width in widths]
+
+
+def _saved_names(layout: Layout) -> list[str]:
+    """Of the rows that forward leaves for backward, those that there are."""
+    return [name for name in ("gx", "saved", "scalars") if layout.widths[name]]
 
 
 def _history_apart(layout: Layout, all_states: bool, dtype: torch.dtype) -> list[int]:
@@ -61,7 +66,8 @@ def forward(kernel: Loops, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
         width = layout.widths[name]
         shape = (T, B, width) if training else (B, width)
         kind = run.STEP if training else run.SEQUENCE
-        rows[name] = Rows(gx.new_empty(shape), kind, width, clear=training)
+        made = gx.new_empty(shape) if width else None
+        rows[name] = Rows(made, kind, width, clear=training)
     rows["tmp"] = _sequence(gx, B, layout.forward.temporary)
     for k in range(count):
         values = history.get(k)
@@ -79,8 +85,8 @@ def forward(kernel: Loops, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
     if not training:
         return result, []
     apart = _history_apart(layout, own.options.all_states, storage)
-    saved = [gx, rows["saved"].base, rows["scalars"].base, *(history[k] for k in apart)]
-    return result, [tensor for tensor in saved if tensor is not None]
+    saved = [rows[name].base for name in _saved_names(layout)]
+    return result, [*(t for t in saved if t is not None), *(history[k] for k in apart)]
 
 
 def _loop(own: Scan, T: int, B: int) -> Loop:
@@ -95,7 +101,7 @@ def _loop(own: Scan, T: int, B: int) -> Loop:
 
 
 def _sequence(like: Tensor, B: int, width: int) -> Rows:
-    return Rows(like.new_empty(B, width), run.SEQUENCE, width)
+    return Rows(like.new_empty(B, width) if width else None, run.SEQUENCE, width)
 
 
 def backward(
@@ -111,14 +117,15 @@ class _Backward:
         self.scan = scan.to(self.dtype)
         self.H, self.count = scan.states[0].shape[1], len(scan.spec.states)
         self.kernel, self.layout = kernel, kernel.layout
-        gx, kept, scalars, *apart = saved.extra
+        names = _saved_names(self.layout)
+        self.buffers = dict(zip(names, saved.extra, strict=False))
+        apart = saved.extra[len(names) :]
         self.y = cast(saved.y, self.dtype).contiguous()
         self.history = {0: self.y}
         for k, trace in enumerate(saved.trace, start=1):
             self.history[k] = cast(trace, self.dtype).contiguous()
-        names = _history_apart(self.layout, scan.options.all_states, self.storage)
-        self.history.update(zip(names, apart, strict=True))
-        self.buffers = {"gx": gx, "saved": kept, "scalars": scalars}
+        others = _history_apart(self.layout, scan.options.all_states, self.storage)
+        self.history.update(zip(others, apart, strict=True))
         self.dstates = self._run(cotangents)
 
     def _run(self, cotangents: Cotangents) -> list[Tensor]:
@@ -126,11 +133,13 @@ class _Backward:
         T, B, _ = gx.shape
         rows = {n: Rows(t, run.STEP, t.shape[2]) for n, t in self.buffers.items()}
         for name in ("dgx", "dproduct"):
-            self.buffers[name] = made = gx.new_empty(T, B, layout.widths[name])
-            rows[name] = Rows(made, run.STEP, made.shape[2], clear=True)
+            if layout.widths[name]:
+                self.buffers[name] = made = gx.new_empty(T, B, layout.widths[name])
+                rows[name] = Rows(made, run.STEP, made.shape[2], clear=True)
         for name in ("acc", "acc1"):
-            self.buffers[name] = made = gx.new_zeros(B, layout.widths[name])
-            rows[name] = Rows(made, run.SEQUENCE, made.shape[1])
+            if layout.widths[name]:
+                self.buffers[name] = made = gx.new_zeros(B, layout.widths[name])
+                rows[name] = Rows(made, run.SEQUENCE, made.shape[1])
         rows["tmp"] = _sequence(gx, B, layout.backward.temporary)
         found = [torch.empty_like(gx[0, :, : self.H]) for _ in range(self.count)]
         init = [state.contiguous() for state in self.scan.states]

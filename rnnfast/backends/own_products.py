@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..problem import Gradients, Needs, Scan, cast
-from ..products.arithmetic import Rounding, wide_product
+from ..products.arithmetic import Rounding, block_product
 from ..products.gates import GateMajor, GateRows
 from ..products.gradients import Backward, BeganWith
 from ..steps.evaluate import view, whole
@@ -62,15 +62,25 @@ class Left:
                 found[where.weight] = total
             else:
                 view(sum_of(where.weight), where).add_(total)
+        made = products.of_projection(names)
         for weight, offset, place in self.layout.elements:
-            total = self._values(place).flatten(0, -2).sum(0)
-            sum_of(weight).view(-1)[offset : offset + total.shape[0]].add_(total)
+            total = self._sum(place, made.get("b_ih"))
+            if weight not in found and total.shape[0] == weights[weight].numel():
+                found[weight] = total.view(weights[weight].shape)
+            else:
+                sum_of(weight).view(-1)[offset : offset + total.shape[0]].add_(total)
         for name in names:
             if name not in ("w_ih", "b_ih"):
                 sum_of(name)
-        made = {n: self.rounding(d) for n, d in found.items()}
-        made.update(products.of_projection(names))
+        made.update((n, self.rounding(d)) for n, d in found.items())
         return [made[name] for name in names]
+
+    def _sum(self, place: Place, of_gx: Tensor | None) -> Tensor:
+        """Of the rows at ``place`` over steps and sequences; ``of_gx``: that of all of "dgx"."""
+        rows = self._values(place)
+        if of_gx is not None and place == ("dgx", 0, self.layout.widths["dgx"]):
+            return of_gx.to(rows.dtype, copy=True)
+        return rows.flatten(0, -2).sum(0)
 
     def _values(self, place: Place) -> Tensor:
         buffer, offset, width = place
@@ -79,13 +89,14 @@ class Left:
     def _matrix(self, matrix: MatrixGradient) -> Tensor:
         """Σ of the gradient's rows times the operand's."""
         gradient, operand = self._values(matrix.gradient), matrix.operand
+        blocks = matrix.matrix.blocks
         columns = slice(operand.offset, operand.offset + operand.width)
         if operand.buffer.startswith("state"):
             k = int(operand.buffer.removeprefix("state"))
             scan = self.scan._replace(states=[self.scan.states[k][:, columns]])
-            return BeganWith(scan, self.history[k][..., columns]).times(GateRows(gradient))
+            return BeganWith(scan, self.history[k][..., columns]).times(GateRows(gradient), blocks)
         if operand.buffer.startswith("new"):
             values = self.history[int(operand.buffer.removeprefix("new"))][..., columns]
         else:
             values = self._values(operand)
-        return wide_product(gradient.flatten(0, 1).t(), values.flatten(0, 1))
+        return block_product(gradient.flatten(0, 1), values.flatten(0, 1), blocks)

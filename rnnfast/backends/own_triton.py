@@ -28,7 +28,7 @@ Given = dict[str, Tensor | None]
 
 @constant_while_tracing
 def why_not(cell: str, hidden: int, bias: bool) -> str | None:
-    found = layout_of(cell, hidden, bias)
+    found = layout_of(cell, hidden, bias, blocks=True)
     if isinstance(found, str):
         return found
     if demanded() == "resident":
@@ -37,7 +37,7 @@ def why_not(cell: str, hidden: int, bias: bool) -> str | None:
 
 
 def _layout(cell: str, hidden: int, bias: bool) -> Layout:
-    found = layout_of(cell, hidden, bias)
+    found = layout_of(cell, hidden, bias, blocks=True)
     assert isinstance(found, Layout), found
     return found
 

@@ -77,7 +77,7 @@ def own_rows(cell: str, math: str, device: Device, H: int, B: int) -> Iterator[R
     Raises:
         InspectError: as ``rows``; or no kernels can be made of the step.
     """
-    layout = layout_of(cell, H, True)
+    layout = layout_of(cell, H, True, blocks=True)
     if isinstance(layout, str):
         raise InspectError(layout)
     ahead = _compiler(None)

@@ -20,6 +20,16 @@ def wide_product(left: Tensor, right: Tensor) -> Tensor:
     return left.to(dtype) @ right.to(dtype)
 
 
+def block_product(left: Tensor, right: Tensor, blocks: int) -> Tensor:
+    """leftᵀ @ right [R, C], of [N, R] and [N, C]; or, with ``blocks`` K, that of each K-th of the
+    columns with its own: [K, R/K, C/K]. In float32, of 16-bit tensors."""
+    if blocks == 1:
+        return wide_product(left.t(), right)
+    dtype = wide(left.dtype)
+    by_block = [t.to(dtype).unflatten(-1, (blocks, -1)).transpose(0, 1) for t in (left, right)]
+    return by_block[0].transpose(1, 2) @ by_block[1]
+
+
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """``total``, to which left @ right was added."""
     if left.dtype == total.dtype:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..problem import Gradients, Needs, Scan, cast, wide
 from ..rules import at_first_step, initial_h, states_between, without_padding
-from .arithmetic import Rounding, add_product, wide_product
+from .arithmetic import Rounding, add_product, block_product, wide_product
 from .gates import GateGradients, GateRows
 from .projection import weight_of_input
 
@@ -122,9 +122,14 @@ class BeganWith:
         self.scan, self.initial = scan, initial_h(scan)
         self.later, self.between = states_between(scan, y)
 
-    def times(self, rows: GateRows) -> Tensor:
-        """Σ over t and b of the rows' values at (t, b) times that h."""
-        total = wide_product(_columns(rows.values[self.later]), self.between.flatten(0, 1))
+    def times(self, rows: GateRows, blocks: int = 1) -> Tensor:
+        """Σ over t and b of the rows' values at (t, b) times that h; ``blocks`` as
+        ``block_product`` has it."""
+        later, between = rows.values[self.later].flatten(0, 1), self.between.flatten(0, 1)
+        total = block_product(later, between, blocks)
+        if blocks > 1:
+            first = at_first_step(self.scan, rows.values)
+            return total.add_(block_product(first, self.initial, blocks))
         return add_product(total, at_first_step(self.scan, rows.values).t(), self.initial)
 
 

@@ -51,7 +51,7 @@ def call(c: Context, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         name = c.func.overloadpacket.__name__.removesuffix("_")
         handler = HANDLERS.get(getattr(aten, name, None))
     if handler is None:
-        raise Unsupported("it is not in the vocabulary of kernels (docs/your-own-cell.md)")
+        raise Unsupported("it is not in the vocabulary of kernels (docs/step-vocabulary.md)")
     return handler(c, *args, **kwargs)
 
 
@@ -141,9 +141,9 @@ def _add(c: Context, a: Any, b: Any, alpha: float = 1) -> Value:
 
 @handles(aten.div)
 def _div(c: Context, a: Any, b: Any, rounding_mode: str | None = None) -> Value:
+    if rounding_mode == "floor":
+        return HANDLERS[aten.floor_divide](c, a, b)
     found = apply(c, "div", a, b)
-    if rounding_mode == "floor":  # torch's is not the floor of the quotient, which is rounded
-        raise Unsupported("it divides and rounds down")
     return found if rounding_mode is None else apply(c, "trunc", found)
 
 
@@ -331,6 +331,55 @@ def _split(c: Context, x: Any, sizes: Any, axis: int = 0) -> list[Any]:
 @handles(aten.cat)
 def _cat(c: Context, values: Sequence[Any], axis: int = 0) -> Value:
     return rows.cat([as_value(c, value) for value in values], axis)
+
+
+@handles(aten.repeat)
+def _repeat(c: Context, x: Any, times: Sequence[int]) -> Value:
+    value = as_value(c, x)
+    while value.dims < len(times):
+        value = rows.unsqueeze(value, 0)
+    for axis, count in enumerate(times):
+        if count != 1 and axis == value.batch:
+            raise Unsupported("it repeats the batch")
+        if count != 1:
+            value = rows.cat([value] * count, axis)
+    return value
+
+
+@handles(aten.roll)
+def _roll(c: Context, x: Any, shifts: Any, axes: Any = ()) -> Value:
+    value = as_value(c, x)
+    shifts, axes = ([v] if isinstance(v, int) else v for v in (shifts, axes))
+    if not axes:
+        raise Unsupported("it rolls the batch's axis, too")
+    for by, axis in zip(shifts, axes, strict=True):
+        value = rows.rolled(c.g, value, axis, by)
+    return value
+
+
+@handles(aten.constant_pad_nd)
+def _pad(c: Context, x: Any, padding: Sequence[int], value: float = 0) -> Value:
+    found = as_value(c, x)
+    for index in range(len(padding) // 2):
+        axis = found.dims - 1 - index
+        before, after = padding[2 * index : 2 * index + 2]
+        if before == after == 0:
+            continue
+        first, last = max(-before, 0), rows.size(found, axis) - max(-after, 0)
+        parts = [rows.narrow(c.g, found, axis, first, last)]
+        if before > 0:
+            parts.insert(0, _filled(c, found, axis, before, value))
+        if after > 0:
+            parts.append(_filled(c, found, axis, after, value))
+        found = rows.cat(parts, axis)
+    return found
+
+
+def _filled(c: Context, like: Value, axis: int, size: int, value: float) -> Value:
+    """As ``like``, but for the size of one axis."""
+    sizes = list(like.features)
+    sizes[like.feature_of(axis)] = size
+    return constant(c.g, float(value), sizes, like.batch)
 
 
 @handles(aten.stack)

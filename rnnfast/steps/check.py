@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..cells import CellSpec
 from ..cells.step_error import StepError
+from ..products.arithmetic import block_product
 from .evaluate import evaluate, view
 from .layout import Layout, Place, layout
 from .stages import Program, Store
@@ -34,16 +35,22 @@ def check(spec: CellSpec, hidden: int, bias: bool) -> None:
             numbers could be found to compare it by.
     """
     try:
-        made = layout(trace(spec, hidden, bias, torch.float64, checking=True), spec.gates)
+        made = [
+            layout(trace(spec, hidden, bias, torch.float64, True, blocks), spec.gates)
+            for blocks in (True, False)
+        ]
+        if not made[0].has_blocks():
+            made.pop()  # they are one
         compared: set[str] = set()
         names: set[str] = set()
         for sample in _samples(spec, hidden, bias):
             expected = _expected(spec, sample)
             with torch.no_grad():
-                found = _found(spec, made, sample)
+                each = [_found(spec, one, sample) for one in made]
             names |= expected.keys()
             for name, value in expected.items():
-                _compare(spec, name, found[name], value)
+                for found in each:
+                    _compare(spec, name, found[name], value)
                 if value.isfinite().double().mean() > 0.5:
                     compared.add(name)
     except StepError:
@@ -131,7 +138,8 @@ def _found(spec: CellSpec, made: Layout, sample: Sample) -> dict[str, Tensor]:
         return memory[place.buffer][:, place.offset : place.offset + max(place.width, 1)]
 
     for matrix, gradient, operand in made.matrices:
-        view(weights[matrix.weight], matrix).add_(values(gradient).t() @ values(operand))
+        total = block_product(values(gradient), values(operand), matrix.blocks)
+        view(weights[matrix.weight], matrix).add_(total)
     for weight, offset, place in made.elements:
         total = values(place).sum(0)
         weights[weight].view(-1)[offset : offset + total.shape[0]].add_(total)

@@ -27,7 +27,7 @@ class _Class(Emitter):
         pack = [line for k, group in enumerate(self.products) for line in self._pack(k, group)]
         shapes = [
             f"if (k == {k}) return {{{len(g.nodes)}, {self.needs.units(g.width)}, "
-            f"{self.needs.units(sum(arg.width for arg in g.operands))}}};"
+            f"{self.needs.units(sum(arg.width for arg in g.operands))}, {g.blocks}}};"
             for k, g in enumerate(self.products)
         ]
         lines = [
@@ -45,7 +45,7 @@ class _Class(Emitter):
             f"  static constexpr bool kBackward = {'true' if self.backward else 'false'};",
             "",
             "  static constexpr Product product(int k, int64_t H) {",
-            *indented(2, [*shapes, "return {1, H, H};"]),
+            *indented(2, [*shapes, "return {1, H, H, 1};"]),
             "  }",
             "",
             "  void pack(const Place& place) {",
@@ -85,7 +85,9 @@ class _Class(Emitter):
         if not self.backward or index != last or index == 0 or first.groups or first.waves:
             return False
         (group,) = stage.groups
-        alike = len(group.nodes) == 1 and {s.node.width for s in first.stores} == {group.width}
+        alike = len(group.nodes) == group.blocks == 1 and {s.node.width for s in first.stores} == {
+            group.width
+        }
         return alike and all(self.operand(arg)[0] != "tmp" for arg in group.operands)
 
     def _pack(self, k: int, group: Group) -> Iterator[str]:
@@ -105,7 +107,7 @@ class _Class(Emitter):
         runs: list[tuple[str, int, int]] = []  # (row, first, last) of operands side by side
         for arg in (group.operands[term] for term in self.order(group)):
             name, offset = self.operand(arg)
-            if runs and (name, offset) == (runs[-1][0], runs[-1][2]):
+            if runs and group.blocks == 1 and (name, offset) == (runs[-1][0], runs[-1][2]):
                 offset = runs.pop()[1]
             runs.append((name, offset, self.operand(arg)[1] + arg.width))
         segments = [

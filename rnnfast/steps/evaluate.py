@@ -12,8 +12,12 @@ from .operators import OPERATORS
 
 
 def view(weight: Tensor, matrix: Matrix) -> Tensor:
-    """The part of a weight that ``matrix`` means; writes to it are writes to the weight."""
-    sizes, strides = (matrix.rows, matrix.cols), (matrix.row_stride, matrix.col_stride)
+    """The part of a weight that ``matrix`` means, [rows, cols] or of each block
+    [blocks, rows, cols]; writes to it are writes to the weight."""
+    sizes = [matrix.rows // matrix.blocks, matrix.cols // matrix.blocks]
+    strides = [matrix.row_stride, matrix.col_stride]
+    if matrix.blocks > 1:
+        sizes, strides = [matrix.blocks, *sizes], [matrix.block_stride, *strides]
     return weight.as_strided(sizes, strides, weight.storage_offset() + matrix.offset)
 
 
@@ -35,6 +39,13 @@ def evaluate(
     return found
 
 
+def _times(weight: Tensor, x: Tensor) -> Tensor:
+    """x [B, cols] times all of a view's blocks: [B, rows]."""
+    if weight.dim() == 2:
+        return x @ weight.t()
+    return torch.einsum("bki,koi->bko", x.unflatten(-1, (weight.shape[0], -1)), weight).flatten(1)
+
+
 def _value(
     node: Node, args: list[Tensor], rows: Mapping[str, Tensor], weights: Mapping[str, Tensor]
 ) -> Tensor:
@@ -49,7 +60,8 @@ def _value(
     if node.op == "product":
         pairs = zip(node.attrs, args, strict=True)
         return sum(
-            (x @ view(weights[m.weight], m).t() for m, x in pairs), torch.zeros((), device="cpu")
+            (_times(view(weights[m.weight], m), x) for m, x in pairs),
+            torch.zeros((), device="cpu"),
         )
     if node.op == "rsum":
         return args[0].sum(-1, keepdim=True)

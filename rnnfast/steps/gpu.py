@@ -14,21 +14,22 @@ from .run import checked
 from .trace import trace
 
 
-def layout_of(cell: str, hidden: int, bias: bool) -> Layout | str:
-    """In float32, as all that is on its way has it; why there is none."""
-    return _made(CELLS[cell], hidden, bias)  # kept by the cell, not by what it is called
+def layout_of(cell: str, hidden: int, bias: bool, blocks: bool = False) -> Layout | str:
+    """In float32, as all that is on its way has it; why there is none. ``blocks``: a
+    block-diagonal product may be one, not one for each block."""
+    return _made(CELLS[cell], hidden, bias, blocks)  # kept by the cell, not by what it is called
 
 
 @functools.lru_cache(maxsize=256)
-def _made(spec: CellSpec, hidden: int, bias: bool) -> Layout | str:
+def _made(spec: CellSpec, hidden: int, bias: bool, blocks: bool) -> Layout | str:
     """In a thread of its own, where none of the caller's modes, hooks and settings are."""
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_make, spec, hidden, bias).result()
+        return thread.submit(_make, spec, hidden, bias, blocks).result()
 
 
-def _make(spec: CellSpec, hidden: int, bias: bool) -> Layout | str:
+def _make(spec: CellSpec, hidden: int, bias: bool, blocks: bool) -> Layout | str:
     try:
         checked(spec, hidden, bias)
-        return layout(trace(spec, hidden, bias, torch.float32), spec.gates)
+        return layout(trace(spec, hidden, bias, torch.float32, blocks=blocks), spec.gates)
     except StepError as error:
         return str(error)

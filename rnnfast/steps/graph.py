@@ -17,7 +17,12 @@ REDUCTIONS = ("rsum", "rmax")
 
 
 class Matrix(NamedTuple):
-    """A strided view of a weight's elements: output row r, column k is at offset + r·rs + k·cs."""
+    """A strided view of a weight's elements: output row r, column k is at offset + r·rs + k·cs.
+
+    With ``blocks`` it is block-diagonal: ``rows`` and ``cols`` are of all blocks, block b begins
+    ``block_stride``·b further on, and r and k are counted within it. Only a trace that was asked
+    for blocks has such ones.
+    """
 
     weight: str
     offset: int
@@ -25,15 +30,33 @@ class Matrix(NamedTuple):
     cols: int
     row_stride: int
     col_stride: int
+    blocks: int = 1
+    block_stride: int = 0
 
     def t(self) -> Matrix:
-        return Matrix(
-            self.weight, self.offset, self.cols, self.rows, self.col_stride, self.row_stride
+        return self._replace(
+            rows=self.cols,
+            cols=self.rows,
+            row_stride=self.col_stride,
+            col_stride=self.row_stride,
         )
 
     def part(self, first: int, rows: int) -> Matrix:
-        """Some of its rows."""
+        """Some of its rows, of a matrix without blocks."""
         return self._replace(offset=self.offset + first * self.row_stride, rows=rows)
+
+    def some_blocks(self, first: int, count: int) -> Matrix:
+        return self._replace(
+            offset=self.offset + first * self.block_stride,
+            rows=self.rows // self.blocks * count,
+            cols=self.cols // self.blocks * count,
+            blocks=count,
+            block_stride=self.block_stride if count > 1 else 0,
+        )
+
+
+class Crossing(Exception):
+    """A part is asked for of a block-diagonal product that goes across its blocks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +91,14 @@ _IDENTITIES: dict[str, tuple[float, bool]] = {  # the value that changes nothing
 
 class Graph:
     """Makes nodes, each once. ``fold``: the value of an operator of constants, None for no
-    number."""
+    number. ``joins``: how wide nodes become that are put together from parts; 0: none."""
 
-    def __init__(self, fold: Callable[[str, Sequence[float]], float | None]) -> None:
+    def __init__(
+        self, fold: Callable[[str, Sequence[float]], float | None], joins: int = 0
+    ) -> None:
+        self.joins = joins
         self._known: dict[tuple[Any, ...], Node] = {}
+        self._joined: dict[tuple[Node, ...], Node | None] = {}
         self._fold = fold
 
     def _node(self, op: str, args: tuple[Node, ...], attrs: tuple[Any, ...], width: int) -> Node:
@@ -142,20 +169,84 @@ class Graph:
             weight, offset, stride = node.attrs
             return self.param(weight, offset + first * stride, stride, width)
         if node.op == "product":
-            terms = zip(node.attrs, node.args, strict=True)
-            return self.product([(m.part(first, width), arg) for m, arg in terms])
+            return self._part_of_product(node, first, width)
         if node.op == "spread":
             return self.spread(node.args[0], width)
         return self(node.op, *(self.part(arg, first, width) for arg in node.args))
 
+    def _part_of_product(self, node: Node, first: int, width: int) -> Node:
+        terms = list(zip(node.attrs, node.args, strict=True))
+        if node.attrs[0].blocks == 1:
+            return self.product([(m.part(first, width), arg) for m, arg in terms])
+        rows = node.width // node.attrs[0].blocks
+        low, high = first // rows, -(-(first + width) // rows)
+        if high - low > 1 and (first % rows or width % rows):
+            raise Crossing
+        found = []
+        for matrix, arg in terms:
+            columns = matrix.cols // matrix.blocks
+            operand = self.part(arg, low * columns, (high - low) * columns)
+            found.append((matrix.some_blocks(low, high - low), operand))
+        return self.part(self.product(found), first - low * rows, width)
+
+    def joined(self, nodes: Sequence[Node]) -> Node | None:
+        """The node whose parts, one behind the other, ``nodes`` are, if there is one: the other
+        way of ``part``. Products of blocks that are evenly spaced become one."""
+        key = tuple(nodes)
+        if key not in self._joined:
+            self._joined[key] = self._join(key)
+        return self._joined[key]
+
+    def _join(self, nodes: tuple[Node, ...]) -> Node | None:
+        first, width = nodes[0], sum(node.width for node in nodes)
+        if first.scalar:
+            return first if all(node is first for node in nodes) else None
+        if any((n.op, len(n.args), n.scalar) != (first.op, len(first.args), False) for n in nodes):
+            return None
+        if first.op in ("load", "param"):
+            name, offset, stride = first.attrs if first.op == "param" else (*first.attrs, 1)
+            for node in nodes:
+                if (node.attrs[:2], node.attrs[2:]) != ((name, offset), first.attrs[2:]):
+                    return None
+                offset += node.width * stride
+            return self._node(first.op, (), first.attrs, width)
+        if first.op == "product":
+            return self._join_products(nodes)
+        args = []
+        for same in zip(*(node.args for node in nodes), strict=True):
+            arg = self.joined(same)
+            if arg is None:
+                return None
+            args.append(arg)
+        return self.spread(args[0], width) if first.op == "spread" else self(first.op, *args)
+
+    def _join_products(self, nodes: tuple[Node, ...]) -> Node | None:
+        """Block by block, each with its own part of the operands."""
+        terms = []
+        for k, first in enumerate(nodes[0].attrs):
+            matrices = [node.attrs[k] for node in nodes]
+            stride = matrices[1].offset - first.offset
+            if first.blocks > 1 or any(
+                m != first._replace(offset=first.offset + at * stride)
+                for at, m in enumerate(matrices)
+            ):
+                return None
+            operand = self.joined([node.args[k] for node in nodes])
+            if operand is None or operand.scalar:
+                return None
+            rows, cols, count = first.rows * len(nodes), first.cols * len(nodes), len(nodes)
+            wider = first._replace(rows=rows, cols=cols, blocks=count, block_stride=stride)
+            terms.append((wider, operand))
+        return self.product(terms)
+
     def total(self, nodes: Sequence[Node]) -> Node:
-        """Their sum; products become one."""
-        products = [node for node in nodes if node.op == "product"]
+        """Their sum; products become one, those of as many blocks."""
         rest = [node for node in nodes if node.op != "product"]
-        if len(products) > 1:
-            terms = [t for p in products for t in zip(p.attrs, p.args, strict=True)]
-            products = [self.product(terms)]
-        found, *more = [*rest, *products]
+        apart: dict[int, list[tuple[Matrix, Node]]] = {}
+        for node in (node for node in nodes if node.op == "product"):
+            terms = apart.setdefault(node.attrs[0].blocks, [])
+            terms += zip(node.attrs, node.args, strict=True)
+        found, *more = [*rest, *(self.product(terms) for terms in apart.values())]
         for node in more:
             found = self("add", found, node)
         return found

@@ -56,6 +56,15 @@ class Layout:
     matrices: list[MatrixGradient]
     elements: list[ElementGradient]
 
+    def has_blocks(self) -> bool:
+        """Whether a product is one of block-diagonal matrices."""
+        return any(
+            group.blocks > 1
+            for program in (self.forward, self.backward)
+            for stage in program.stages
+            for group in stage.groups
+        )
+
 
 def layout(traced: Traced, gates: int) -> Layout:
     derived = derive(traced)
@@ -71,7 +80,7 @@ def layout(traced: Traced, gates: int) -> Layout:
         {**widths, "gx": gates * traced.hidden, "dgx": gates * traced.hidden},
         {k for k in kept.old | kept.new if k > 0},
         _merged(backward.matrices),
-        backward.elements,
+        _merged_elements(backward.elements),
     )
 
 
@@ -227,7 +236,7 @@ class _Backward:
         return Place("dproduct", offset, node.width)
 
     def _matrices(self, derived: Derived) -> None:
-        for matrix, d, operand in derived.outers:
+        for matrix, d, operand in sorted(derived.outers, key=lambda o: o.matrix):  # to be merged
             read = self._read.get(operand, operand)
             assert read.op == "load", read
             place = Place(read.attrs[0], read.attrs[1], read.width)
@@ -235,7 +244,7 @@ class _Backward:
 
     def _elements(self, derived: Derived) -> None:
         stored = {s.node: s for s in self.stores if s.buffer in ("dgx", "dproduct")}
-        for weight, offset, d in derived.weights:
+        for weight, offset, d in sorted(derived.weights, key=lambda w: w[:2]):
             node = self._own(d)
             if node in stored and not node.scalar:
                 place = Place(stored[node].buffer, stored[node].offset, node.width)
@@ -260,11 +269,34 @@ def _merged(found: list[MatrixGradient]) -> list[MatrixGradient]:
     return made
 
 
+def _merged_elements(found: list[ElementGradient]) -> list[ElementGradient]:
+    """The same, of weights' elements."""
+    made: list[ElementGradient] = []
+    for one in sorted(found):
+        if made and _continues(made[-1], one):
+            weight, offset, place = made.pop()
+            wider = place._replace(width=_units(place) + _units(one.gradient))
+            one = ElementGradient(weight, offset, wider)
+        made.append(one)
+    return made
+
+
+def _continues(a: ElementGradient, b: ElementGradient) -> bool:
+    place, units = a.gradient, _units(a.gradient)
+    next_place = (place.buffer, place.offset + units)
+    return (a.weight, a.offset + units, next_place) == (b.weight, b.offset, b.gradient[:2])
+
+
+def _units(place: Place) -> int:
+    return max(place.width, 1)  # a single element has width 0
+
+
 def _follows(a: MatrixGradient, b: MatrixGradient) -> bool:
     matrix, place = a.matrix, a.gradient
     next_row = matrix.offset + matrix.rows * matrix.row_stride
     return (
-        a.operand == b.operand
+        matrix.blocks == 1
+        and a.operand == b.operand
         and matrix._replace(offset=next_row, rows=b.matrix.rows) == b.matrix
         and place._replace(offset=place.offset + place.width, width=b.gradient.width) == b.gradient
     )

@@ -76,6 +76,35 @@ def _larger(better: str) -> Derivative:
     return derivative
 
 
+def _most(g: Graph, node: Node, d: Node) -> Sequence[Node | None]:
+    """Of the largest of several, made two by two: what are equally large share alike."""
+    counts = [_count_of(g, arg, node) for arg in node.args]
+    share = g("div", d, g("add", *counts))
+    return [g("mul", share, count) for count in counts]
+
+
+def _count_of(g: Graph, node: Node, largest: Node) -> Node:
+    """How many of those that ``node`` is the largest of are as large as ``largest``."""
+    if node.op == "most":
+        return g("add", *(_count_of(g, arg, largest) for arg in node.args))
+    if node.op == "rmax":
+        x = node.args[0]
+        return g.reduce("rsum", number(g, g("eq", x, largest)), x.width)
+    return number(g, g("eq", node, largest))
+
+
+def _atan2(g: Graph, node: Node, d: Node) -> Sequence[Node | None]:
+    a, b = node.args
+    length, zero = g("add", _square(g, a), _square(g, b)), g.const(0.0)
+    share = g("where", g("eq", length, zero), zero, g("div", d, length))
+    return g("mul", share, b), g("neg", g("mul", share, a))
+
+
+def _fmod(g: Graph, node: Node, d: Node) -> Sequence[Node | None]:
+    a, b = node.args
+    return d, g("neg", g("mul", d, g("trunc", g("div", a, b))))
+
+
 def _pow(g: Graph, node: Node, d: Node) -> Sequence[Node | None]:
     a, b = node.args
     one, zero = g.const(1.0), g.const(0.0)
@@ -154,6 +183,8 @@ OPERATORS: dict[str, Operator] = {
     "where": Operator(torch.where, "where({0}, {1}, {2})", _where),
     "maximum": Operator(torch.maximum, "maximum({0}, {1})", _larger("gt")),
     "minimum": Operator(torch.minimum, "minimum({0}, {1})", _larger("lt")),
+    # made by rows.reduce
+    "most": Operator(torch.maximum, "maximum({0}, {1})", _most),
     "relu": Operator(torch.relu, "relu({0})", _relu),
     "sqrt": Operator(
         torch.sqrt, "sqrt({0})", _times(lambda g, x, y: _over(g, 0.5, y)), cheap=False
@@ -192,6 +223,8 @@ OPERATORS: dict[str, Operator] = {
     "atan": _function(
         torch.atan, "atan", lambda g, x, y: _over(g, 1.0, g("add", _square(g, x), _one(g)))
     ),
+    "atan2": Operator(torch.atan2, "atan2({0}, {1})", _atan2, cheap=False),
+    "fmod": Operator(torch.fmod, "fmod({0}, {1})", _fmod, cheap=False),
     "pow": Operator(torch.pow, "pow({0}, {1})", _pow, cheap=False),
 }
 

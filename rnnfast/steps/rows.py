@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ from .values import (
     with_axis,
 )
 from .weights import Weight, in_grains
+
+Pairwise = Callable[[Value, Value], Value]
 
 
 def dims_of(x: Value | Weight) -> int:
@@ -96,6 +98,15 @@ def select(g: Graph, x: Any, axis: int, index: int) -> Any:
     return squeeze(narrow(g, x, axis, index, index + 1), axis)
 
 
+def rolled(g: Graph, x: Value, axis: int, by: int) -> Value:
+    """Units moved along an axis by ``by``, and those that fall off put in front."""
+    whole = size(x, axis)
+    by %= whole
+    if by == 0:
+        return x
+    return cat([narrow(g, x, axis, whole - by, whole), narrow(g, x, axis, 0, whole - by)], axis)
+
+
 def cat(values: Sequence[Value], axis: int) -> Value:
     batch = next((v.batch for v in values if v.batch is not None), None)
     if any(v.batch not in (None, batch) for v in values):
@@ -132,9 +143,11 @@ def count(x: Value, axes: Any) -> float:
 
 def reduce(g: Graph, op: str, x: Value, axes: Any, keepdim: bool) -> Value:
     """``op`` is "rsum" or "rmax"."""
-    both = "add" if op == "rsum" else "maximum"
-    x = broadcast(lambda nodes: number(g, nodes[0]), g, [canonical(x)])
-    own, x = _features(x, axes), canonical(x)
+    both = "add" if op == "rsum" else "most"
+    x = broadcast(lambda nodes: number(g, nodes[0]), g, [x])
+    own = _features(x, axes)
+    if x.features and x.features[x.along] == 1:
+        x = canonical(x)
     features, found = list(x.features), x
     rows: list[Row]
     for axis in own:
@@ -146,6 +159,21 @@ def reduce(g: Graph, op: str, x: Value, axes: Any, keepdim: bool) -> Value:
             rows = [_across(g, both, list(group)) for group in array.reshape(-1, array.shape[-1])]
         found = make(features, x.batch, rows, x.along)
     return found if keepdim else squeeze(found, axes if own else None)
+
+
+def over_axes(g: Graph, x: Value, axis: int, keepdim: bool, both: Pairwise, what: str) -> Value:
+    """``both`` of the values along an axis, from the first on, where that is written out."""
+    own = x.feature_of(axis)
+    if x.features[own] == 1:
+        return x if keepdim else squeeze(x, axis)
+    if x.features[x.along] == 1:
+        x = canonical(x)
+    if own == x.along:
+        raise Unsupported(what)
+    found, *more = [select(g, x, axis, index) for index in range(x.features[own])]
+    for value in more:
+        found = both(found, value)
+    return unsqueeze(found, axis % x.dims) if keepdim else found
 
 
 def _reduced(g: Graph, op: str, both: str, row: Row) -> Node:

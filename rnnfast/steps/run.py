@@ -27,19 +27,8 @@ _pointer = ctypes.c_void_p
 STEP, SEQUENCE, OLD, OLD_SLOT, NEW_SLOT, NEW, INCOMING, OUTGOING = range(8)
 
 
-class _Buffer(ctypes.Structure):
-    _fields_ = [
-        ("base", _pointer),
-        ("init", _pointer),
-        ("last", _pointer),
-        ("width", _int),
-        ("kind", _int),
-        ("clear", _int),
-    ]
-
-
 class _View(ctypes.Structure):
-    _fields_ = [("weight", _int), ("offset", _int), ("row", _int), ("column", _int)]
+    _fields_ = [(name, _int) for name in ("weight", "offset", "row", "column", "block")]
 
 
 class Arguments(ctypes.Structure):
@@ -53,10 +42,10 @@ class Arguments(ctypes.Structure):
         ("units", _int),
         ("lengths", _pointer),
         ("resets", _pointer),
-        ("buffers", ctypes.POINTER(_Buffer)),
-        ("weights", ctypes.POINTER(_pointer)),
-        ("views", ctypes.POINTER(_View)),
-        ("constants", ctypes.POINTER(ctypes.c_double)),
+        ("buffers", _pointer),
+        ("weights", _pointer),
+        ("views", _pointer),
+        ("constants", _pointer),
         ("grad_clip_time", ctypes.c_double),
         ("workspace", _pointer),
         ("team", _pointer),
@@ -94,14 +83,23 @@ class Loops:
     def __init__(self, made: Source, loaded: ctypes.CDLL, where: str) -> None:
         self.source, self.layout, self.loaded, self.where = made, made.layout, loaded, where
         views = [
-            _View(made.needs.weights.index(m.weight), m.offset, m.row_stride, m.col_stride)
+            _View(
+                made.needs.weights.index(m.weight),
+                m.offset,
+                m.row_stride,
+                m.col_stride,
+                m.block_stride,
+            )
             for m in made.needs.views
         ]
         self._views = (_View * max(len(views), 1))(*views)
         constants = made.needs.constants
         self._constants = (ctypes.c_double * max(len(constants), 1))(*constants)
+        self.calls = {}
         for name in ("forward", "backward"):
-            getattr(loaded, f"rnnfast_{name}_bytes").restype = _int
+            call, size = (getattr(loaded, f"rnnfast_{name}{end}") for end in ("", "_bytes"))
+            size.restype = _int
+            self.calls[name] = call, size
 
     def describe(self) -> str:
         """What was made of the step, and where it is kept."""
@@ -125,9 +123,12 @@ class Loops:
     def _call(
         self, name: str, buffers: Sequence[str], loop: Loop, rows: Mapping[str, Rows]
     ) -> None:
-        table = (_Buffer * max(len(buffers), 1))(*(_buffer(rows[buffer]) for buffer in buffers))
+        fields: list[int] = []
+        for buffer in buffers:
+            fields += _buffer(rows[buffer])
+        table = (_int * len(fields))(*fields)
         names = self.source.needs.weights
-        weights = (_pointer * max(len(names), 1))(*(loop.weights[n].data_ptr() for n in names))
+        weights = (_int * len(names))(*(loop.weights[name].data_ptr() for name in names))
         arguments = Arguments(
             loop.T,
             loop.B,
@@ -136,19 +137,19 @@ class Loops:
             loop.training,
             0,
             0,
-            _address(loop.lengths),
-            _address(loop.resets),
-            table,
-            weights,
-            self._views,
-            self._constants,
+            None if loop.lengths is None else loop.lengths.data_ptr(),
+            None if loop.resets is None else loop.resets.data_ptr(),
+            ctypes.addressof(table),
+            ctypes.addressof(weights),
+            ctypes.addressof(self._views),
+            ctypes.addressof(self._constants),
             loop.grad_clip_time,
         )
         self.run(name, arguments, _device(rows))
 
     def bytes(self, name: str, arguments: Arguments) -> int:
         """Of workspace."""
-        return int(getattr(self.loaded, f"rnnfast_{name}_bytes")(ctypes.byref(arguments)))
+        return int(self.calls[name][1](ctypes.byref(arguments)))
 
     def run(self, name: str, arguments: Arguments, device: torch.device) -> None:
         """Calls the loop; what is of a device in the arguments is not filled in yet."""
@@ -162,27 +163,30 @@ class Kernel(Loops):
         super().__init__(made, loaded, library.status(made.text))
         self._scalar_bytes = dtype.itemsize
         self._cost = _cost(made)
-        for name in ("forward", "backward"):
-            getattr(loaded, f"rnnfast_{name}").restype = None
+        self._split = functools.lru_cache(maxsize=64)(self._split_of)
+        for call, _ in self.calls.values():
+            call.restype = None
 
     def split(self, B: int) -> tuple[int, int, str]:
         """Threads for the rows and for the units of a batch of B, and that in words."""
+        return self._split(B, torch.get_num_threads())
+
+    def _split_of(self, B: int, threads: int) -> tuple[int, int, str]:
         H = self.layout.traced.hidden
         return _module().cpu_split(*self._cost, B, H, self._scalar_bytes)
 
     def run(self, name: str, arguments: Arguments, device: torch.device) -> None:
         arguments.rows, arguments.units, _ = self.split(arguments.B)
-        arguments.team = _module().cpu_team()
-        workspace = _workspace(self.bytes(name, arguments))
-        arguments.workspace = (workspace.data_ptr() + 63) & ~63
-        getattr(self.loaded, f"rnnfast_{name}")(ctypes.byref(arguments))
+        arguments.team = _team()
+        arguments.workspace = _workspace(self.bytes(name, arguments))
+        self.calls[name][0](ctypes.byref(arguments))
 
 
 def _cost(made: Source) -> tuple[float, int, int]:
     """Weights, gates and meetings of a step, for the plan of its threads."""
     stages = made.layout.forward.stages
     weights = sum(
-        group.width * len(group.nodes) * sum(arg.width for arg in group.operands)
+        group.width * len(group.nodes) * sum(arg.width for arg in group.operands) // group.blocks
         for stage in stages
         for group in stage.groups
     )
@@ -194,38 +198,35 @@ def _module() -> Any:
     return _ext.load()
 
 
+@functools.cache
+def _team() -> int:
+    return int(_module().cpu_team())
+
+
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _buffer(rows: Rows) -> _Buffer:
-    return _Buffer(
-        _address(rows.base),
-        _address(rows.init),
-        _address(rows.last),
-        rows.width,
-        rows.kind,
-        rows.clear,
-    )
+def _buffer(rows: Rows) -> tuple[int, ...]:
+    """The fields of a Buffer."""
+    base, kind, width, *ends, clear = rows
+    init, last = (0 if end is None else end.data_ptr() for end in ends)
+    return 0 if base is None else base.data_ptr(), init, last, width, kind, clear
 
 
 def _device(rows: Mapping[str, Rows]) -> torch.device:
     return next(row.base.device for row in rows.values() if row.base is not None)
 
 
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
 _kept = threading.local()
 
 
-def _workspace(size: int) -> Tensor:
-    """At least ``size`` bytes that this thread's calls share, one after the other."""
+def _workspace(size: int) -> int:
+    """Where there are ``size`` bytes that this thread's calls share, one after the other."""
     found: Tensor | None = getattr(_kept, "workspace", None)
     if found is None or found.numel() < size + 64:
         found = _kept.workspace = torch.empty(size + 64, dtype=torch.uint8, device="cpu")
-    return found
+    return (found.data_ptr() + 63) & ~63
 
 
 def kernel(cell: str, hidden: int, bias: bool, dtype: torch.dtype) -> Kernel | str:

@@ -20,8 +20,8 @@ class CudaKernel(Loops):
 
     def __init__(self, made: Source, loaded: ctypes.CDLL, where: str) -> None:
         super().__init__(made, loaded, where)
-        for name in ("forward", "backward"):
-            getattr(loaded, f"rnnfast_{name}").restype = ctypes.c_char_p
+        for call, _ in self.calls.values():
+            call.restype = ctypes.c_char_p
 
     def run(self, name: str, arguments: Arguments, device: torch.device) -> None:
         with torch.cuda.device(device):
@@ -33,8 +33,7 @@ class CudaKernel(Loops):
         size = self.bytes(name, arguments)
         workspace = torch.empty(size, dtype=torch.uint8, device=device)
         arguments.workspace = workspace.data_ptr()
-        loop = getattr(self.loaded, f"rnnfast_{name}")
-        failed = loop(ctypes.byref(arguments), ctypes.c_void_p(stream))
+        failed = self.calls[name][0](ctypes.byref(arguments), ctypes.c_void_p(stream))
         if failed is not None:
             raise RuntimeError(failed.decode())
 

@@ -33,7 +33,7 @@ def source(spec: CellSpec, hidden: int, bias: bool, dtype: torch.dtype) -> Sourc
     Raises:
         StepError: no kernel can be made of the step.
     """
-    made = layout(trace(spec, hidden, bias, dtype), spec.gates)
+    made = layout(trace(spec, hidden, bias, dtype, blocks=True), spec.gates)
     needs = Needs(hidden)
     forward = emit("Forward", made.forward, needs, backward=False)
     backward = emit("Backward", made.backward, needs, backward=True)

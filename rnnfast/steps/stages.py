@@ -30,7 +30,7 @@ class Store(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Products of the same operands, equally wide: made together."""
+    """Products of the same operands, equally wide and of as many blocks: made together."""
 
     nodes: tuple[Node, ...]
 
@@ -41,6 +41,10 @@ class Group(NamedTuple):
     @property
     def width(self) -> int:
         return self.nodes[0].width
+
+    @property
+    def blocks(self) -> int:
+        return int(self.nodes[0].attrs[0].blocks)
 
     @property
     def matrices(self) -> list[tuple[Matrix, ...]]:
@@ -216,11 +220,12 @@ class _Planner:
     # --- a stage's contents ----------------------------------------------------------------------
 
     def _fill(self, stage: Stage, index: int) -> None:
-        products: dict[tuple[tuple[Node, ...], int], list[Node]] = {}
+        products: dict[tuple[tuple[Node, ...], int, int], list[Node]] = {}
         reductions = []
         for node in self.nodes:
             if self.stage[node] == index and node.op == "product":
-                products.setdefault((node.args, node.width), []).append(node)
+                alike = (node.args, node.width, node.attrs[0].blocks)
+                products.setdefault(alike, []).append(node)
             elif self.stage[node] == index and node.op in REDUCTIONS:
                 reductions.append(node)
         for nodes in products.values():

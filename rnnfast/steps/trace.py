@@ -19,9 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..cells import CellSpec, StepWeights
 from ..cells.step_error import StepError, code_of
 from . import activations as _activations  # noqa: F401  registers what it handles
+from . import aten_more as _aten_more  # noqa: F401
 from . import aten_rows as _aten_rows  # noqa: F401
 from .aten import Context, aten, call
-from .graph import Graph
+from .graph import Crossing, Graph, ordered
 from .operators import clamp_keeps_bound, clamp_shares_ties, fold
 from .values import Piece, Row, Unsupported, Value, batch_size, make, rows_of, width_of
 from .weights import Weight, in_grains
@@ -56,9 +57,11 @@ def trace(
     bias: bool,
     dtype: torch.dtype = torch.float32,
     checking: bool = False,
+    blocks: bool = False,
 ) -> Traced:
     """The graph of ``spec``'s step for layers of ``hidden`` units, with or without bias, computed
-    in ``dtype``. ``checking``: where the step asks for float32, ``dtype`` will do.
+    in ``dtype``. ``checking``: where the step asks for float32, ``dtype`` will do. ``blocks``:
+    products by heads may be one product of a block-diagonal matrix, rather than one a head.
 
     Raises:
         StepError: an operator, or a use of one, that is outside the vocabulary.
@@ -68,9 +71,15 @@ def trace(
     try:
         grain = hidden
         while True:
-            run = _Run(spec, hidden, bias, dtype, grain, checking)
-            states = run.states()
-            finer = math.gcd(grain, *(n.width for n in run.graph.nodes() if n.width > 0))
+            run = _Run(spec, hidden, bias, dtype, grain, checking, blocks)
+            try:
+                states = run.states()
+            except Crossing:
+                blocks = False
+                continue
+            nodes = ordered([piece.node for row in states for piece in row])
+            widths = [piece.width for row in states for piece in row]
+            finer = math.gcd(grain, *widths, *(node.width for node in nodes if node.width > 0))
             if finer == grain or grain // finer > 32:
                 return Traced(run.graph, states, grain, hidden)
             grain = finer
@@ -96,9 +105,11 @@ class _Run(TorchDispatchMode):
         dtype: torch.dtype,
         grain: int,
         checking: bool,
+        blocks: bool,
     ) -> None:
         super().__init__()
-        self.graph, self.grain, self.hidden = Graph(fold), grain, hidden
+        self.graph = Graph(fold, grain if blocks else 0)
+        self.grain, self.hidden = grain, hidden
         self._dtype = dtype
         # the check in float64 is of steps that layers in float32 run, too
         self._dtypes = (dtype, torch.float32) if checking else (dtype,)
@@ -116,7 +127,7 @@ class _Run(TorchDispatchMode):
         try:
             with torch.no_grad(), self:
                 news = self._spec.step(gx, olds, step_weights(weights))
-        except StepError:
+        except (StepError, Crossing):
             raise
         except Exception as error:
             raise StepError(

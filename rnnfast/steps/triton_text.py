@@ -35,12 +35,13 @@ NUMBERS = ("step", "T", "B", "reverse", "bound", "limit")  # Triton makes nothin
 class Launch(NamedTuple):
     """``function``: its name. ``units``: the most that it makes of a row. ``whole``: a program has
     whole rows, else a tile of them. ``planes``: the sums of a product that a program holds for each
-    unit, 0 for none."""
+    unit, 0 for none. ``blocks``: the grid goes over so many blocks of ``units`` each."""
 
     function: str
     units: int
     whole: bool
     planes: int
+    blocks: int = 1
 
 
 @dataclass
@@ -113,15 +114,17 @@ class _Pass:
             return len(self.program.scalars)
         return self.layout.widths.get(buffer, self.layout.traced.hidden)
 
-    def add(self, function: _Function, planes: int = 0, whole: bool = False) -> None:
+    def add(
+        self, function: _Function, planes: int = 0, whole: bool = False, blocks: int = 1
+    ) -> None:
         name = f"{self.name}_{len(self.functions)}"
         self.functions.append(function.text(name))
-        self.launches.append(Launch(name, function.widest, whole, planes))
+        self.launches.append(Launch(name, function.widest, whole, planes, blocks))
 
     def _product(self, index: int, group: Group, stage: Stage | None) -> None:
         """``stage``: the one whose pointwise part is done on the sums; None: they go to memory."""
         function = _Function(self, index)
-        function.tile(group.width)
+        function.tile(group.width, group.blocks)
         function.multiply(group)
         names = {node: f"x{plane}" for plane, node in enumerate(group.nodes)}
         stores = [] if stage is None else stage.stores
@@ -130,7 +133,7 @@ class _Pass:
                 buffer, offset = self.program.at[node]
                 stores.append(Store(node, buffer, offset))
         function.pointwise(stores, names)
-        self.add(function, planes=len(group.nodes))
+        self.add(function, planes=len(group.nodes), blocks=group.blocks)
 
     def _units(self, index: int, stage: Stage) -> None:
         function = _Function(self, index)
@@ -229,12 +232,15 @@ class _Function:
             self.lines.append("tl.debug_barrier()")
         self.stage = stage
 
-    def tile(self, width: int) -> None:
-        """The program's units of ``width``."""
-        self.widest = max(self.widest, width)
+    def tile(self, width: int, blocks: int = 1) -> None:
+        """The program's units of ``width``, all of one block."""
+        each = width // blocks
+        self.widest = max(self.widest, each)
         self.lines += [
-            "unit = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)[None, :]",
-            f"in_units = unit < {width}",
+            "own_unit = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)[None, :]",
+            f"in_units = own_unit < {each}",
+            "block = tl.program_id(2)",
+            "unit = own_unit" if blocks == 1 else f"unit = block * {each} + own_unit",
             "m = in_batch & in_units",
         ]
 
@@ -242,8 +248,11 @@ class _Function:
         planes = range(len(group.nodes))
         self.lines += [f"x{p} = tl.zeros((BLOCK_B, BLOCK_H), tl.float32)" for p in planes]
         how = "multiply_gradient" if self.own.backward else "multiply"
-        of = _Where("ks[None, :]", "in_ks")
         for name, offset, width, matrices in self._terms(group):
+            of = _Where("ks[None, :]", "in_ks")
+            if group.blocks > 1:
+                width //= group.blocks
+                of.unit = f"(block * {width} + ks[None, :])"
             body = [
                 "ks = k + tl.arange(0, BLOCK_K)",
                 f"in_ks = in_batch & (ks[None, :] < {width})",
@@ -251,11 +260,12 @@ class _Function:
                 f"in_w = in_units & (ks[:, None] < {width})",
             ]
             for plane, matrix in enumerate(matrices):
-                at = (
-                    f"{self.weight(matrix.weight)} + ({matrix.offset} + unit * {matrix.row_stride}"
-                    f" + ks[:, None] * {matrix.col_stride})"
-                )
-                body.append(f"b = tl.load({at}, mask=in_w, other=0.0)")
+                at = f"{matrix.offset} + own_unit * {matrix.row_stride}"
+                if group.blocks > 1:
+                    at += f" + block * {matrix.block_stride}"
+                at += f" + ks[:, None] * {matrix.col_stride}"
+                load = f"tl.load({self.weight(matrix.weight)} + ({at}), mask=in_w, other=0.0)"
+                body.append(f"b = {load}")
                 body.append(f"x{plane} = {how}(a, b, x{plane}, PRECISION)")
             self.lines.append(f"for k in range(0, {width}, BLOCK_K):")
             self.lines += ["    " + line for line in body]
@@ -266,7 +276,7 @@ class _Function:
         each = zip(group.operands, zip(*group.matrices, strict=True), strict=True)
         terms = [_Term(*self._place(arg), arg.width, list(matrices)) for arg, matrices in each]
         for term in sorted(terms, key=lambda term: term[:2]):
-            if found and found[-1].goes_on_with(term):
+            if found and group.blocks == 1 and found[-1].goes_on_with(term):
                 before = found.pop()
                 matrices = [m._replace(cols=m.cols + term.width) for m in before.matrices]
                 term = before._replace(width=before.width + term.width, matrices=matrices)

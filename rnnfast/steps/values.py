@@ -215,7 +215,7 @@ def dropped_axis(value: Value, feature: int, batch: int | None) -> Value:
 
 def reshaped(g: Graph, value: Value, features: Sequence[int], batch: int | None) -> Value:
     """The same units in the same order, as other axes."""
-    whole = join(rows_of(canonical(value)))
+    whole = _in_one(g, join(rows_of(canonical(value))))
     sizes = list(features) or [1]
     at = max((axis for axis, size in enumerate(sizes) if size != 1), default=len(sizes) - 1)
     count = math.prod(sizes) // max(sizes[at], 1)
@@ -223,6 +223,24 @@ def reshaped(g: Graph, value: Value, features: Sequence[int], batch: int | None)
         raise Unsupported("it lays the hidden units out in another order")
     rows = [part(g, whole, index * sizes[at], sizes[at]) for index in range(count)]
     return make(features, batch, rows, at if features else None)
+
+
+def _in_one(g: Graph, row: Row) -> Row:
+    """Neighbouring pieces that are parts of one node of ``g.joins`` units, as that node."""
+    found, at = list[Piece](), 0
+    for piece in row:
+        found.append(piece)
+        at += piece.width
+        if not g.joins or at % g.joins or found[-1].node.scalar:
+            continue
+        last, width = len(found), 0
+        while last > 0 and width < g.joins:
+            last -= 1
+            width += found[last].width
+        node = g.joined([p.node for p in found[last:]]) if width == g.joins else None
+        if node is not None:
+            found[last:] = [Piece(node, width)]
+    return tuple(found)
 
 
 def permuted(value: Value, order: Sequence[int]) -> Value:

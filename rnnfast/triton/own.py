@@ -127,7 +127,7 @@ def _bound(
     tiling = tiling_of(launch, own.B, own.itemsize, facts_of(device))
     grid = [triton.cdiv(own.B, tiling.block_b)]
     if not launch.whole:
-        grid.append(triton.cdiv(launch.units, tiling.block_h))
+        grid += [triton.cdiv(launch.units, tiling.block_h), launch.blocks]
     taken = {name: values[name] for name in kernel.arg_names if name in values}
     constants = {"TRAINING": own.training, "PRECISION": own.precision, **tiling.blocks}
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}

@@ -237,6 +237,28 @@ def atan(x):
 
 
 @triton.jit
+def atan2(y, x):
+    """By the half angle's tangent, from the side where nothing cancels."""
+    scale = tl.maximum(tl.maximum(tl.abs(x), tl.abs(y)), 1e-30)
+    level, up = x / scale, y / scale
+    long = tl.sqrt(level * level + up * up)
+    forward = 2.0 * atan(up / tl.where(x < 0, 1.0, long + level))
+    size = 3.141592653589793 - 2.0 * atan(tl.abs(up) / tl.where(x < 0, long - level, 1.0))
+    backward = tl.where(y < 0, -size, size)
+    return tl.where(x < 0, backward, tl.where((x == 0) & (y == 0), y, forward))
+
+
+@triton.jit
+def fmod(x, y):
+    """In double precision: exact where the quotient has fewer than 53 bits."""
+    a, b = tl.abs(x.to(tl.float64)), tl.abs(y.to(tl.float64))
+    rest = a - b * tl.floor(a / b)
+    rest = tl.where(rest < 0.0, rest + b, tl.where(rest >= b, rest - b, rest)).to(tl.float32)
+    rest = tl.where((b == float("inf")) & (a < b), tl.abs(x), rest)
+    return tl.where(x < 0, -rest, rest)
+
+
+@triton.jit
 def pow(x, y):
     """In double precision, since y·ln x magnifies the error of ln x. 0⁰ and 1ʸ are 1; of a negative
     x and a y that is not whole: NaN."""

@@ -71,7 +71,6 @@ CALLS = {
     "clipped in time": {"grad_clip_time": 0.2, "ends": True},
     "zeroed in time": {"grad_clip_time": -0.3, "reverse": True},
     "checkpointed": {"checkpoint_every": 4, "ends": True},
-    "no bias": {"bias": False},
     "one sequence": {"B": 1},
     "one step": {"T": 1},
     "no sequence": {"B": 0},
@@ -202,13 +201,20 @@ def test_a_compiled_cell_is_the_loop(spec: CellSpec, call: str) -> None:
 
 
 @pytest.mark.parametrize("spec", CELLS_HERE, ids=lambda spec: spec.name.rpartition(":")[2])
+def test_without_bias(spec: CellSpec) -> None:
+    scan = scan_of(spec, bias=False)
+    assert_close(results(scan, "cpu"), results(scan, "loop"), 1e-10)
+
+
+@pytest.mark.parametrize("spec", CELLS_HERE, ids=lambda spec: spec.name.rpartition(":")[2])
 @pytest.mark.parametrize("H", [1, 8, 34])
 def test_odd_sizes_in_float32(spec: CellSpec, H: int) -> None:
     if H == 1 and spec in (everything, own_cells.heads):
         pytest.skip("these need an even number of units")
     exact = results(scan_of(spec, H=H, ends=True), "loop")
     scan = scan_of(spec, torch.float32, H=H, ends=True)
-    largest = [true.abs().max() for true in exact]
+    # a gradient that is one number is a sum whose terms, of about 1, cancel one another
+    largest = [true.abs().max().clamp(min=float(true.numel() == 1)) for true in exact]
     torchs = max(
         (plain - true).abs().max() / size
         for plain, true, size in zip(results(scan, "loop"), exact, largest, strict=True)
@@ -256,7 +262,16 @@ def functions(gx, states, w):
     found = found + torch.log10(s) + torch.log1p(s) + torch.sqrt(s) + torch.rsqrt(s)
     found = found + torch.erf(a) + torch.sin(a) * torch.cos(b) + torch.sinh(a) + torch.cosh(b)
     found = found + torch.atan(a) + s**1.7 + s**b + torch.floor(b) + torch.ceil(b) + torch.round(a)
-    found = found + torch.trunc(a) + torch.sign(b) + F.softplus(a) + F.logsigmoid(b) + F.relu(a)
+    found = (
+        found
+        + torch.atan2(a, b)
+        + torch.fmod(a, s)
+        + torch.trunc(a)
+        + torch.sign(b)
+        + F.softplus(a)
+        + F.logsigmoid(b)
+        + F.relu(a)
+    )
     found = (
         found + torch.maximum(a, b) + torch.minimum(a, h) + torch.where((a > b) | ~(b < 0), a, h)
     )
@@ -327,7 +342,7 @@ def test_a_step_outside_the_vocabulary_is_served_by_the_loop() -> None:
 
 def test_a_cell_that_takes_another_ones_name_has_its_own_kernel() -> None:
     found = []
-    for scale in (1.0, 2.0):
+    for scale in (2.0, 3.0):  # one text
         cell = rnnfast.cell(
             lambda gx, states, w, scale=scale: (scale * gx + states[0],),
             gates=1,
@@ -341,7 +356,7 @@ def test_a_cell_that_takes_another_ones_name_has_its_own_kernel() -> None:
                 found.append(layer(torch.ones(1, 1, 2))[0].max().item())
         finally:
             del CELLS[cell.name]
-    assert found == [2.0, 4.0]
+    assert found == [4.0, 6.0]
 
 
 SURROUNDINGS = {

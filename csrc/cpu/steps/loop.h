@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cpu/steps/math.h"
+#include "cpu/steps/transpose.h"
 #include "cpu/workspace.h"
 #include "scan/steps.h"
 #include "scan/time_clip.h"
@@ -40,10 +41,17 @@ struct Lanes {
   }
 };
 
-// A product of the generated step: `planes` outputs for each of `width` units, over K values.
+// A product of the generated step: `planes` outputs for each of `width` units, over K values; or
+// block by block, each of its part of the units over its part of the values.
 struct Product {
   int planes;
   int64_t width, K;
+  int blocks;
+
+  int64_t block_width() const { return width / blocks; }
+  int64_t block_panels(int lanes) const {
+    return divide_up(block_width(), panel_units_of(planes) * lanes);
+  }
 };
 
 // A thread's list of the sequences that are alive in the step at hand, and its rows of each buffer.
@@ -93,33 +101,46 @@ class Pass {
   S constant(int k) const { return static_cast<S>(a_.constants[k]); }
   bool training() const { return a_.training != 0; }
 
-  // Packs product k of the `planes` × `terms` views that begin at `first`; K: of each term.
+  // Packs product k of the `planes` × `terms` views that begin at `first`; K: of each term, of all
+  // blocks.
   template <int planes>
   void pack_product(const Place& place, int k, int first, int terms, const int64_t* K) {
     constexpr int U = panel_units_of(planes), NV = U * planes;
-    const int64_t width = Self::product(k, H).width;
+    const Product product = Self::product(k, H);
+    const int64_t width = product.block_width(), each = product.block_panels(L);
     const Panels<S>& panels = panels_[k];
     const Range mine = place.share(panels.count);
     for (int64_t q = mine.begin; q < mine.end; ++q) {
+      const int64_t block = q / each, begin = q % each * U * L;
       S* to = panels.panel(q);
       for (int term = 0; term < terms; ++term) {
+        const int64_t values = K[term] / product.blocks;
         for (int g = 0; g < planes; ++g) {
           const View& view = a_.views[first + g * terms + term];
           for (int u = 0; u < U; ++u) {
-            pack_columns<NV>(view, (q * U + u) * L, width, K[term], to + (u * planes + g) * L);
+            pack_columns<NV>(view, block, begin + u * L, width, values, to + (u * planes + g) * L);
           }
         }
-        to += K[term] * NV * L;
+        to += values * NV * L;
       }
     }
   }
 
-  // L columns of a panel, units [j, j + L) of a view.
+  // L columns of a panel, units [j, j + L) of a view's block.
   template <int NV>
-  void pack_columns(const View& view, int64_t j, int64_t width, int64_t K, S* to) {
+  void pack_columns(const View& view, int64_t block, int64_t j, int64_t width, int64_t K, S* to) {
     constexpr int64_t kStep = NV * L, kBlock = 32;
-    const S* from = weight(int(view.weight)) + view.offset + j * view.row;
-    for (int64_t k0 = 0; k0 < K; k0 += kBlock) {
+    const S* from = weight(int(view.weight)) + view.offset + block * view.block + j * view.row;
+    int64_t begin = 0;
+    if (kTransposes && view.column == 1 && j + L <= width) {
+      for (; begin + L <= K; begin += L) {
+        V square[L];
+        for (int lane = 0; lane < L; ++lane) square[lane] = V::load(from + lane * view.row + begin);
+        transpose(square);
+        for (int k = 0; k < L; ++k) square[k].store(to + (begin + k) * kStep);
+      }
+    }
+    for (int64_t k0 = begin; k0 < K; k0 += kBlock) {
       const int64_t k1 = k0 + kBlock < K ? k0 + kBlock : K;
       if (view.row == 1 && j + L <= width) {
         for (int64_t k = k0; k < k1; ++k) {
@@ -143,15 +164,22 @@ class Pass {
                 const Done& done) {
     constexpr int U = panel_units_of(planes);
     const Panels<S>& panels = panels_[k];
-    const int64_t width = Self::product(k, H).width;
+    const Product product = Self::product(k, H);
+    const int64_t width = product.block_width(), each = product.block_panels(L);
     const Range mine = part(panels.count, 1, place.unit, place.split.units);
     for (int64_t q = mine.begin; q < mine.end; ++q) {
-      panel_product<U * planes>(segments, live.n, panels.panel(q), static_cast<const S*>(nullptr),
+      const int64_t block = q / each, begin = q % each * U * L;
+      Segment<S> own[N];
+      for (int s = 0; s < N; ++s) {
+        const int64_t K = segments[s].K / product.blocks;
+        own[s] = {segments[s].rows, K, segments[s].offset + block * K};
+      }
+      panel_product<U * planes>(own, live.n, panels.panel(q), static_cast<const S*>(nullptr),
                                 [&](int64_t i, const V(&sum)[U* planes]) {
                                   for (int u = 0; u < U; ++u) {
-                                    const int64_t j = (q * U + u) * L;
+                                    const int64_t j = begin + u * L;
                                     if (U > 1 && j >= width) break;
-                                    done(i, j, width - j, sum + u * planes);
+                                    done(i, block * width + j, width - j, sum + u * planes);
                                   }
                                 });
     }
@@ -211,8 +239,8 @@ class Pass {
     for (int k = 0; k < kProducts; ++k) {
       const Product p = Self::product(k, H);
       const int64_t columns = panel_units_of(p.planes) * p.planes * L;
-      const int64_t count = divide_up(p.width, panel_units_of(p.planes) * L);
-      panels_[k] = Panels<S>(arena, count * columns, columns, p.K, false);
+      const int64_t count = p.blocks * p.block_panels(L);
+      panels_[k] = Panels<S>(arena, count * columns, columns, p.K / p.blocks, false);
     }
     int64_t widest = 1;
     for (int k = 0; k < Self::kBuffers; ++k) {

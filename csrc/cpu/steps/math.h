@@ -114,11 +114,16 @@ inline Vec<S> softplus(Vec<S> x) {
   return maximum(x, Vec<S>(S(0))) + log1p(exp_of_negative(Vec<S>(S(0)) - abs(x)));
 }
 
-template <class S>
-inline Vec<S> pow(Vec<S> x, Vec<S> y) {
-  for (int lane = 0; lane < Vec<S>::kLanes; ++lane) x.v[lane] = std::pow(x.v[lane], y.v[lane]);
-  return x;
-}
+#define RNNFAST_EACH_PAIR(name)                                                                    \
+  template <class S>                                                                               \
+  inline Vec<S> name(Vec<S> x, Vec<S> y) {                                                         \
+    for (int lane = 0; lane < Vec<S>::kLanes; ++lane) x.v[lane] = std::name(x.v[lane], y.v[lane]); \
+    return x;                                                                                      \
+  }
+RNNFAST_EACH_PAIR(atan2)
+RNNFAST_EACH_PAIR(fmod)
+RNNFAST_EACH_PAIR(pow)
+#undef RNNFAST_EACH_PAIR
 
 template <class S>
 inline Vec<S> where(typename Vec<S>::Integers condition, Vec<S> yes, Vec<S> no) {
@@ -133,12 +138,13 @@ inline Vec<S> where(bool condition, Vec<S> yes, Vec<S> no) {
 namespace steps {
 
 // Of scalars, beside those of vectors.
-using functions::abs, functions::atan, functions::ceil, functions::cos, functions::cosh,
-    functions::erf, functions::exp, functions::exp2, functions::expm1, functions::floor,
-    functions::log, functions::log10, functions::log1p, functions::log2, functions::maximum,
-    functions::minimum, functions::pow, functions::relu, functions::round, functions::rsqrt,
-    functions::sigmoid, functions::sign, functions::sin, functions::sinh, functions::softplus,
-    functions::sqrt, functions::tanh, functions::trunc, functions::where;
+using functions::abs, functions::atan, functions::atan2, functions::ceil, functions::cos,
+    functions::cosh, functions::erf, functions::exp, functions::exp2, functions::expm1,
+    functions::floor, functions::fmod, functions::log, functions::log10, functions::log1p,
+    functions::log2, functions::maximum, functions::minimum, functions::pow, functions::relu,
+    functions::round, functions::rsqrt, functions::sigmoid, functions::sign, functions::sin,
+    functions::sinh, functions::softplus, functions::sqrt, functions::tanh, functions::trunc,
+    functions::where;
 
 }  // namespace steps
 }  // namespace rnnfast::cpu::RNNFAST_ISA

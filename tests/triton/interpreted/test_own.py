@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+import triton
+import triton.language as tl
 from torch import Tensor
 
 import rnnfast
@@ -94,6 +96,24 @@ def test_functions_are_within_four_ulp(name: str) -> None:
     x, exact = x[exact.isfinite()], exact[exact.isfinite()]
     error = (applied(getattr(vocabulary, name), x).double() - exact).abs()
     assert float((error / exact.abs().clamp(min=2**-126)).max()) <= 4 * 2**-23
+
+
+@triton.jit
+def _of_two(x, y, found, FUNCTION: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    tl.store(found + at, FUNCTION(tl.load(x + at), tl.load(y + at)))
+
+
+@pytest.mark.parametrize("name", ["atan2", "fmod"])
+def test_functions_of_two_are_torchs(name: str) -> None:
+    make = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 4096, generator=make) * 3
+    x[:100], y[50:150] = 0.0, 2.0
+    exact = getattr(torch, name)(x.double(), y.double())
+    found = torch.empty_like(x)
+    _of_two[(1,)](x, y, found, FUNCTION=getattr(vocabulary, name), BLOCK=x.numel())
+    found = found.double()
+    assert torch.allclose(found, exact, rtol=4 * 2**-23, atol=2**-23)
 
 
 @pytest.mark.parametrize("name", list(FUNCTIONS))
