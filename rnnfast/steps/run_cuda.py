@@ -56,7 +56,7 @@ KINDS = {"cuda": Gpus()}  # by the type of device that tensors are on; tests hav
 @functools.lru_cache(maxsize=256)
 def kernel(kind: str, index: int, spec: CellSpec, hidden: int, bias: bool) -> CudaKernel | str:
     """The compiled loops for a device; why there are none. Kept by the cell, not by its name."""
-    layout = layout_of(spec.name, hidden, bias)
+    layout = layout_of(spec.name, hidden, bias, blocks=True)
     if isinstance(layout, str):
         return layout
     return KINDS[kind].load(cuda_source(layout), spec.name, index)
@@ -64,7 +64,7 @@ def kernel(kind: str, index: int, spec: CellSpec, hidden: int, bias: bool) -> Cu
 
 def cuda_library(spec: CellSpec, hidden: int, bias: bool, target: str) -> ctypes.CDLL | str:
     """Compiled for GPUs of an architecture, that need not be there; why it can't be."""
-    layout = layout_of(spec.name, hidden, bias)
+    layout = layout_of(spec.name, hidden, bias, blocks=True)
     return layout if isinstance(layout, str) else _loaded(cuda_source(layout), spec.name, target)
 
 

@@ -31,7 +31,7 @@ def compiled(cell: str, arch: str, folder: Path) -> list[Code]:
         find_tool("nvdisasm")
     except ToolError as error:
         pytest.skip(f"needs a disassembler: {error}")
-    layout = layout_of(cell, 32, True)
+    layout = layout_of(cell, 32, True, blocks=True)
     assert not isinstance(layout, str), layout
     (folder / "cell.cu").write_text(cuda_source(layout).text)
     command = [str(search.nvcc.path), "-std=c++17", "-O3", "-DNDEBUG", "-cubin", f"-arch={arch}"]

@@ -38,7 +38,7 @@ FAULTS = {
         "from_ != nullptr && k < segment.K",
         "from_ != nullptr",
     ),
-    "sums of sequences that have ended": (PRODUCT, "!q.alive || j >=", "j >="),
+    "sums of sequences that have ended": (PRODUCT, "!q.alive || u >=", "u >="),
     "no barrier before warps' parts are read": (
         ROWS,
         "    sync_block();\n    for (int i = 0; i < n; ++i) {\n      t[i] = of_warps[i *",
