@@ -101,6 +101,23 @@ def test_a_step_is_a_few_launches(executed: ctypes.CDLL) -> None:
 
 
 @pytest.mark.usefixtures("executed")
+def test_in_one_graph_of_a_compiler() -> None:
+    layer = rnnfast.Recurrent(own_cells.peephole, 3, 12, num_layers=2, bidirectional=True)
+    x = torch.randn(3, 2, 3)
+    with rnnfast.use_backend("executed"):
+        y, states = layer(x)
+        compiled, _ = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
+        (y.sum() + states[1].sum()).backward()
+        expected = [p.grad.clone() for p in layer.parameters()]
+        layer.zero_grad()
+        y, states = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
+        (y.sum() + states[1].sum()).backward()
+    assert torch.equal(compiled, y)
+    for parameter, gradient in zip(layer.parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+
+
+@pytest.mark.usefixtures("executed")
 def test_explain_says_what_was_made() -> None:
     layer = rnnfast.Recurrent(own_cells.gru, 3, 12)
     with rnnfast.use_backend("executed"):
