@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import itertools
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -31,13 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.cell is None and not (args.list or args.clear):
         parser.error("which cell? such as mymodule:mycell")
+    if any(re.fullmatch(r"sm_\d+[af]?", arch) is None for arch in args.gpu):
+        parser.error("--gpu takes architectures, such as sm_90")
     if any(size < 1 for size in args.hidden):
         parser.error("--hidden should be 1 or more")
     try:
         if args.list or args.clear:
             return _list() if args.list else _clear()
         spec = _find(args.cell, dict(map(_setting, args.set)))
-        return _compile(spec, args.hidden, args.dtype)
+        return _compile(spec, args.hidden, args.dtype, args.gpu or [library.HOST])
     except BadCall as error:
         parser.error(str(error))
     except (ImportError, OSError, RuntimeError, ValueError) as error:
@@ -48,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m rnnfast compile",
-        description="Compiles a cell of one's own for the instruction set in use, into the cache "
-        "folder, so that no process has to compile it at its first call.",
+        description="Compiles a cell of one's own for the instruction set in use, or for GPUs, "
+        "into the cache folder, so that no process has to compile it at its first call.",
     )
     made.add_argument("cell", nargs="?", help="where it is defined: module:cell")
     made.add_argument(
@@ -57,6 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--dtype", choices=list(DTYPES), nargs="+", default=["float32"], help="default float32"
+    )
+    made.add_argument(
+        "--gpu",
+        nargs="+",
+        default=[],
+        metavar="sm_90",
+        help="for GPUs of these architectures instead",
     )
     made.add_argument(
         "--set", action="append", default=[], metavar="NAME=N", help="a setting of the cell"
@@ -99,22 +110,25 @@ def _setting(text: str) -> tuple[str, int]:
     return name, int(number)
 
 
-def _compile(spec: CellSpec, hidden: Sequence[int], dtypes: Sequence[str]) -> int:
-    problem = library.why_not()
-    if problem is not None:
-        raise library.LibraryError(f"nothing can be compiled here: {problem}")
+def _compile(
+    spec: CellSpec, hidden: Sequence[int], dtypes: Sequence[str], targets: Sequence[str]
+) -> int:
+    for target in targets:
+        problem = library.why_not(target=target)
+        if problem is not None:
+            raise library.LibraryError(f"nothing can be compiled here: {problem}")
     ahead = importlib.import_module("rnnfast.steps").compile_ahead
     before = {entry.path for entry in library.listed()}
-    for dtype in dtypes:
-        for size in hidden:
-            begin = time.perf_counter()
-            ahead(spec, size, DTYPES[dtype])
-            made = [entry for entry in library.listed() if entry.path not in before]
-            before |= {entry.path for entry in made}
-            took = f"{time.perf_counter() - begin:.1f} s"
-            what = f"compiled in {took}" if made else "was there already"
-            print(f"{spec.name} H{size} {dtype}: {what}", flush=True)
-            print("".join(f"  {entry.path}\n" for entry in made), end="")
+    for target, dtype, size in itertools.product(targets, dtypes, hidden):
+        begin = time.perf_counter()
+        ahead(spec, size, DTYPES[dtype], target)
+        made = [entry for entry in library.listed() if entry.path not in before]
+        before |= {entry.path for entry in made}
+        took = f"{time.perf_counter() - begin:.1f} s"
+        what = f"compiled in {took}" if made else "was there already"
+        where = "" if target == library.HOST else f" {target}"
+        print(f"{spec.name} H{size} {dtype}{where}: {what}", flush=True)
+        print("".join(f"  {entry.path}\n" for entry in made), end="")
     return 0
 
 

@@ -57,7 +57,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What was asked for; the stand-in's code depends on the cell and the dtype, not on H."""
     asked: list[tuple[Any, ...]] = []
 
-    def ahead(spec: Any, hidden_size: int, dtype: torch.dtype) -> None:
+    def ahead(spec: Any, hidden_size: int, dtype: torch.dtype, target: str) -> None:
+        assert target == library.HOST
         asked.append((spec.name, dict(spec.settings), hidden_size, dtype))
         library.load(f"// {spec.name} {dtype}\nint x;\n", name=spec.name)
 
@@ -152,7 +153,7 @@ def test_where_nothing_can_be_compiled(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(library, "why_not", lambda: "no C++ compiler")
+    monkeypatch.setattr(library, "why_not", lambda **_: "no C++ compiler")
     assert cli.main(["compile", "lib_cells:mine"]) == 1
     expected = "rnnfast compile: nothing can be compiled here: no C++ compiler\n"
     assert capsys.readouterr().err == expected
@@ -167,8 +168,24 @@ def test_a_failure_is_an_exit_status(
     def fail(*args: Any) -> None:
         raise LibraryError("cell 'a' can't be compiled: g++ ended with status 1")
 
-    monkeypatch.setattr(library, "why_not", lambda: None)
+    monkeypatch.setattr(library, "why_not", lambda **_: None)
     monkeypatch.setattr(sys.modules["rnnfast.steps"], "compile_ahead", fail)
     assert cli.main(["compile", "lib_cells:mine"]) == 1
     expected = "rnnfast compile: cell 'a' can't be compiled: g++ ended with status 1\n"
     assert capsys.readouterr().err == expected
+
+
+def test_for_gpus_it_asks_for_their_architectures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+    steps = ModuleType("rnnfast.steps")
+    steps.compile_ahead = lambda *given: asked.append(given[1:])  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "rnnfast.steps", steps)
+    monkeypatch.setattr(library, "why_not", lambda **_: None)
+    assert cli.main(["compile", "lib_cells:mine", "--gpu", "sm_80", "sm_90"]) == 0
+    assert asked == [(256, torch.float32, "sm_80"), (256, torch.float32, "sm_90")]
+    assert "lib_cells:mine H256 float32 sm_90: was there already" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["compile", "lib_cells:mine", "--gpu", "H100"])
+    assert "such as sm_90" in capsys.readouterr().err

@@ -30,6 +30,7 @@ LEFT_OUT = {
     "tests/simt/test_executor.py::*": "tests the executor of the CUDA kernels with sanitizers",
     "tests/simt/test_sanitized_kernels.py::*": "builds the CUDA kernels with sanitizers",
     "tests/simt/*": "compiles the CUDA kernels for the CPU: minutes",
+    "tests/build/test_own_machine_code.py::*": "runs nvcc: for who changes the CUDA kernels",
     "tests/build/test_machine_code.py::*": "reads machine code: for who changes the CUDA kernels",
     "tests/build/test_rebuild.py::*": "builds small projects: for who changes the build",
     "tests/build/test_packaging.py::*": "makes wheels: for who changes the build",

@@ -18,7 +18,7 @@ from .stages import FAILED, MISSING, OK, Context, Outcome, Stage
 # As torch, the CUDA runtime and the scripts here say it.
 NO_DEVICE = re.compile(
     r"no NVIDIA driver|No CUDA GPUs are available|no CUDA-capable device|not compiled with CUDA"
-    r"|driver version is insufficient|torch sees no (GPU|CUDA device)",
+    r"|driver version is insufficient|torch sees (none|no (GPU|CUDA device))",
     re.IGNORECASE,
 )
 MAY_LACK = ("memcheck", "sanitizers", "peers")  # their tools; the others have all that they need

@@ -6,6 +6,8 @@ derive     the graph of backward, and what forward saves for it
 stages     cuts both at what needs a whole row: products and reductions
 layout     which rows of memory hold what
 cpp        C++ of it, over csrc/cpu/steps/loop.h; source makes the file, run compiles and calls it
+cuda_text  CUDA C++, over csrc/cuda/steps/loop.h; run_cuda compiles and calls it
+code       what both say
 triton_text   Triton of it, over rnnfast/triton/vocabulary.py
 check      all of it run by torch (evaluate), against the step and torch's gradients
 """
@@ -14,20 +16,30 @@ from __future__ import annotations
 
 import torch
 
+from .. import library
 from ..cells import CellSpec
 from ..problem import wide
 from .run import Kernel, kernel
+from .run_cuda import cuda_library
 
 __all__ = ["Kernel", "compile_ahead", "kernel"]
 
 
-def compile_ahead(spec: CellSpec, hidden_size: int, dtype: torch.dtype) -> None:
-    """Compiles what layers of ``hidden_size`` units, with and without bias, need on the CPU.
+def compile_ahead(
+    spec: CellSpec, hidden_size: int, dtype: torch.dtype, target: str = library.HOST
+) -> None:
+    """Compiles what layers of ``hidden_size`` units, with and without bias, need on the CPU, or on
+    GPUs of an architecture (``sm_90``).
 
     Raises:
         RuntimeError: no kernel can be made of the step, or it can't be compiled here.
     """
     for bias in (True, False):
-        found = kernel(spec.name, hidden_size, bias, wide(dtype))
+        if target == library.HOST:
+            found: object = kernel(spec.name, hidden_size, bias, wide(dtype))
+        elif wide(dtype) == torch.float32:
+            found = cuda_library(spec, hidden_size, bias, target)
+        else:
+            found = f"kernels for GPUs compute in float32, not in {dtype}"
         if isinstance(found, str):
             raise RuntimeError(found)

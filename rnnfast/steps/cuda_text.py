@@ -9,9 +9,6 @@ from .layout import Layout
 from .source import Source
 from .stages import Group, Program, Stage, Store
 
-_PARAMETERS = 2600  # bytes of a launch's 4096 that products may take
-_VIEW, _SEGMENT, _PLACE = 24, 32, 16  # bytes of Matrix, Segment, Place (csrc/cuda/steps/product.h)
-
 
 def cuda_source(layout: Layout) -> Source:
     """The file of a cell in CUDA C++, in float32, and what is to be passed to it."""
@@ -61,8 +58,8 @@ class _Class(Emitter):
     def _stage(self, index: int, stage: Stage) -> list[str]:
         if stage.fused:
             self._unit(index, stage)
-            return [f"fused<{self.name}{index}>({self._product(stage.groups)});"]
-        lines = [f"apart({self._product(groups)});" for groups in _launches(stage.groups)]
+            return [f"fused<{self.name}{index}>({self._product(stage.groups[0])});"]
+        lines = [f"apart({self._product(group)});" for group in stage.groups]
         if stage.stores or stage.waves:
             widths = [store.node.width for store in stage.stores]
             widths += [node.args[0].width for wave in stage.waves for node in wave]
@@ -71,34 +68,27 @@ class _Class(Emitter):
             lines.append(f"rows<{self.name}{index}>({self.needs.units(max(widths))}, {reduces});")
         return lines
 
-    def _product(self, groups: list[Group]) -> str:
+    def _product(self, group: Group) -> str:
         """The member that says what a launch multiplies."""
-        first = groups[0]
-        shape = f"{len(first.nodes)}, {len(first.operands)}"
-        name = f"p{len(self.members)}"
-        given = ", ".join(self._given(group) for group in groups)
-        self.members.append(
-            f"const Product<{shape}, {len(groups)}> {name} = "
-            f"product<{shape}, {len(groups)}>({{{given}}});"
-        )
-        return name
-
-    def _given(self, group: Group) -> str:
-        units = self.needs.units
+        units, blocks = self.needs.units, group.blocks
         segments = []
         for arg in (group.operands[term] for term in self.order(group)):
             name, offset = self.operand(arg)
             old = "true" if name.startswith("state") else "false"
-            row = self.number(name)
-            segments.append(f"{{{row}, {units(offset)}, {units(arg.width)}, {old}}}")
+            K = units(arg.width // blocks)
+            segments.append(f"{{{self.number(name)}, {units(offset)}, {K}, {old}}}")
         places = []
         for node in group.nodes:
             name, offset = self.program.at.get(node, ("", 0))
             places.append(f"{{{self.number(name)}, {units(offset)}}}" if name else "{}")
-        return (
-            f"{{{self.views(group)}, {units(group.width)}, {{{', '.join(segments)}}}, "
-            f"{{{', '.join(places)}}}}}"
+        shape = f"Product<{len(group.nodes)}, {len(group.operands)}>"
+        member = f"p{len(self.members)}"
+        self.members.append(
+            f"const {shape} {member} = product({self.views(group)}, {shape}{{{blocks}, "
+            f"{units(group.width // blocks)}, {{{', '.join(segments)}}}, {{}}, "
+            f"{{{', '.join(places)}}}}});"
         )
+        return member
 
     def _unit(self, index: int, stage: Stage) -> None:
         """What is done with a product's sums."""
@@ -211,16 +201,3 @@ class _Code(Code):
         if add:
             value = f"load({to}) + {value}"
         self.lines.append(f"if ({' && '.join(conditions)}) store({to}, {value});")
-
-
-def _launches(groups: list[Group]) -> list[list[Group]]:
-    """Those of a shape together, as many as a launch's parameters can hold."""
-    found: dict[tuple[int, int], list[list[Group]]] = {}
-    for group in groups:
-        planes, terms = len(group.nodes), len(group.operands)
-        most = _PARAMETERS // (8 + planes * (_VIEW * terms + _PLACE) + _SEGMENT * terms)
-        lists = found.setdefault((planes, terms), [[]])
-        if len(lists[-1]) >= max(most, 1):
-            lists.append([])
-        lists[-1].append(group)
-    return [groups for lists in found.values() for groups in lists]

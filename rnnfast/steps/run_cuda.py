@@ -44,10 +44,9 @@ class Gpus:
     def load(self, made: Source, name: str, index: int) -> CudaKernel | str:
         """For the device of this number; why there are none."""
         target = library.cuda_target(*torch.cuda.get_device_capability(index))
-        try:
-            loaded = library.load(made.text, name=name, target=target)
-        except library.LibraryError as error:
-            return str(error)
+        loaded = _loaded(made, name, target)
+        if isinstance(loaded, str):
+            return loaded
         return CudaKernel(made, loaded, library.status(made.text, target))
 
 
@@ -57,10 +56,23 @@ KINDS = {"cuda": Gpus()}  # by the type of device that tensors are on; tests hav
 @functools.lru_cache(maxsize=256)
 def kernel(kind: str, index: int, spec: CellSpec, hidden: int, bias: bool) -> CudaKernel | str:
     """The compiled loops for a device; why there are none. Kept by the cell, not by its name."""
-    layout = layout_of(spec.name, hidden, bias)
+    layout = layout_of(spec.name, hidden, bias, blocks=True)
     if isinstance(layout, str):
         return layout
     return KINDS[kind].load(cuda_source(layout), spec.name, index)
+
+
+def cuda_library(spec: CellSpec, hidden: int, bias: bool, target: str) -> ctypes.CDLL | str:
+    """Compiled for GPUs of an architecture, that need not be there; why it can't be."""
+    layout = layout_of(spec.name, hidden, bias, blocks=True)
+    return layout if isinstance(layout, str) else _loaded(cuda_source(layout), spec.name, target)
+
+
+def _loaded(made: Source, name: str, target: str) -> ctypes.CDLL | str:
+    try:
+        return library.load(made.text, name=name, target=target)
+    except library.LibraryError as error:
+        return str(error)
 
 
 def forget() -> None:

@@ -19,7 +19,8 @@ FAMILY = sorted(name for name, spec in CELLS.items() if spec.own and ":" not in 
 ARCHS = ("sm_80", "sm_90")
 SAMPLE = [("layer_norm_lstm", "sm_90")]
 REST = [(cell, arch) for cell in FAMILY for arch in ARCHS if (cell, arch) not in SAMPLE]
-REGISTERS = 128  # of a thread: two blocks of 256 on a multiprocessor
+REGISTERS = 255  # of a thread: a block of 256 on a multiprocessor
+PRODUCT_REGISTERS = 128  # two
 
 
 def compiled(cell: str, arch: str, folder: Path) -> list[Code]:
@@ -30,7 +31,7 @@ def compiled(cell: str, arch: str, folder: Path) -> list[Code]:
         find_tool("nvdisasm")
     except ToolError as error:
         pytest.skip(f"needs a disassembler: {error}")
-    layout = layout_of(cell, 32, True)
+    layout = layout_of(cell, 32, True, blocks=True)
     assert not isinstance(layout, str), layout
     (folder / "cell.cu").write_text(cuda_source(layout).text)
     command = [str(search.nvcc.path), "-std=c++17", "-O3", "-DNDEBUG", "-cubin", f"-arch={arch}"]
@@ -44,7 +45,8 @@ def check(cell: str, arch: str, folder: Path) -> None:
     for code in compiled(cell, arch, folder):
         assert code.spills == 0, f"{code.name}: {code.spills} accesses to local memory"
         assert code.stack == code.local == 0, f"{code.name}: a stack"
-        assert code.registers <= REGISTERS, f"{code.name}: {code.registers} registers"
+        most = REGISTERS if "own_rows" in code.name else PRODUCT_REGISTERS
+        assert code.registers <= most, f"{code.name}: {code.registers} registers"
         assert code.shared <= 48 << 10, f"{code.name}: {code.shared} bytes of shared memory"
 
 

@@ -59,8 +59,9 @@ TEST(a_solo_step_is_the_sum_of_what_it_counts) {
   CHECK_NEAR(c.operands, 8 * 8 * 4 * 64 / 128, kClose);            // 8 warps read 8 rows
   CHECK_NEAR(c.specials, 128 * 8 * 10 / 16, kClose);
   CHECK_NEAR(c.latency + c.barrier, 225, kClose);
-  // a warp's 16 slabs are 32 loads of 16 bytes, 4 at a time; 30 instructions of 8 warps for each
-  CHECK_NEAR(c.load, (32 * 30 * 8 / 4 + 8 * 600) / 100.0, kClose);
+  // Of 4 tiles 3 slabs at once in registers; then of each tile 4, of which it has one. A slab is 2
+  // loads of 16 bytes, 40 instructions of 8 warps for each.
+  CHECK_NEAR(c.load, (4 * (3 + 4) * 2 * 40 * 8 / 4 + (1 + 4) * 600) / 100.0, kClose);
   CHECK_NEAR(c.launch, 50, kClose);
   CHECK_NEAR(c.total, 512 + 640 + 225 + c.load + c.launch, kClose);
   CHECK(c.exchange == 0 && c.partials == 0 && c.issue == 0 && c.fetch == 0);
@@ -83,8 +84,8 @@ TEST(rows_that_begin_anywhere_are_read_value_by_value) {
   CHECK(load(CellId::kLstm, DType::kFloat32, Math::kTf32, 124, rates) < floats / 2);
   Rates slow = rates;  // L2
   slow.l2_bytes_per_clock = 4;
-  CHECK_NEAR(load(CellId::kLstm, DType::kBFloat16, Math::kBf16, 128, slow), 4 * 128 * 128 * 2 / 4,
-             kClose);
+  CHECK_NEAR(load(CellId::kLstm, DType::kBFloat16, Math::kBf16, 128, slow),
+             600 + 4 * 128 * 128 * 2 / 4, kClose);
 }
 
 TEST(strict_fp32_multiplies_on_the_ordinary_units) {
@@ -151,7 +152,7 @@ TEST(a_cluster_step_is_the_sum_of_what_it_counts) {
   CHECK_NEAR(c.latency, 200, kClose);
   CHECK_NEAR(c.barrier, 50, kClose);
   CHECK_NEAR(c.exchange, 150 + 8 * 64 * 2 * 7 / 16, kClose);
-  CHECK_NEAR(c.load, (64 * 30 * 8 / 4 + 16 * 600) / 100.0, kClose);  // 32 slabs
+  CHECK_NEAR(c.load, (16 * (1 + 4) * 2 * 20 * 8 / 4 + (1 + 16) * 600) / 100.0, kClose);
   CHECK(c.products == 16 * 2 * 2);
   const double products = 16 * 8 * 1024 / 128 + 8 * 512 * 2 / 128;  // exceed the mma's 1024
   CHECK_NEAR(c.total, products + c.partials + c.specials + 250 + c.exchange + c.load + 50, kClose);

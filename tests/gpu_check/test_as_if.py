@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu_check import as_if, probe
+from benchmarks.gpu_check import as_if, checks, probe
 from benchmarks.gpu_check.children import Command, run
 from benchmarks.gpu_check.stages import CUT, FAILED, MISSING, OK, Context, Outcome, Stage
 from rnnfast import _ext
@@ -31,6 +31,7 @@ REASON = "SKIPPED [2] tests/gpu/test_a.py:3: torch sees no CUDA device\n"
         ("$ rates\nrates: CUDA driver version is insufficient for CUDA runtime version\n", None),
         ("$ x\nAssertionError: Torch not compiled with CUDA enabled\n", None),
         ("$ x\nrun: error: --device cuda: torch sees no GPU here\n", None),
+        ("$ x\ntune: error: triton: it needs a GPU, and torch sees none\n", None),
         (f"$ x\n{DRIVER}\nImportError: no module\n", "ImportError: no module"),
         ("$ x\ncase: ok\n", "case: ok"),
         ("$ x\n", "it said nothing"),
@@ -62,6 +63,24 @@ REASON = "SKIPPED [2] tests/gpu/test_a.py:3: torch sees no CUDA device\n"
 def test_how_a_process_has_ended(text: str, found: str | None) -> None:
     end = as_if.other_end(text)
     assert end is None if found is None else end is not None and end.startswith(found)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+@pytest.mark.parametrize("batch", ["kernels", "others"])
+def test_the_tests_for_a_gpu_want_nothing_else(
+    batch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu"]
+    if batch == "kernels":  # the matrix has one reason for all, and takes long to collect
+        files = sorted(map(str, (ROOT / "tests/gpu").glob("test_*.py")))
+        words += [path for path in files if "matrix" not in path]
+    else:
+        words += checks.other_files()
+    done = run(Command(tuple(words), tmp_path / "tests.txt"), 300)
+    # Also in a build without CUDA, which is asked for first.
+    text = done.text.replace("rnnfast was built without CUDA", "torch sees no CUDA device")
+    assert as_if.other_end(text) is None
 
 
 def stage(code: str, state: str, name: str) -> Stage:

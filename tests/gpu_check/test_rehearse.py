@@ -112,22 +112,24 @@ look = (
 )
 r.parts = lambda *_: [
     r.Part("look", ("python", "-c", look), r.clean),
-    r.Part("bad", ("sh", "-c", "echo FAILED tests/x.py::y; exit 3"), r.clean, needed=NEEDED),
+    r.Part("bad", ("sh", "-c", "MADE; echo FAILED tests/x.py::y; exit 3"), r.clean, builds=True),
     r.Part("after", ("true",), r.clean),
 ]
 sys.exit(r.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("needed", [False, True])
-def test_a_rehearsal_of_planted_parts(needed: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("made", "goes_on"), [("touch rnnfast/_C.so", True), ("touch rnnfast/_C.o", False)]
+)
+def test_a_rehearsal_of_planted_parts(made: str, goes_on: bool, tmp_path: Path) -> None:
     if subprocess.run(["git", "-C", str(ROOT), "rev-parse"], capture_output=True).returncode != 0:
         pytest.skip("needs a checkout: it copies what git has")
     environment, out = tmp_path / "env", tmp_path / "out"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     words = ["--torch", "2", "--python", "3", "--environment", str(environment), "--out", str(out)]
     done = subprocess.run(
-        [sys.executable, "-c", PLANTED.replace("NEEDED", str(needed)), *words],
+        [sys.executable, "-c", PLANTED.replace("MADE", made), *words],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "SECRET": "1", "TMPDIR": str(tmp_path)},
         capture_output=True,
@@ -140,7 +142,7 @@ def test_a_rehearsal_of_planted_parts(needed: bool, tmp_path: Path) -> None:
     assert "| bad | exit status 3 |" in page
     assert "- bad: x.py" not in page
     assert "- bad: tests/x.py::y" in page
-    assert ("| after | ok |" in page) is not needed
+    assert ("| after | ok |" in page) is goes_on
     seen = (out / "look.txt").read_text()
     for name in ("SECRET", "PYTHONPATH", "VIRTUAL_ENV"):
         assert f"'{name}'" not in seen

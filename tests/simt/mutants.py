@@ -52,6 +52,7 @@ class Rule:
 
 _FUNCTION = re.compile(r"RNNFAST_DEVICE [^(;{]*?(\w+)\(")
 SCAN = ("solo/forward.h", "solo/backward.h")
+LOADS = ("device/load_slabs.h",)
 RULES = (
     Rule("barrier", r"\bsync_block\(\);", ";", SCAN),
     Rule("barrier", r"Team::wait\(\);", ";", SCAN),
@@ -75,9 +76,9 @@ RULES = (
     Rule("weight range", r"lo == 0 && ", "", ("solo/weights.h",)),
     Rule("weight mask", r"\(unit < H\) & \(column < H\);", "true;", SCAN),
     Rule("weight mask", r"\(unit < H\) & \(to < H\);", "true;", SCAN),
-    Rule("weight range", r"if \(t < tiles && k < slabs\) (?=fill)", "", ("solo/weights.h",)),
-    Rule("weight range", r"= \(t < tiles\) & \(k < slabs\);", "= true;", ("solo/weights.h",)),
-    Rule("spill", r"if \(k \+ n < slabs\) (?=spill)", "", ("solo/weights.h",)),
+    Rule("weight range", r"if \(t < tiles && k < slabs\) (?=fill)", "", LOADS),
+    Rule("weight range", r"= \(t < tiles\) & \(k < slabs\);", "= true;", LOADS),
+    Rule("spill", r"if \(k \+ n < slabs\) (?=spill)", "", LOADS),
     Rule("chunks", r"length % kChunk == 0 && ", "", ("device/chunks.h",)),
     Rule("chunks", r" && reinterpret_cast<uintptr_t>\(first\) % 16 == 0", "", ("device/chunks.h",)),
     Rule("chunks", r"\(own & bit\) != 0", "false", ("device/chunks.h",)),
@@ -96,6 +97,8 @@ EQUIVALENT = {
     ("signal", "solo/forward.h", "*"): "SoloTeam::signal does nothing: one block has no one "
     "to tell; the teams of several blocks will need it",
     ("signal", "solo/backward.h", "*"): "as in forward",
+    ("owner mask", "solo/forward.h", "store_padding"): "the copies of the last unit and the last "
+    "sequence write the same 0 once more",
     ("owner mask", "solo/backward.h", "store_padding"): "the copies of the last unit and the "
     "last sequence write a 0 before the steps do",
     ("end mask", "solo/backward.h", "fetch_reset"): "of a step that its sequence does not have "
@@ -108,7 +111,7 @@ EQUIVALENT = {
         "walk",
     ): "a copy of the last sequence walks and computes as that "
     "does, and would store the same once more: only ThreadSanitizer sees it",
-    ("weight range", "solo/weights.h", "*"): "of tiles and slabs that a warp does not have "
+    ("weight range", *LOADS, "*"): "of tiles and slabs that a warp does not have "
     "`where` finds nothing, which is 0",
     (
         "chunks",

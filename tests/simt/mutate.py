@@ -102,7 +102,8 @@ def judge(mutant: Mutant | None, program: str = "mutant", sanitize: str = "") ->
         path.write_text(mutant.apply(path.read_text()))
     built_at = OWN / program
     source = ROOT / f"tests/simt/cpp/{program}.cpp"
-    command = [*compiler(), *flags(sanitize), *_includes(copy), str(source)]
+    quick = [] if sanitize else ["-O0"]  # most of the time is the compiler's
+    command = [*compiler(), *flags(sanitize), *quick, *_includes(copy), str(source)]
     command.append(str(executor(sanitize)))
     built = subprocess.run(
         [*command, "-pthread", "-o", str(built_at)], capture_output=True, text=True

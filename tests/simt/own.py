@@ -7,13 +7,15 @@ import hashlib
 import os
 import random
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from rnnfast._build import host
+from rnnfast.backends import registry
+from rnnfast.backends.cuda import Cuda
 from rnnfast.steps import run_cuda
 from rnnfast.steps.run import Arguments
 from rnnfast.steps.run_cuda import CudaKernel, Gpus
@@ -21,6 +23,8 @@ from rnnfast.steps.source import Source
 
 from .build import EXECUTOR, FOLDER, INCLUDES, ROOT, library
 
+Edit = tuple[str, str, str]  # header, old, new
+WIDE: Edit = ("cuda/steps/loop.h", "kFewBlocks = 64;", "kFewBlocks = 0;")  # tiles for small sizes
 FLAGS = ["-O1", "-g1", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-DRNNFAST_SIMT"]
 
 
@@ -29,12 +33,25 @@ class ExecutedKernel(CudaKernel):
         self.start(name, arguments, device, None)
 
 
-class Executor(Gpus):
-    """``edit``: (old, new) of a header, to see what a fault does."""
+class Executed(Cuda):
+    """The backend ``cuda`` on CPU tensors, for cells of one's own."""
 
-    def __init__(self, edit: tuple[str, str, str] | None = None) -> None:
+    name = "executed"
+    device = "cpu"
+
+    def __init__(self) -> None:
+        self._missing = None
+
+    def unusable(self) -> str | None:
+        return None
+
+
+class Executor(Gpus):
+    """``edits``: made in the headers."""
+
+    def __init__(self, edits: Sequence[Edit]) -> None:
         self.executor = library(EXECUTOR)
-        self.includes = INCLUDES if edit is None else [f"-I{_edited(*edit)}", *INCLUDES]
+        self.includes = [f"-I{_edited(edits)}", *INCLUDES] if edits else INCLUDES
 
     def load(self, made: Source, name: str, index: int) -> CudaKernel | str:
         return ExecutedKernel(made, ctypes.CDLL(str(self._compiled(made.text))), "executed")
@@ -64,31 +81,36 @@ class Executor(Gpus):
         return made
 
 
-def _edited(header: str, old: str, new: str) -> Path:
-    """A folder with a copy of a header in which ``old``, which is there once, is ``new``."""
-    text = (ROOT / "csrc" / header).read_text()
-    assert text.count(old) == 1, (header, old, text.count(old))
-    digest = hashlib.sha256(f"{header}{old}{new}".encode()).hexdigest()[:12]
-    path = FOLDER / "mutants" / digest / header
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text.replace(old, new))
-    return FOLDER / "mutants" / digest
+def _edited(edits: Sequence[Edit]) -> Path:
+    """A folder with copies of headers in which each ``old``, which is there once, is ``new``."""
+    folder = FOLDER / "edited" / hashlib.sha256(repr(edits).encode()).hexdigest()[:12]
+    texts: dict[str, str] = {}
+    for header, old, new in edits:
+        text = texts.get(header) or (ROOT / "csrc" / header).read_text()
+        assert text.count(old) == 1, (header, old, text.count(old))
+        texts[header] = text.replace(old, new)
+    for header, text in texts.items():
+        path = folder / header
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
 
 
 @contextmanager
-def executing(edit: tuple[str, str, str] | None = None) -> Iterator[ctypes.CDLL]:
-    """Within the block, cells of one's own of the CUDA backend on CPU tensors are executed."""
-    executor = Executor(edit)
+def executing(*edits: Edit) -> Iterator[ctypes.CDLL]:
+    """Within the block, the backend ``executed`` runs the CUDA C++ of cells of one's own."""
+    executor = Executor(edits)
     settings = ctypes.CDLL(str(executor.executor))
     settings.simt_begin.argtypes = [ctypes.c_int64]
     settings.simt_launches.restype = ctypes.c_char_p
     seed = int(os.environ.get("RNNFAST_SIMT_SEED", "") or random.SystemRandom().randrange(2**31))
     print(f"to repeat: RNNFAST_SIMT_SEED={seed}")
     settings.simt_begin(seed)
+    registry.BACKENDS["executed"] = Executed()
     run_cuda.KINDS["cpu"] = executor
     run_cuda.forget()
     try:
         yield settings
     finally:
-        del run_cuda.KINDS["cpu"]
+        del registry.BACKENDS["executed"], run_cuda.KINDS["cpu"]
         run_cuda.forget()

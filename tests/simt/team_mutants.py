@@ -6,6 +6,7 @@ PROGRAM = "mutant_team"  # of tests/simt/cpp
 
 SCAN = ("team/forward.h", "team/backward.h")
 EXCHANGE = ("team/grid.h", "team/cluster.h")
+LOADS = ("device/load_slabs.h",)
 # kind, pattern, what stands in its place, files
 RULES = (
     ("barrier", r"\bsync_block\(\);", ";", (*SCAN, *EXCHANGE, "team/product.h", "team/block.h")),
@@ -36,12 +37,11 @@ RULES = (
     ("reset mask", r"in\.reset \?", "false ?", SCAN),
     ("weight mask", r"\(gate < kG\) & \(unit < H\) & \(column < H\);", "true;", SCAN),
     ("weight mask", r"\(unit < H\) & \(to < H\);", "true;", SCAN),
-    ("chunks", r"detail::may_load_chunks\(matrix \+ pairs_\.first, H\)", "true", SCAN),
-    ("range", r"= \(t < tiles_\) & \(k < slabs_\);", "= true;", ("team/product.h",)),
-    ("range", r"if \(k \+ n < slabs_\) (?=spill)", "", ("team/product.h",)),
+    ("range", r"= \(t < tiles\) & \(k < slabs\);", "= true;", LOADS),
+    ("spill", r"if \(k \+ n < slabs\) (?=spill)", "", LOADS),
     ("direction", r"reverse && w\.alive\(s\)", "false", ("device/sequences.h",)),
     ("range", r"if \(hi > tiles_\) hi = tiles_;", "", ("team/product.h",)),
-    ("range", r"if \(t < tiles_ && k < slabs_\) (?=fill)", "", ("team/product.h",)),
+    ("range", r"if \(t < tiles && k < slabs\) (?=fill)", "", LOADS),
     ("range", r"from > kHeld \? from : kHeld", "from", ("team/product.h",)),
     ("range", r"s \+ 1 == tiles_\.longest\[n\]", "false", SCAN),
     ("turns", r"if \(s < longest\[n\]\) return n;", "return n;", ("team/block.h",)),
@@ -61,8 +61,14 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     "sums have room and are read by nobody: only time is lost",
     (
         "range",
-        "team/product.h",
-        "load_values",
+        *LOADS,
+        "load_by_chunks",
+    ): "what is loaded of tiles and slabs that a warp does not have nobody multiplies: only time "
+    "is lost",
+    (
+        "range",
+        *LOADS,
+        "load_by_values",
     ): "of tiles and slabs that a warp does not have `where` finds nothing, which is 0",
     (
         "range",

@@ -94,13 +94,19 @@ def scan_of(
     ends: bool = False,
     strided: bool = False,
     positive: bool = False,
+    nudge: int = 0,
     **options: float,
 ) -> Scan:
-    make = torch.Generator().manual_seed(3)
+    """``nudge``: as in tests/cases.py."""
+    make, moves = torch.Generator().manual_seed(3), torch.Generator().manual_seed(nudge)
 
     def random(*shape: int, scale: float = 1.0) -> Tensor:
         shape = (*shape, 2) if strided else shape
-        tensor = (torch.randn(shape, generator=make, dtype=torch.float64) * scale).to(dtype)
+        tensor = torch.randn(shape, generator=make, dtype=torch.float64) * scale
+        if nudge:
+            moved = torch.rand(shape, generator=moves, dtype=torch.float64) - 0.5
+            tensor *= 1 + moved * torch.finfo(dtype).eps
+        tensor = tensor.to(dtype)
         return (tensor[..., 0] if strided else tensor).requires_grad_()
 
     weights = []
@@ -171,15 +177,17 @@ def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) 
 
 
 def check(spec: CellSpec, dtype: torch.dtype, how: str, device: str = "cpu", **call: Any) -> None:
-    """Against the loop in float64, by the loop's own error in ``dtype``."""
+    """Against the loop in float64, by the loop's own error in ``dtype``, also of numbers that are
+    rounded otherwise: of some steps that alone moves the gradients far."""
     call["positive"] = spec.name == "slstm"  # whose last state is what it divides by
     exact = results(scan_of(spec, **call), "loop")
     scan = scan_of(spec, dtype, **call)
-    loop = results(scan, "loop")
+    loops = [results(scan_of(spec, dtype, nudge=n, **call), "loop") for n in range(4)]
     found = results(on(scan, device), how)
     largest = [float(true.abs().max()) if true.numel() else 0.0 for true in exact]
     errors = [
         float((plain.double() - true).abs().max()) / size
+        for loop in loops
         for plain, true, size in zip(loop, exact, largest, strict=True)
         if size > 0
     ]

@@ -112,16 +112,29 @@ double l2_rate(double at_once, const Rates& rates) {
   return std::min(rates.l2_bytes_per_clock, rates.l2_device_bytes_per_clock / at_once);
 }
 
+// The part of the matrix of the warp that has most: slabs of a tile, in registers and in shared
+// memory.
+struct WarpPart {
+  double tiles = 0, held = 0, spilled = 0;
+};
+
+WarpPart warp_part(int64_t tiles, int64_t slabs, int64_t held) {
+  const int64_t spilled = std::max<int64_t>(slabs - held, 0);
+  return {double(tiles), double(slabs - spilled), double(spilled)};
+}
+
 // Reading a block's part of the matrix, in cycles: all warps' instructions and the ways of a
-// thread's loads, one after the other, or what L2 delivers. `slabs`: of the warp that has most. A
-// layer's weights come from DRAM: since they were used last, all of the model was.
-double load_cycles(const PlanProblem& p, double slabs, double bytes, double at_once,
-                   const Rates& rates) {
-  const LoadWay way = load_way(bytes_of(p.dtype), p.P);
-  const double loads = slabs * kSlabThreadBytes / way.bytes;
-  const double chain = issue_cycles(loads * way.instructions, rates) +
-                       std::ceil(loads / way.in_flight) * rates.dram_latency_cycles;
-  return std::max(chain, bytes / l2_rate(at_once, rates));
+// thread's loads, one after the other, or what L2 delivers. A layer's weights come from DRAM: since
+// they were used last, all of the model was.
+double load_cycles(const PlanProblem& p, const LoadWay& way, const WarpPart& part, double bytes,
+                   double at_once, const Rates& rates) {
+  const double trips = std::ceil(part.spilled / way.slabs_ahead);  // of a tile
+  const double slabs = part.tiles * (part.held + trips * way.slabs_ahead);
+  const double held = way.held_at_once ? double(part.held > 0) : part.tiles * part.held;
+  const double chain =
+      issue_cycles(slabs * kSlabThreadBytes / way.bytes * way.instructions, rates) +
+      (held + part.tiles * trips) * rates.dram_latency_cycles;
+  return std::max(chain, rates.dram_latency_cycles + bytes / l2_rate(at_once, rates));
 }
 
 // What a step of so many cycles waits for gates and resets that were asked for kFetchedAhead of
@@ -157,7 +170,7 @@ struct Share {
   int64_t units = 0;      // of the block
   int64_t row_tiles = 0;  // of the block
   double slabs = 0;       // of a row tile, as the busiest scheduler sees them
-  double of_warp = 0;     // slabs of all row tiles that the first warp multiplies
+  WarpPart warp;          // of the first warp
   double streamed = 0;    // slabs of a row tile and warp that are not in registers, all together
   double operands = 0;    // values of one sequence that the block reads
 };
@@ -169,7 +182,7 @@ Share share_of(const PlanProblem& p, Math math, const Team& team) {
     share.row_tiles = ceil_div(p.H, 16);
     const int64_t slabs = slabs_of(p.pass, p.cell, math, share.units);
     share.slabs = double(slabs);
-    share.of_warp = double(ceil_div(share.row_tiles, kWarps) * slabs);
+    share.warp = warp_part(ceil_div(share.row_tiles, kWarps), slabs, team.held_slabs);
     share.streamed = double(share.row_tiles * std::max<int64_t>(slabs - team.held_slabs, 0));
     share.operands = double(std::min<int64_t>(kWarps, share.row_tiles) * slabs * slab_values(math));
     return share;
@@ -185,7 +198,7 @@ Share share_of(const PlanProblem& p, Math math, const Team& team) {
   for (const int64_t own : of_warp) {
     share.streamed += double(share.row_tiles * std::max<int64_t>(own - team.held_slabs, 0));
   }
-  share.of_warp = double(share.row_tiles * of_warp[0]);
+  share.warp = warp_part(share.row_tiles, of_warp[0], team.held_slabs);
   share.operands = exchanged(p) * double(p.H);
   return share;
 }
@@ -256,7 +269,8 @@ StepCost solo_step(const PlanProblem& p, Math math, Shape shape, const Device& d
   const int phases = cell_info(p.cell).gate_phases();
   StepCost c;
   c.mma = multiply_cycles(math, full_schedulers(groups) * group.tiles, double(slabs), rates);
-  const double tiles = double(ceil_div(groups, kWarps) * group.tiles);  // of a warp
+  const int64_t warp_tiles = ceil_div(groups, kWarps) * group.tiles;
+  const double tiles = double(warp_tiles);
   c.products = tiles * double(slabs) * products_of_slab(math);
   c.weights_from_shared = spilled / rates.shared_bytes_per_clock;
   c.operands = double(kWarps * kColumns * slabs * kSlabBytes) / rates.shared_bytes_per_clock;
@@ -273,7 +287,8 @@ StepCost solo_step(const PlanProblem& p, Math math, Shape shape, const Device& d
   c.barrier = phases * rates.block_barrier_cycles;
   c.memory = kColumns * double(p.H) * sequence_bytes(p) / rates.l2_bytes_per_clock;
   const double blocks = double(batch_tiles(p) * p.directions);
-  c.load = load_cycles(p, tiles * double(slabs), weight_bytes(p),
+  c.load = load_cycles(p, load_way(false, p.pass, math, bytes_of(p.dtype), p.P),
+                       warp_part(warp_tiles, slabs, shape.held_slabs), weight_bytes(p),
                        std::min<double>(blocks, device.sm_count), rates);
   const double step = busy(c, true) + c.latency + c.barrier;
   c.fetch = fetch_cycles(p, step, rates);
@@ -324,7 +339,7 @@ StepCost team_step(const PlanProblem& p, Math math, const Team& team, const Devi
   const double rows = team.scattered ? full_schedulers(share.row_tiles) : double(share.row_tiles);
   StepCost c;
   c.mma = multiply_cycles(math, rows, share.slabs, rates);
-  c.products = share.of_warp * products_of_slab(math);
+  c.products = share.warp.tiles * (share.warp.held + share.warp.spilled) * products_of_slab(math);
   c.weights_from_shared = share.streamed * kSlabShared / rates.shared_bytes_per_clock;
   c.operands = kColumns * share.operands * operand_bytes(math) /
                (from_l2 ? l2_rate(at_once, rates) : rates.shared_bytes_per_clock);
@@ -343,7 +358,8 @@ StepCost team_step(const PlanProblem& p, Math math, const Team& team, const Devi
   c.latency = phases * (rates.step_latency_cycles + (from_l2 ? rates.l2_latency_cycles : 0));
   c.barrier = phases * barriers_of(team.kind) * rates.block_barrier_cycles;
   c.memory = kColumns * double(share.units) * sequence_bytes(p) / rates.l2_bytes_per_clock;
-  c.load = load_cycles(p, share.of_warp, weight_bytes(p) / team.blocks, at_once, rates);
+  const LoadWay way = load_way(true, p.pass, math, bytes_of(p.dtype), p.P);
+  c.load = load_cycles(p, way, share.warp, weight_bytes(p) / team.blocks, at_once, rates);
   const double turn = busy(c, !from_l2) + c.latency + c.barrier;
   c.fetch = fetch_cycles(p, turn, rates);
   const double work = (turn + c.fetch) * team.tiles / device.clock_ghz;

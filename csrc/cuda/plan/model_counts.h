@@ -42,16 +42,20 @@ inline double pair_instructions(Pass pass, CellId cell) {
 struct LoadWay {
   double bytes;         // of a load
   double instructions;  // of a warp for each: where it is, whether it is there, its words' places
-  double in_flight;     // a thread's loads that are on their way before one is waited for
+  double slabs_ahead;   // on their way at once, of those that go to shared memory
+  bool held_at_once;    // so are all that stay in registers
 };
 
-// 16 bytes at a time where every row of the matrix begins at a multiple of that, else a value. The
-// numbers of single values are counted in machine code: 15 to 23 instructions, a slab of a tile in
-// flight. Those of 16 bytes are a guess, to be counted once there is such code.
-inline LoadWay load_way(int64_t value_bytes, int64_t columns) {
+// 16 bytes at a time where every row of the matrix begins at a multiple of that, else a value.
+// Instructions as counted in the machine code of all shapes (sm_90; docs/cuda.md has the ranges).
+inline LoadWay load_way(bool team, Pass pass, Math math, int64_t value_bytes, int64_t columns) {
   constexpr int64_t kWide = 16;
-  if (columns * value_bytes % kWide == 0) return {kWide, 30, 4};
-  return {double(value_bytes), 20, double(kSlabThreadBytes) / double(value_bytes)};
+  if (columns * value_bytes % kWide != 0) return {double(value_bytes), 20, 1, false};
+  const bool forward = pass == Pass::kForward;
+  if (math == Math::kFp32) return {kWide, forward ? 25.0 : 43.0, 4, true};
+  if (math == Math::kTf32) return {kWide, forward && team ? 40.0 : 52.0, 4, true};
+  if (!forward) return {kWide, 66, 4, true};
+  return {kWide, team ? 20.0 : 40.0, 4, true};
 }
 
 // Steps between asking for gates, or resets, and needing them: as the kernels are written.

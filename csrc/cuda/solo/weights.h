@@ -2,7 +2,7 @@
 // (shapes.h).
 #pragma once
 
-#include "cuda/device/chunks.h"
+#include "cuda/device/load_slabs.h"
 #include "cuda/device/mma.h"
 
 namespace rnnfast::cuda {
@@ -28,17 +28,16 @@ struct Weights {
     own = uniform_warp();
     tiles = groups > own ? (groups - own + kWarps - 1) / kWarps * kGroupTiles : 0;
     spilled = shared;
-    if (chunks) {
-      load_chunks<Chunks<Mma, Mma, kAlong>>(inside, where);
-    } else {
-      load_values(where);
-    }
+    const auto place = [&](int t, int k) {
+      return [&where, t, k](int row, int column) { return where(t, row, k * kValues + column); };
+    };
+    load_slabs<Mma, Mma, kAlong>(
+        held, tiles, slabs, inside, chunks, place,
+        [&](int t, int k, const uint32_t (&slab)[kSlabWords]) { spill(t, k, slab); });
   }
 
-  // sums[group][t − kFirst] += tile t of the group × the operands, from
-  // the lane's own place `own_rows` (mma.h), over slabs lo .. hi, for
-  // tiles kFirst .. kFirst
-  // + kCount of each group.
+  // sums[group][t − kFirst] += tile t of the group × the operands, from the lane's own place
+  // `own_rows` (mma.h), over slabs lo .. hi, for tiles kFirst .. kFirst + kCount of each group.
   template <int kFirst, int kCount, int kChains>
   RNNFAST_DEVICE void multiply(
       typename Mma::template Sum<kChains> (&sums)[kTiles / kGroupTiles][kCount],
@@ -76,79 +75,6 @@ struct Weights {
 
  private:
   static constexpr int kValues = kSlabBytes / int(sizeof(Operand));
-  static constexpr int kAhead = 4;  // spilled slabs whose loads are on their way at once
-
-  // Loads of all slabs that stay in registers first: no round trip waits for another.
-  template <class Chunks, class Where>
-  RNNFAST_DEVICE void load_chunks(const Storage* inside, const Where& where) {
-    const auto fetch = [&](int t, int k, uint32_t (&slab)[kSlabWords]) {
-      const bool there = (t < tiles) & (k < slabs);
-      Chunks::load(
-          inside,
-          [&](int row, int column) {
-            const Storage* at = where(t, row, k * kValues + column);
-            return there ? at : nullptr;
-          },
-          slab);
-    };
-    RNNFAST_UNROLL
-    for (int t = 0; t < kTiles; ++t) {
-      RNNFAST_UNROLL
-      for (int k = 0; k < kHeld; ++k) fetch(t, k, held[t][k]);
-    }
-    RNNFAST_UNROLL
-    for (int t = 0; t < kTiles; ++t) {
-      RNNFAST_UNROLL
-      for (int k = 0; k < kHeld; ++k) Chunks::arrange(held[t][k]);
-    }
-    for (int t = 0; t < tiles; ++t) {
-      for (int k = kHeld; k < slabs; k += kAhead) {
-        uint32_t some[kAhead][kSlabWords];
-        RNNFAST_UNROLL
-        for (int n = 0; n < kAhead; ++n) fetch(t, k + n, some[n]);
-        RNNFAST_UNROLL
-        for (int n = 0; n < kAhead; ++n) {
-          Chunks::arrange(some[n]);
-          if (k + n < slabs) spill(t, k + n, some[n]);
-        }
-      }
-    }
-  }
-
-  template <class Where>
-  RNNFAST_DEVICE void load_values(const Where& where) {
-    RNNFAST_UNROLL
-    for (int t = 0; t < kTiles; ++t) {
-      RNNFAST_UNROLL
-      for (int k = 0; k < kHeld; ++k) {
-        RNNFAST_UNROLL
-        for (int i = 0; i < kSlabWords; ++i) held[t][k][i] = 0;
-        if (t < tiles && k < slabs) fill(t, k, held[t][k], where);
-      }
-    }
-    for (int t = 0; t < tiles; ++t) {
-      for (int k = kHeld; k < slabs; ++k) {
-        uint32_t slab[kSlabWords];
-        fill(t, k, slab, where);
-        spill(t, k, slab);
-      }
-    }
-  }
-
-  template <class Where>
-  RNNFAST_DEVICE static void fill(int t, int k, uint32_t (&slab)[kSlabWords], const Where& where) {
-    const auto element = [&](int row, int column) -> uint32_t {
-      const Storage* at = where(t, row, k * kValues + column);
-      return at != nullptr ? Mma::stored(load_once(at)) : 0;
-    };
-    RNNFAST_UNROLL
-    for (int i = 0; i < kSlabWords; ++i) {
-      const int row = Mma::row(i), column = Mma::column(i, lane() & 3);
-      uint32_t word = element(row, column);
-      if constexpr (Mma::kPerWord == 2) word |= element(row, column + 1) << 16;
-      slab[i] = word;
-    }
-  }
 
   RNNFAST_DEVICE void spill(int t, int k, const uint32_t (&slab)[kSlabWords]) const {
     RNNFAST_UNROLL

@@ -14,6 +14,9 @@ namespace rnnfast::cuda::steps {
 
 using rnnfast::steps::Arguments;
 
+// Below so many blocks of wide tiles most of a GPU would be idle; narrow ones are more. Not measured.
+inline constexpr int64_t kFewBlocks = 64;
+
 // What Self has: kBuffers, kScalars, kBackward, and step().
 template <class Self, int kBuffers, int kWeights, int kConstants>
 class Pass {
@@ -51,45 +54,31 @@ class Pass {
   }
 
  protected:
-  // A group of products: the first of its planes × terms views, and what Group has.
+  // A product of which the planes × terms views begin at `view`.
   template <int kPlanes, int kTerms>
-  struct Given {
-    int64_t view, width;
-    Segment segments[kTerms];
-    Place to[kPlanes];
-  };
-
-  template <int kPlanes, int kTerms, int kGroups>
-  Product<kPlanes, kTerms, kGroups> product(const Given<kPlanes, kTerms> (&given)[kGroups]) const {
-    Product<kPlanes, kTerms, kGroups> made{};
-    for (int g = 0; g < kGroups; ++g) {
-      auto& group = made.groups[g];
-      group.width = given[g].width;
-      for (int k = 0; k < kTerms; ++k) group.segments[k] = given[g].segments[k];
-      for (int p = 0; p < kPlanes; ++p) {
-        group.to[p] = given[g].to[p];
-        for (int k = 0; k < kTerms; ++k) {
-          const auto& view = a_.views[given[g].view + p * kTerms + k];
-          const auto* weight = static_cast<const float*>(a_.weights[view.weight]);
-          group.matrices[p][k] = {weight + view.offset, view.row, view.column};
-        }
+  Product<kPlanes, kTerms> product(int64_t view, Product<kPlanes, kTerms> made) const {
+    for (int p = 0; p < kPlanes; ++p) {
+      for (int k = 0; k < kTerms; ++k) {
+        const auto& given = a_.views[view + p * kTerms + k];
+        const auto* weight = static_cast<const float*>(a_.weights[given.weight]);
+        made.matrices[p][k] = {weight + given.offset, given.row, given.column, given.block};
       }
     }
     return made;
   }
 
   // A product whose sums Own takes.
-  template <class Own, int kPlanes, int kTerms>
-  void fused(const Product<kPlanes, kTerms, 1>& product) const {
+  template <class Own, class Shape>
+  void fused(const Shape& product) const {
     start("own_fused", product, [&](auto tile, const auto& how, const auto& args) {
       using Args = std::decay_t<decltype(args)>;
       launch(how, &own_fused<Own, decltype(tile), Args>, args, stream_);
     });
   }
 
-  // Products whose sums go to memory.
-  template <int kPlanes, int kTerms, int kGroups>
-  void apart(const Product<kPlanes, kTerms, kGroups>& product) const {
+  // A product whose sums go to memory.
+  template <class Shape>
+  void apart(const Shape& product) const {
     start("own_product", product, [&](auto tile, const auto& how, const auto& args) {
       using Args = std::decay_t<decltype(args)>;
       launch(how, &own_product<decltype(tile), Args>, args, stream_);
@@ -109,21 +98,18 @@ class Pass {
   const int64_t H;
 
  private:
-  template <int kPlanes, int kTerms, int kGroups, class F>
-  void start(const char* name, const Product<kPlanes, kTerms, kGroups>& product,
-             const F& started) const {
-    int64_t widest = 1;
-    for (const auto& group : product.groups) {
-      if (group.width > widest) widest = group.width;
-    }
-    const int64_t tiles = (widest + kUnits - 1) / kUnits;
-    const ProductArgs<OwnStep, Product<kPlanes, kTerms, kGroups>> args{step_, product, tiles};
+  template <class Shape, class F>
+  void start(const char* name, const Shape& product, const F& started) const {
+    const int64_t tiles = (product.width + kUnits - 1) / kUnits;
+    const ProductArgs<OwnStep, Shape> args{step_, product, tiles};
     static_assert(sizeof(args) <= 4096, "a launch takes no more");
+    const int64_t grid_x = tiles * product.blocks;
     const auto with = [&](auto tile) {
       const int64_t rows = decltype(tile)::kRows;
-      started(tile, Launch{name, tiles * kGroups, (a_.B + rows - 1) / rows, kProductThreads}, args);
+      started(tile, Launch{name, grid_x, (a_.B + rows - 1) / rows, kProductThreads}, args);
     };
-    if (a_.B <= Narrow::kRows) {
+    const int64_t wide = grid_x * ((a_.B + Wide::kRows - 1) / Wide::kRows);
+    if (a_.B <= Narrow::kRows || wide < kFewBlocks) {
       with(Narrow());
     } else {
       with(Wide());

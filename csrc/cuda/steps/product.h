@@ -14,16 +14,16 @@ inline constexpr int kProductThreads = 256;
 inline constexpr int kUnits = 16;
 inline constexpr int kDepth = 32;
 
-// A part of an operand: units [offset, offset + K) of a row.
+// A part of an operand: units [offset, offset + K) of a row, for the first block.
 struct Segment {
   int64_t row, offset, K;
   bool old;  // a state before the step
 };
 
-// Of a weight: output unit r, value k is at r·row + k·column.
+// Of a weight: output unit r, value k is at r·row + k·column, of block b b·block further on.
 struct Matrix {
   const float* from;
-  int64_t row, column;
+  int64_t row, column, block;
 };
 
 // Where a plane's sums go, for products that are not used at once.
@@ -31,19 +31,14 @@ struct Place {
   int64_t row, offset;
 };
 
+// Of a block-diagonal matrix each block makes its `width` units of its K values.
 template <int kPlanes, int kTerms>
-struct Group {
-  int64_t width;  // units
+struct Product {
+  static constexpr int planes = kPlanes;
+  int64_t blocks, width;
   Segment segments[kTerms];
   Matrix matrices[kPlanes][kTerms];
   Place to[kPlanes];
-};
-
-// Products with as many planes and terms, made in one launch.
-template <int kPlanes, int kTerms, int kGroups>
-struct Product {
-  static constexpr int planes = kPlanes;
-  Group<kPlanes, kTerms> groups[kGroups];
 };
 
 // How 256 threads share a block's outputs: 4 sequences of a unit each, in kRowGroups groups of 16
@@ -72,9 +67,14 @@ class Values {
   static constexpr int kOperands = kDepth * kRowStride;
   static constexpr int kShared = kOperands + kDepth * kWeightStride;
 
-  RNNFAST_DEVICE Values(const Step& a, const Group<kPlanes, kTerms>& group, int64_t b0, int64_t u0,
-                        float* shared)
-      : a_(a), group_(group), u0_(u0), operands_(shared), weights_(shared + kOperands) {
+  RNNFAST_DEVICE Values(const Step& a, const Product<kPlanes, kTerms>& product, int64_t b0,
+                        int64_t block, int64_t u0, float* shared)
+      : a_(a),
+        product_(product),
+        block_(block),
+        u0_(u0),
+        operands_(shared),
+        weights_(shared + kOperands) {
     row_ = lane() / 8 + 4 * (warp() % kRowGroups);
     sequence_ = sequence_of(a, b0 + row_);
     begin_term();
@@ -84,7 +84,7 @@ class Values {
   RNNFAST_DEVICE bool more() const { return term_ < kTerms; }
 
   RNNFAST_DEVICE void read() {
-    const Segment& segment = group_.segments[term_];
+    const Segment& segment = product_.segments[term_];
     RNNFAST_UNROLL
     for (int i = 0; i < kReads; ++i) {
       const int64_t k = k0_ + own_k(i);
@@ -92,11 +92,14 @@ class Values {
     }
     RNNFAST_UNROLL
     for (int i = 0; i < 2 * kPlanes; ++i) {
-      const Matrix& matrix = group_.matrices[i / 2][term_];
+      const Matrix& matrix = product_.matrices[i / 2][term_];
       const bool by_row = matrix.column == 1;
       const int64_t u = u0_ + weight_unit(i, by_row), k = k0_ + weight_k(i, by_row);
-      const bool exists = u < group_.width && k < segment.K;
-      weight_[i] = exists ? load_once(matrix.from + u * matrix.row + k * matrix.column) : 0.0f;
+      const bool exists = u < product_.width && k < segment.K;
+      weight_[i] =
+          exists
+              ? load_once(matrix.from + block_ * matrix.block + u * matrix.row + k * matrix.column)
+              : 0.0f;
     }
     read_term_ = term_;
     k0_ += kDepth;
@@ -113,7 +116,7 @@ class Values {
     for (int i = 0; i < kReads; ++i) operands_[own_k(i) * kRowStride + row_] = own_[i];
     RNNFAST_UNROLL
     for (int i = 0; i < 2 * kPlanes; ++i) {
-      const bool by_row = group_.matrices[i / 2][read_term_].column == 1;
+      const bool by_row = product_.matrices[i / 2][read_term_].column == 1;
       const int at = weight_k(i, by_row) * kWeightStride + weight_unit(i, by_row);
       weights_[at + i / 2 * kUnits] = weight_[i];
     }
@@ -138,12 +141,12 @@ class Values {
 
  private:
   RNNFAST_DEVICE void begin_term() {
-    const Segment& segment = group_.segments[term_];
+    const Segment& segment = product_.segments[term_];
     const Rows& rows = a_.rows[segment.row];
     from_ = nullptr;
     if (!sequence_.alive) return;
     from_ = segment.old ? old_row(rows, sequence_) : rows.at + sequence_.b * rows.width;
-    if (from_ != nullptr) from_ += segment.offset;
+    if (from_ != nullptr) from_ += segment.offset + block_ * segment.K;
   }
 
   // A warp reads 8 neighbours of each of 4 sequences, and writes them without a bank conflict.
@@ -159,8 +162,8 @@ class Values {
   }
 
   const Step& a_;
-  const Group<kPlanes, kTerms>& group_;
-  const int64_t u0_;
+  const Product<kPlanes, kTerms>& product_;
+  const int64_t block_, u0_;
   float *const operands_, *const weights_;
   int row_;
   Sequence sequence_;
@@ -170,15 +173,15 @@ class Values {
   float own_[kReads], weight_[2 * kPlanes];
 };
 
-// done(q, j, sums[planes]) for each sequence and unit of this block that exist.
+// done(q, j, sums[planes]) for each sequence and unit of this block of threads that exist.
 template <class Tile, class Step, int kPlanes, int kTerms, class Done>
-RNNFAST_DEVICE void multiply(const Step& a, const Group<kPlanes, kTerms>& group, int64_t b0,
-                             int64_t u0, const Done& done) {
+RNNFAST_DEVICE void multiply(const Step& a, const Product<kPlanes, kTerms>& product, int64_t b0,
+                             int64_t block, int64_t u0, const Done& done) {
   using Own = Values<Tile, Step, kPlanes, kTerms>;
   constexpr int kOutputs = Tile::kRows * kUnits;  // of a plane
   constexpr int kSums = Tile::kSlices * kPlanes * kOutputs;
   RNNFAST_SHARED_ARRAY(float, shared, Own::kShared > kSums ? Own::kShared : kSums);
-  Own values(a, group, b0, u0, shared);
+  Own values(a, product, b0, block, u0, shared);
   float sum[kPlanes][4] = {};
   values.read();
   for (bool more = true; more;) {
@@ -201,47 +204,49 @@ RNNFAST_DEVICE void multiply(const Step& a, const Group<kPlanes, kTerms>& group,
   sync_block();
   for (int o = thread_index(); o < kOutputs; o += kProductThreads) {
     const Sequence q = sequence_of(a, b0 + o / kUnits);
-    const int64_t j = u0 + o % kUnits;
-    if (!q.alive || j >= group.width) continue;
+    const int64_t u = u0 + o % kUnits;
+    if (!q.alive || u >= product.width) continue;
     float x[kPlanes];
     RNNFAST_UNROLL
     for (int p = 0; p < kPlanes; ++p) {
       x[p] = shared[p * kOutputs + o];
       for (int s = 1; s < Tile::kSlices; ++s) x[p] += shared[(s * kPlanes + p) * kOutputs + o];
     }
-    done(q, j, x);
+    done(q, block * product.width + u, x);
   }
 }
 
 // --- kernels -----------------------------------------------------------------------------------
 
-template <class Step, class Product>
+template <class Step, class Shape>
 struct ProductArgs {
-  using Shape = Product;
   Step step;
-  Product product;
-  int64_t tiles;  // of units, of each group
+  Shape product;
+  int64_t tiles;  // of units, of each of the product's blocks
 };
 
-// Own: a generated body, with unit(j, sums), for the one group.
+template <class Tile, class Args, class Done>
+RNNFAST_DEVICE void multiply(const Args& args, const Done& done) {
+  multiply<Tile>(args.step, args.product, int64_t(block_y()) * Tile::kRows, block_x() / args.tiles,
+                 block_x() % args.tiles * kUnits, done);
+}
+
+// Own: a generated body, with unit(j, sums).
 template <class Own, class Tile, class Args>
 RNNFAST_KERNEL(kProductThreads)
 own_fused(RNNFAST_ARGS Args args) {
-  const int64_t b0 = int64_t(block_y()) * Tile::kRows, u0 = int64_t(block_x()) * kUnits;
   multiply<Tile>(
-      args.step, args.product.groups[0], b0, u0,
-      [&](const Sequence& q, int64_t j, const float* x) { Own(args.step, q).unit(j, x); });
+      args, [&](const Sequence& q, int64_t j, const float* x) { Own(args.step, q).unit(j, x); });
 }
 
 template <class Tile, class Args>
 RNNFAST_KERNEL(kProductThreads)
 own_product(RNNFAST_ARGS Args args) {
-  const auto& group = args.product.groups[block_x() / args.tiles];
-  const int64_t b0 = int64_t(block_y()) * Tile::kRows, u0 = block_x() % args.tiles * kUnits;
-  multiply<Tile>(args.step, group, b0, u0, [&](const Sequence& q, int64_t j, const float* x) {
+  multiply<Tile>(args, [&](const Sequence& q, int64_t j, const float* x) {
     const Body own(args.step, q);
-    for (int p = 0; p < Args::Shape::planes; ++p) {
-      store(own.row(int(group.to[p].row)) + group.to[p].offset + j, x[p]);
+    for (int p = 0; p < decltype(args.product)::planes; ++p) {
+      const Place& to = args.product.to[p];
+      store(own.row(int(to.row)) + to.offset + j, x[p]);
     }
   });
 }

@@ -65,6 +65,7 @@ class TeamBackward {
   static constexpr int kSlots = Slots<Cell>::kSlots, kG = C::kGates;
   static constexpr bool kTwoPhases = kGatePhases<C> == 2, kHasCell = C::kStates > 1;
   static_assert(may_be_resident<C>(), "no kernel keeps the weights of a cell with such phases");
+  static_assert(unit_step(Pass::kBackward, kCell) * sizeof(S) % 16 == 0);
   static constexpr int kPairs = team_pairs(Pass::kBackward, kCell, {kTiles, kHeld});
   static constexpr int kSentFirst = exchanged_values(Pass::kBackward, kCell, 0);
   static constexpr int kSentSecond = exchanged_values(Pass::kBackward, kCell, 1);
@@ -103,9 +104,8 @@ class TeamBackward {
       const bool there = (unit < H) & (to < H);  // without a branch: all loads at once
       return there ? matrix + (gate * H + unit) * H + to : nullptr;
     };
-    // In a column of W_hhᵀ the block's rows begin at its first unit.
-    const bool chunks =
-        detail::may_load_chunks(matrix, H) && detail::may_load_chunks(matrix + pairs_.first, H);
+    // In a column of W_hhᵀ the block's rows begin at its first unit, at a multiple of 16 bytes.
+    const bool chunks = detail::may_load_chunks(matrix, H);
     product_.template load_all<Along::kRows>(shared, team.rows, team.slabs, matrix, chunks, where);
   }
 

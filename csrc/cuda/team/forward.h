@@ -84,10 +84,10 @@ class TeamForward {
   RNNFAST_DEVICE void load_weights(unsigned char* shared, const TeamArgs& team) {
     const S* matrix = static_cast<const S*>(d_.w_hh);
     const int64_t H = args_.H;
-    const int units = pairs_.units;
+    const int units = pairs_.units, first = int(pairs_.first);
     const auto where = [&](int row, int, int column) -> const S* {
       const int gate = row / units;
-      const int64_t unit = pairs_.first + row % units;
+      const int unit = first + row % units;  // 64 bits would cost the largest shape a spill
       const bool there =
           (gate < kG) & (unit < H) & (column < H);  // without a branch: all loads at once
       return there ? matrix + (gate * H + unit) * H + column : nullptr;

@@ -6,7 +6,7 @@
 // they are, and no ldmatrix is needed.
 #pragma once
 
-#include "cuda/device/chunks.h"
+#include "cuda/device/load_slabs.h"
 #include "cuda/device/mma.h"
 #include "cuda/team/shapes.h"
 #include "cuda/team/team.h"
@@ -70,11 +70,9 @@ class TeamProduct {
     const int64_t bytes = int64_t(most > kHeld ? most - kHeld : 0) * tiles * kSlabShared;  // a warp
     spilled_ = shared + own_ * bytes;
     sums_ = reinterpret_cast<float*>(shared + kWarps * bytes);
-    if (chunks) {
-      load_chunks<Chunks<Mma, SideBySide<Mma>, kAlong>>(inside, where);
-    } else {
-      load_values(where);
-    }
+    load_slabs<Mma, SideBySide<Mma>, kAlong>(
+        held_, tiles_, slabs_, inside, chunks, [&](int t, int k) { return in_slab(t, k, where); },
+        [&](int t, int k, const uint32_t (&slab)[kSlabWords]) { spill(t, k, slab); });
   }
 
   // Bytes of shared memory, from load_all's on.
@@ -140,81 +138,6 @@ class TeamProduct {
     const int part = k < first_ ? 0 : 1;
     const int begin = (own_ + kWarps * (k - (part == 0 ? 0 : first_))) * kValues;
     return [=, &where](int row, int column) { return where(t * 16 + row, part, begin + column); };
-  }
-
-  // Loads of all slabs that stay in registers first: no round trip waits for another.
-  template <class Chunks, class Where>
-  RNNFAST_DEVICE void load_chunks(const Storage* inside, const Where& where) {
-    const auto fetch = [&](int t, int k, uint32_t (&slab)[kSlabWords]) {
-      const bool there = (t < tiles_) & (k < slabs_);
-      const auto at = in_slab(t, k, where);
-      Chunks::load(
-          inside,
-          [&](int row, int column) {
-            const Storage* place = at(row, column);
-            return there ? place : nullptr;
-          },
-          slab);
-    };
-    RNNFAST_UNROLL
-    for (int t = 0; t < kTiles; ++t) {
-      RNNFAST_UNROLL
-      for (int k = 0; k < kHeld; ++k) fetch(t, k, held_[t][k]);
-    }
-    RNNFAST_UNROLL
-    for (int t = 0; t < kTiles; ++t) {
-      RNNFAST_UNROLL
-      for (int k = 0; k < kHeld; ++k) Chunks::arrange(held_[t][k]);
-    }
-    constexpr int kBatch = 4;  // spilled slabs whose loads are on their way at once
-    for (int t = 0; t < tiles_; ++t) {
-      for (int k = kHeld; k < slabs_; k += kBatch) {
-        uint32_t some[kBatch][kSlabWords];
-        RNNFAST_UNROLL
-        for (int n = 0; n < kBatch; ++n) fetch(t, k + n, some[n]);
-        RNNFAST_UNROLL
-        for (int n = 0; n < kBatch; ++n) {
-          Chunks::arrange(some[n]);
-          if (k + n < slabs_) spill(t, k + n, some[n]);
-        }
-      }
-    }
-  }
-
-  template <class Where>
-  RNNFAST_DEVICE void load_values(const Where& where) {
-    RNNFAST_UNROLL
-    for (int t = 0; t < kTiles; ++t) {
-      RNNFAST_UNROLL
-      for (int k = 0; k < kHeld; ++k) {
-        RNNFAST_UNROLL
-        for (int i = 0; i < kSlabWords; ++i) held_[t][k][i] = 0;
-        if (t < tiles_ && k < slabs_) fill(t, k, held_[t][k], where);
-      }
-    }
-    for (int k = kHeld; k < slabs_; ++k) {
-      for (int t = 0; t < tiles_; ++t) {
-        uint32_t slab[kSlabWords];
-        fill(t, k, slab, where);
-        spill(t, k, slab);
-      }
-    }
-  }
-
-  template <class Where>
-  RNNFAST_DEVICE void fill(int t, int k, uint32_t (&slab)[kSlabWords], const Where& where) const {
-    const auto place = in_slab(t, k, where);
-    const auto element = [&](int row, int column) -> uint32_t {
-      const Storage* at = place(row, column);
-      return at != nullptr ? Mma::stored(load_once(at)) : 0;
-    };
-    RNNFAST_UNROLL
-    for (int i = 0; i < kSlabWords; ++i) {
-      const int row = Mma::row(i), column = SideBySide<Mma>::column(i, lane() & 3);
-      uint32_t word = element(row, column);
-      if constexpr (Mma::kPerWord == 2) word |= element(row, column + 1) << 16;
-      slab[i] = word;
-    }
   }
 
   RNNFAST_DEVICE void spill(int t, int k, const uint32_t (&slab)[kSlabWords]) const {
