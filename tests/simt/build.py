@@ -19,13 +19,15 @@ FOLDER = ROOT / "build" / "simt"
 FLAGS = ["-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-DRNNFAST_SIMT"]
 INCLUDES = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests'}"]
 LIBRARY, EXECUTOR = "rnnfast_simt.so", "rnnfast_executor.so"
+SANITIZED = "rnnfast_executor_asan.so"
+SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize=vptr"]
 KERNELS = ("solo", "stepwise", "team")
 TORCH_INCLUDES = ("include", "include/torch/csrc/api/include")
 
 
 def library(name: str = LIBRARY) -> Path:
-    """``LIBRARY``, or ``EXECUTOR``: the executor alone. Raises RuntimeError with the compiler's
-    message where the build fails."""
+    """``LIBRARY``; ``EXECUTOR``: the executor alone, ``SANITIZED``: with AddressSanitizer. Raises
+    RuntimeError with the compiler's message where the build fails."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two test runs at once
@@ -62,22 +64,26 @@ def _ninja_file() -> str:
     ]
     own = {"bindings": torch_flags, "kernels": ["-std=c++17", "-x", "c++"]}
     own["executor"] = ["-std=c++17", "-fvisibility=default"]  # for what is linked to it
+    own["sanitized"] = [*own["executor"], "-O1", *SANITIZE]
     lines = ["ninja_required_version = 1.5"]
     objects: dict[str, list[str]] = {rule: [] for rule in own}
     for rule, flags in own.items():
         words = shlex.join([*compiler.command, *FLAGS, *INCLUDES, *flags])
         lines += [f"rule {rule}", f"  command = {words} -MMD -MF $out.d -c $in -o $out"]
         lines += ["  depfile = $out.d", "  deps = gcc", f"  description = {rule} $in"]
-        for source in sources()[rule]:
-            objects[rule].append(f"{source.relative_to(ROOT)}.o")
+        sanitized = rule == "sanitized"
+        for source in sources()["executor" if sanitized else rule]:
+            objects[rule].append(f"{'asan/' * sanitized}{source.relative_to(ROOT)}.o")
             lines.append(f"build {objects[rule][-1]}: {rule} {source}")
     libraries = [f"-L{found.root / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch", "-pthread"]
     link = shlex.join([*compiler.command, "-shared", "-o", "$out"]).replace("'$out'", "$out")
     lines += ["rule link", f"  command = {link} $in {shlex.join(libraries)}"]
-    every = " ".join(name for names in objects.values() for name in names)
+    every = " ".join(o for rule in sources() for o in objects[rule])
     lines += [f"build {LIBRARY}: link {every}"]
     lines += ["rule link_executor", f"  command = {link} $in -pthread"]
-    lines += [f"build {EXECUTOR}: link_executor {' '.join(objects['executor'])}", ""]
+    lines += [f"build {EXECUTOR}: link_executor {' '.join(objects['executor'])}"]
+    lines += ["rule link_sanitized", f"  command = {link} $in -pthread {shlex.join(SANITIZE)}"]
+    lines += [f"build {SANITIZED}: link_sanitized {' '.join(objects['sanitized'])}", ""]
     return "\n".join(lines)
 
 

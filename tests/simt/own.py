@@ -21,7 +21,7 @@ from rnnfast.steps.run import Arguments
 from rnnfast.steps.run_cuda import CudaKernel, Gpus
 from rnnfast.steps.source import Source
 
-from .build import EXECUTOR, FOLDER, INCLUDES, ROOT, library
+from .build import EXECUTOR, FOLDER, INCLUDES, ROOT, SANITIZE, SANITIZED, library
 
 Edit = tuple[str, str, str]  # header, old, new
 WIDE: Edit = ("cuda/steps/loop.h", "kFewBlocks = 64;", "kFewBlocks = 0;")  # tiles for small sizes
@@ -47,10 +47,11 @@ class Executed(Cuda):
 
 
 class Executor(Gpus):
-    """``edits``: made in the headers."""
+    """``edits``: made in the headers. ``sanitized``: with AddressSanitizer and UBSan."""
 
-    def __init__(self, edits: Sequence[Edit]) -> None:
-        self.executor = library(EXECUTOR)
+    def __init__(self, edits: Sequence[Edit], sanitized: bool) -> None:
+        self.executor = library(SANITIZED if sanitized else EXECUTOR)
+        self.flags = [*FLAGS, *(SANITIZE if sanitized else [])]
         self.includes = [f"-I{_edited(edits)}", *INCLUDES] if edits else INCLUDES
 
     def load(self, made: Source, name: str, index: int) -> CudaKernel | str:
@@ -62,7 +63,11 @@ class Executor(Gpus):
             *ROOT.glob("csrc/scan/*.h"),
             *ROOT.glob("tests/simt/*.h"),
         ]
-        parts = [text, " ".join(self.includes), *(p.read_text() for p in sorted(headers))]
+        parts = [
+            text,
+            " ".join(self.flags + self.includes),
+            *(p.read_text() for p in sorted(headers)),
+        ]
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
         folder = FOLDER / "own"
         folder.mkdir(exist_ok=True)
@@ -73,7 +78,7 @@ class Executor(Gpus):
         assert compiler is not None, why
         source, part = folder / f"{digest}.cu", folder / f"{digest}-{os.getpid()}.so"
         source.write_text(text)
-        command = [*compiler.command, *FLAGS, *self.includes, "-x", "c++", str(source)]
+        command = [*compiler.command, *self.flags, *self.includes, "-x", "c++", str(source)]
         command += ["-x", "none", str(self.executor), f"-Wl,-rpath,{FOLDER}", "-o", str(part)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-4000:]
@@ -97,9 +102,9 @@ def _edited(edits: Sequence[Edit]) -> Path:
 
 
 @contextmanager
-def executing(*edits: Edit) -> Iterator[ctypes.CDLL]:
+def executing(*edits: Edit, sanitized: bool = False) -> Iterator[ctypes.CDLL]:
     """Within the block, the backend ``executed`` runs the CUDA C++ of cells of one's own."""
-    executor = Executor(edits)
+    executor = Executor(edits, sanitized)
     settings = ctypes.CDLL(str(executor.executor))
     settings.simt_begin.argtypes = [ctypes.c_int64]
     settings.simt_launches.restype = ctypes.c_char_p

@@ -1,6 +1,7 @@
 """Faults planted in the kernels of cells of one's own, one at a time:
 
-python -m tests.simt.own_faults NAME     ends with SEEN where something shows it, else with 0
+python -m tests.simt.own_faults NAME             ends with SEEN where something shows it, or 0
+python -m tests.simt.own_faults NAME sanitized   the same with AddressSanitizer, preloaded
 """
 
 from __future__ import annotations
@@ -59,12 +60,14 @@ FAULTS = {
     "the output's gradient forgotten": (STEP, "from == nullptr ? 0.0f : load(from + j)", "0.0f"),
     "the slot of another step": (ENDS, "args.backward, b) & 1", "args.backward, b) + 1 & 1"),
 }
+OUT_OF_BOUNDS = "values past an operand's end"
 SAMPLE = ("no barrier before the values are read", "a state read across a reset")
 
 
-def shows(name: str) -> bool:
+def shows(name: str, sanitized: bool = False) -> bool:
     """By wrong numbers, or by what the executor says; in a few orders of threads."""
-    with executing(WIDE, *([FAULTS[name]] if name else [])) as settings:
+    planted = [FAULTS[name]] if name else []
+    with executing(WIDE, *planted, sanitized=sanitized) as settings:
         for seed in range(3):
             settings.simt_begin(seed)
             try:
@@ -82,4 +85,4 @@ def shows(name: str) -> bool:
 if __name__ == "__main__":
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
-    sys.exit(SEEN if shows(sys.argv[1]) else 0)
+    sys.exit(SEEN if shows(sys.argv[1], "sanitized" in sys.argv) else 0)

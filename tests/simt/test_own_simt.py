@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from torch import Tensor
 
 import rnnfast
 from rnnfast import _ext
+from rnnfast._build import host
 from rnnfast.cells import CELLS, CellSpec
 
 from .. import own_cells
@@ -138,10 +140,17 @@ def test_float64_is_refused() -> None:
 # --- planted faults ------------------------------------------------------------------------------
 
 
-def seen(name: str) -> bool:
+def ran(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own, which may die of it."""
-    command = [sys.executable, "-m", "tests.simt.own_faults", name]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-m", "tests.simt.own_faults", *arguments]
+    environment = {**os.environ, **environment}
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=900, env=environment
+    )
+
+
+def seen(name: str) -> bool:
+    done = ran(name)
     assert done.returncode in (0, own_faults.SEEN) or done.returncode < 0, done.stderr
     return done.returncode != 0
 
@@ -159,3 +168,22 @@ def test_a_planted_fault_is_seen(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in own_faults.FAULTS if n not in own_faults.SAMPLE])
 def test_every_planted_fault_is_seen(name: str) -> None:
     assert seen(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["", own_faults.OUT_OF_BOUNDS])
+def test_nothing_is_read_or_written_out_of_bounds(name: str) -> None:
+    """Of torch's tensors, and of shared memory."""
+    compiler, why = host.find_compiler(os.environ)
+    assert compiler is not None, why
+    preloaded = []
+    for library in ("libasan.so", "libubsan.so"):
+        command = [*compiler.command, f"-print-file-name={library}"]
+        found = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        if not os.path.isabs(found):
+            pytest.skip(f"the compiler has no {library}")
+        preloaded.append(found)
+    options = "detect_leaks=0:detect_stack_use_after_return=0"
+    done = ran(name, "sanitized", LD_PRELOAD=" ".join(preloaded), ASAN_OPTIONS=options)
+    assert (done.returncode == 0) == (name == ""), done.stdout + done.stderr[-2000:]
+    assert ("heap-buffer-overflow" in done.stderr) == (name != "")

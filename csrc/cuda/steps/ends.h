@@ -12,20 +12,21 @@ using rnnfast::steps::Kind;
 
 inline constexpr int kEndThreads = 128;
 
-template <int kBuffers>
+inline constexpr int kMostEnds = 32;
+
 struct EndArgs {
   Rules rules;
   bool backward;
-  Buffer buffers[kBuffers];
+  int count;
+  Buffer buffers[kMostEnds];
 };
 
-template <class Args>
 RNNFAST_KERNEL(kEndThreads)
-own_clear(RNNFAST_ARGS Args args) {
+own_clear(RNNFAST_ARGS EndArgs args) {
   const int64_t b = block_x();
   for (int64_t t = args.rules.length(b) + block_y(); t < args.rules.T; t += grid_y()) {
-    for (const Buffer& buffer : args.buffers) {
-      if (!buffer.clear || buffer.base == nullptr) continue;
+    for (int k = 0; k < args.count; ++k) {
+      const Buffer& buffer = args.buffers[k];
       float* row = static_cast<float*>(buffer.base) + (t * args.rules.B + b) * buffer.width;
       for (int64_t j = thread_index(); j < buffer.width; j += kEndThreads) store(row + j, 0.0f);
     }
@@ -37,13 +38,12 @@ RNNFAST_DEVICE int64_t last_count(const Rules& rules, bool backward, int64_t b) 
   return backward == rules.reverse ? rules.length(b) - 1 : rules.T - 1;
 }
 
-template <class Args>
 RNNFAST_KERNEL(kEndThreads)
-own_keep_last(RNNFAST_ARGS Args args) {
+own_keep_last(RNNFAST_ARGS EndArgs args) {
   const int64_t b = block_x(), B = args.rules.B;
   const int64_t slot = last_count(args.rules, args.backward, b) & 1;
-  for (const Buffer& buffer : args.buffers) {
-    if (buffer.last == nullptr) continue;
+  for (int k = 0; k < args.count; ++k) {
+    const Buffer& buffer = args.buffers[k];
     const int64_t w = buffer.width;
     const float* from = static_cast<const float*>(buffer.init) + b * w;
     if (args.rules.length(b) > 0) {

@@ -39,18 +39,18 @@ class Pass {
   static int64_t bytes(const Arguments& a) { return a.B * int64_t(sizeof(float)) * Self::kScalars; }
 
   void run() {
-    EndArgs<kBuffers> ends{step_.rules, Self::kBackward, {}};
-    for (int k = 0; k < kBuffers; ++k) ends.buffers[k] = a_.buffers[k];
-    Launch how{"own_clear", a_.B, a_.T < 64 ? a_.T : 64, kEndThreads};
-    if (a_.lengths != nullptr) launch(how, &own_clear<EndArgs<kBuffers>>, ends, stream_);
+    const int64_t parts = a_.T < 64 ? a_.T : 64;
+    if (a_.lengths != nullptr) {
+      end({"own_clear", a_.B, parts, kEndThreads}, &own_clear,
+          [](const Buffer& buffer) { return buffer.clear && buffer.base != nullptr; });
+    }
     for (int64_t count = 0; count < a_.T; ++count) {
       step_.t = step_.rules.time(Self::kBackward ? a_.T - 1 - count : count);
       for (int k = 0; k < kBuffers; ++k) step_.rows[k] = rows_of(a_.buffers[k], count);
       static_cast<Self&>(*this).step();
     }
-    how.name = "own_keep_last";
-    how.grid_y = 1;
-    launch(how, &own_keep_last<EndArgs<kBuffers>>, ends, stream_);
+    end({"own_keep_last", a_.B, 1, kEndThreads}, &own_keep_last,
+        [](const Buffer& buffer) { return buffer.last != nullptr; });
   }
 
  protected:
@@ -113,6 +113,19 @@ class Pass {
       with(Narrow());
     } else {
       with(Wide());
+    }
+  }
+
+  // A kernel of ends.h, for the buffers that it concerns.
+  template <class Concerns>
+  void end(const Launch& how, void (*kernel)(EndArgs), const Concerns& concerns) const {
+    EndArgs args{step_.rules, Self::kBackward, 0, {}};
+    for (int k = 0; k < kBuffers; ++k) {
+      if (concerns(a_.buffers[k])) args.buffers[args.count++] = a_.buffers[k];
+      if (args.count == kMostEnds || (args.count > 0 && k + 1 == kBuffers)) {
+        launch(how, kernel, args, stream_);
+        args.count = 0;
+      }
     }
   }
 
