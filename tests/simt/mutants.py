@@ -53,6 +53,7 @@ class Rule:
 _FUNCTION = re.compile(r"RNNFAST_DEVICE [^(;{]*?(\w+)\(")
 SCAN = ("solo/forward.h", "solo/backward.h")
 LOADS = ("device/load_slabs.h",)
+BEFORE_ALL = r"\) return;\s+const int64_t before = first"  # of step 0
 RULES = (
     Rule("barrier", r"\bsync_block\(\);", ";", SCAN),
     Rule("barrier", r"Team::wait\(\);", ";", SCAN),
@@ -63,7 +64,8 @@ RULES = (
     Rule("unit mask", r"if \(is_unit\(i, octet\)\) ", "", SCAN),
     Rule("unit mask", r"is_unit\(i, octet\) & ", "", SCAN),
     Rule("clamp", r"u < last \? u : last", "u", SCAN),
-    Rule("end mask", r"sequences\.alive\(j, s\)", "true", SCAN),
+    Rule("end mask", rf"sequences\.alive\(j, s\)(?!{BEFORE_ALL})", "true", SCAN),
+    Rule("end mask before all", rf"sequences\.alive\(j, s\)(?={BEFORE_ALL})", "true", SCAN),
     Rule("reset mask", r"\breset\[j\] != 0 \?", "false ?", SCAN),
     Rule("reset mask", r"\breset\[j\] == 0", "true", SCAN),
     Rule("two sets", r"kColumns \* stride - set", "0", SCAN),
@@ -103,6 +105,8 @@ EQUIVALENT = {
     "last sequence write a 0 before the steps do",
     ("end mask", "solo/backward.h", "fetch_reset"): "of a step that its sequence does not have "
     "nobody asks; what is read lies beside the tensor, where only AddressSanitizer looks",
+    ("end mask before all", "solo/backward.h", "prefetch"): "a sequence without steps has an h0, "
+    "too, and nobody uses what is read of it",
     ("unit mask", "solo/backward.h", "step_two_phases"): "a copy's candidate goes to a pad "
     "column, which meets weights of 0, and what it keeps is stored nowhere",
     (

@@ -185,7 +185,11 @@ class Run {
   template <class Direction>
   void common(Direction& d) {
     d.w_hh = w_hh_.data() + weights_offset, d.h0 = h0_.data(), d.c0 = c0_.data();
-    d.lengths = in_.masks().lengths, d.resets = in_.masks().resets;
+    if (const int64_t* lengths = in_.masks().lengths) {
+      lengths_.assign(lengths, lengths + in_.p.B);
+      d.lengths = lengths_.data();
+    }
+    d.resets = in_.masks().resets;
     d.reverse = in_.p.reverse;
   }
 
@@ -214,6 +218,7 @@ class Run {
 
   const Inputs& in_;
   Tensor<S> w_hh_, h0_, c0_;
+  std::vector<int64_t, simt::Fenced<int64_t>> lengths_;
 };
 
 }  // namespace sequence_scan
