@@ -174,23 +174,33 @@ def round(x):
 
 @triton.jit
 def log1p(x):
-    """ln(1 + x), by what 1 + x was rounded to: W. Kahan."""
+    """ln(1 + x): of 1 + x as it was rounded, and what that left of x."""
     u = 1.0 + x
-    far = (u == 1.0) | (u - 1.0 == u)  # 1 is all, or nothing of it
-    close = tl.log(u) * (x / tl.where(far, 1.0, u - 1.0))
-    return tl.where(u == 1.0, x, tl.where(far, tl.log(u), close))
+    rest = x - (u - 1.0)
+    far = tl.abs(u) > 3.0e38  # also an infinite one
+    return tl.log(u) + tl.where(far | (u == 0.0), 0.0, rest / u)
 
 
 @triton.jit
-def expm1(x):
-    """e^x - 1: near 0, where that would cancel, its series, else the difference."""
-    p = x * (1.0 / 5040) + 1.0 / 720
+def _expm1_near(x):
+    """Its series, for |x| up to 0.5."""
+    p = x * (1.0 / 40320) + 1.0 / 5040
+    p = p * x + 1.0 / 720
     p = p * x + 1.0 / 120
     p = p * x + 1.0 / 24
     p = p * x + 1.0 / 6
     p = p * x + 0.5
-    near = x + x * x * p
-    return tl.where(tl.abs(x) < 0.4, near, tl.exp(x) - 1.0)
+    return x + x * x * p
+
+
+@triton.jit
+def expm1(x):
+    """e^x - 1 = t(t + 2) with t = e^(x/2) - 1, where the difference would cancel."""
+    magnitude = tl.abs(x)
+    near = _expm1_near(tl.where(magnitude < 0.5, x, 0.0))
+    half = _expm1_near(tl.where(magnitude < 1.0, 0.5 * x, 0.0))
+    found = tl.where(magnitude < 1.0, half * (half + 2.0), tl.exp(x) - 1.0)
+    return tl.where(magnitude < 0.5, near, found)
 
 
 @triton.jit

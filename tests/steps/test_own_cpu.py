@@ -196,7 +196,9 @@ def check(spec: CellSpec, dtype: torch.dtype, how: str, device: str = "cpu", **c
         if size > 0
     ]
     allowed = 2 * max(errors, default=0.0) + 4 * torch.finfo(dtype).eps
-    if spec is everything and how == "triton":  # one row of a gradient is off by 6e-6: why?
+    if spec is everything and how == "triton":
+        # the interpreter's exp and log are numpy's, off by up to three times what torch's are, and
+        # this step's gradients magnify that by some twenty
         allowed = max(allowed, 1e-5)
     for value, true, size in zip(found, exact, largest, strict=True):
         assert value.dtype == dtype
