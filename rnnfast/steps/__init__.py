@@ -8,7 +8,7 @@ layout     which rows of memory hold what
 cpp        C++ of it, over csrc/cpu/steps/loop.h; source makes the file, run compiles and calls it
 cuda_text  CUDA C++, over csrc/cuda/steps/loop.h; run_cuda compiles and calls it
 code       what both say
-triton_text   Triton of it, over rnnfast/triton/vocabulary.py
+triton_text   Triton of it (a function: triton_code), over rnnfast/triton/vocabulary.py
 check      all of it run by torch (evaluate), against the step and torch's gradients
 """
 
