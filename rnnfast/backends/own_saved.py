@@ -9,19 +9,22 @@ loop would have them; sums over a row in float32.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..problem import cast, wide
-from ..steps.graph import Node
+from ..steps.graph import Node, ordered
 from ..steps.layout import Layout
 from .base import TensorLike
 
 _ONE, _NO_NUMBER = 32767, -32768
 _BOUNDED = frozenset({"sigmoid", "tanh", "sin", "cos", "erf", "sign"})
+# From which argument on an error counts by the size of what it is an error of.
+_RELATIVE = {"div": 1, "pow": 0, "sqrt": 0, "rsqrt": 0, "log": 0, "log2": 0, "log10": 0}
+_RELATIVE |= {"log1p": 0, "atan2": 0, "fmod": 0}
 _KEEPING = frozenset({"neg", "abs", "mul", "detach", "spread", "maximum", "minimum", "most"})
 
 
@@ -47,19 +50,20 @@ def is_bounded(node: Node) -> bool:
 def _parts(layout: Layout) -> tuple[Part, ...]:
     """In order, those side by side of one kind as one."""
     found = {}
+    divisors = _divisors(layout)
     for stage in layout.forward.stages:
         for node, buffer, offset, *_ in stage.stores:
             if buffer in ("gx", "saved"):
-                found[buffer, offset] = Part(buffer, offset, node.width, is_bounded(node))
+                reads = divisors.get(buffer, ())
+                fixed = is_bounded(node) and not _touched(reads, offset, node.width)
+                found[buffer, offset] = Part(buffer, offset, node.width, fixed)
     read = [node for node in layout.backward.reads if node.attrs[0] == "gx"]
     places = [(node.attrs[1], node.width) for node in read]
     places += [m.operand[1:] for m in layout.matrices if m.operand.buffer == "gx"]
     for first, width in places:  # gx itself, where nothing was put in its place
-        if not any(
-            p.buffer == "gx" and p.first < first + width and first < p.first + p.width
-            for p in found.values()
-        ):
-            found["gx", first] = Part("gx", first, width, False)
+        taken = [(p.first, p.width) for p in found.values() if p.buffer == "gx"]
+        for at, left in _gaps(taken, first, width):
+            found["gx", at] = Part("gx", at, left, False)
     merged: list[Part] = []
     for part in sorted(found.values()):
         if merged:
@@ -69,6 +73,36 @@ def _parts(layout: Layout) -> tuple[Part, ...]:
                 part = Part(buffer, first, width + part.width, fixed)
         merged.append(part)
     return tuple(merged)
+
+
+def _divisors(layout: Layout) -> dict[str, list[tuple[int, int]]]:
+    """By row, what backward divides by, or takes a logarithm or a root of: there a small error is
+    no small one of the result."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    stores = [store.node for stage in layout.backward.stages for store in stage.stores]
+    for node in ordered(stores):
+        if node.op in _RELATIVE:
+            for inner in ordered(node.args[_RELATIVE[node.op] :]):
+                if inner.op == "load":
+                    buffer, offset = inner.attrs
+                    found.setdefault(buffer, []).append((offset, max(inner.width, 1)))
+    return found
+
+
+def _touched(places: Iterable[tuple[int, int]], first: int, width: int) -> bool:
+    return any(at < first + width and first < at + size for at, size in places)
+
+
+def _gaps(taken: Iterable[tuple[int, int]], first: int, width: int) -> Iterator[tuple[int, int]]:
+    """What is left of ``width`` units from ``first`` on."""
+    end = first + width
+    for at, size in sorted(taken):
+        if at > first and at < end:
+            yield first, at - first
+        if at < end:
+            first = max(first, at + size)
+    if first < end:
+        yield first, end - first
 
 
 def _whole(layout: Layout) -> list[str]:

@@ -31,6 +31,10 @@ def why_not(cell: str, hidden: int, bias: bool) -> str | None:
     found = layout_of(cell, hidden, bias, blocks=True)
     if isinstance(found, str):
         return found
+    try:
+        _text(cell, hidden, bias)
+    except Exception as error:  # no text can be made: a fault of ours, but the loop serves
+        return f"no Triton kernel can be written for the cell {cell!r}: {error!r}"
     if demanded() == "resident":
         return f"{STRATEGY}=resident, and cells of one's own have stepwise kernels only"
     return None

@@ -162,13 +162,15 @@ def _load(source: str, target: str, name: str) -> tuple[ctypes.CDLL, Path]:
 
 
 def _opened(folder: Path, source: str, target: str) -> tuple[ctypes.CDLL, Path] | None:
-    """Of an intact entry; what is broken is deleted."""
+    """Of an intact entry; what is broken is deleted, what is another environment's is not."""
+    own = f"-{compiler.key(source, target).compiler}.so"
     for path in _usable(folder, source, target):
         try:
             if entries.is_intact(path):
                 return ctypes.CDLL(str(path)), path
         except OSError:  # of another C library, say
-            pass
+            if not path.name.endswith(own):
+                continue
         entries.delete(path)
     return None
 

@@ -21,6 +21,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from .. import _ext
 from .._build import host, ninja_file
 from .._version import __version__
@@ -138,6 +140,8 @@ def key(source: str, target: str = HOST) -> Key:
     """What ``source`` is kept by."""
     found = recipe(target)
     made_of = [source, found.isa, found.flags, platform.machine(), __version__, entries.FORMAT]
+    if target != HOST:  # what it is linked with
+        made_of += [torch.version.cuda, [Path(name).name for name in cuda.libraries()]]
     code = hashlib.sha256(json.dumps([*made_of, _headers(source, found.include)]).encode())
     if target == HOST:
         compiler = _identity(asked(), os.environ.get("PATH"))

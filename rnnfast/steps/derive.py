@@ -227,6 +227,9 @@ def keep(traced: Traced, derived: Derived) -> Kept:
     for node in needed:
         if node in operands and node.op not in LEAVES:
             keeper.nodes[node] = None  # products over all steps read it from memory
+        if node.op == "rmax" and not keeper._is_free(node.args[0]):
+            # who is largest is asked of it again, in a loop that may round what it makes otherwise
+            keeper.nodes[node.args[0]] = None
     for node in sorted(needed, key=_rank):
         keeper.need(node)
     for outer in derived.outers:

@@ -234,7 +234,10 @@ def kernel(cell: str, hidden: int, bias: bool, dtype: torch.dtype) -> Kernel | s
 
     ``dtype``: float32 or float64, what it is computed in.
     """
-    return _made(CELLS[cell], hidden, bias, dtype)  # kept by the cell, not by what it is called
+    try:
+        return _made(CELLS[cell], hidden, bias, dtype)  # kept by the cell, not by its name
+    except library.LibraryError as error:  # which knows for itself what would be so again
+        return str(error)
 
 
 @functools.lru_cache(maxsize=256)
@@ -247,10 +250,15 @@ def _made(spec: CellSpec, hidden: int, bias: bool, dtype: torch.dtype) -> Kernel
 def _make(spec: CellSpec, hidden: int, bias: bool, dtype: torch.dtype) -> Kernel | str:
     try:
         checked(spec, hidden, bias)
-        made = source(spec, hidden, bias, dtype)
+        made = _source(spec, hidden, bias, dtype)
         return Kernel(made, library.load(made.text, name=spec.name), dtype)
-    except (StepError, library.LibraryError) as error:
+    except StepError as error:
         return str(error)
+
+
+@functools.lru_cache(maxsize=256)
+def _source(spec: CellSpec, hidden: int, bias: bool, dtype: torch.dtype) -> Source:
+    return source(spec, hidden, bias, dtype)
 
 
 @functools.lru_cache(maxsize=256)
@@ -262,4 +270,5 @@ def checked(spec: CellSpec, hidden: int, bias: bool) -> None:
 def forget() -> None:
     """What was compiled in this process, and what failed; for tests."""
     _made.cache_clear()
+    _source.cache_clear()
     checked.cache_clear()

@@ -11,6 +11,7 @@ from .. import library
 from ..cells import CellSpec
 from .cuda_text import cuda_source
 from .gpu import layout_of
+from .layout import Layout
 from .run import Arguments, Loops
 from .source import Source
 
@@ -41,25 +42,35 @@ class CudaKernel(Loops):
 class Gpus:
     """Where kernels are compiled for the devices of a kind, and loaded."""
 
-    def load(self, made: Source, name: str, index: int) -> CudaKernel | str:
-        """For the device of this number; why there are none."""
+    def load(self, made: Source, name: str, index: int) -> CudaKernel:
+        """For the device of this number. Raises LibraryError."""
         target = library.cuda_target(*torch.cuda.get_device_capability(index))
-        loaded = _loaded(made, name, target)
-        if isinstance(loaded, str):
-            return loaded
+        loaded = library.load(made.text, name=name, target=target)
         return CudaKernel(made, loaded, library.status(made.text, target))
 
 
 KINDS = {"cuda": Gpus()}  # by the type of device that tensors are on; tests have another
 
 
-@functools.lru_cache(maxsize=256)
 def kernel(kind: str, index: int, spec: CellSpec, hidden: int, bias: bool) -> CudaKernel | str:
     """The compiled loops for a device; why there are none. Kept by the cell, not by its name."""
+    try:
+        return _made(kind, index, spec, hidden, bias)
+    except library.LibraryError as error:  # the library knows what would be so again
+        return str(error)
+
+
+@functools.lru_cache(maxsize=256)
+def _made(kind: str, index: int, spec: CellSpec, hidden: int, bias: bool) -> CudaKernel | str:
     layout = layout_of(spec.name, hidden, bias, blocks=True)
     if isinstance(layout, str):
         return layout
-    return KINDS[kind].load(cuda_source(layout), spec.name, index)
+    return KINDS[kind].load(_source(layout), spec.name, index)
+
+
+@functools.lru_cache(maxsize=256)
+def _source(layout: Layout) -> Source:
+    return cuda_source(layout)
 
 
 def cuda_library(spec: CellSpec, hidden: int, bias: bool, target: str) -> ctypes.CDLL | str:
@@ -77,4 +88,5 @@ def _loaded(made: Source, name: str, target: str) -> ctypes.CDLL | str:
 
 def forget() -> None:
     """What was compiled in this process, and what failed; for tests."""
-    kernel.cache_clear()
+    _made.cache_clear()
+    _source.cache_clear()

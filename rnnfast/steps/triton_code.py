@@ -374,13 +374,17 @@ def _numbered(name: str) -> tuple[str, str]:
 
 
 def _operator(node: Node, arguments: list[str]) -> str:
-    constant = all(arg.op == "const" for arg in node.args)
+    constant = all(_is_constant(arg) for arg in node.args)
     if constant or node.op == "pow":  # functions take values, not numbers of the text
         arguments = [
-            f"number({text})" if arg.op == "const" else text
+            f"number({text})" if _is_constant(arg) else text
             for arg, text in zip(node.args, arguments, strict=True)
         ]
     return OPERATORS[node.op].text.format(*arguments)
+
+
+def _is_constant(node: Node) -> bool:
+    return node.op == "const" or (node.op == "spread" and _is_constant(node.args[0]))
 
 
 def _literal(value: float) -> str:

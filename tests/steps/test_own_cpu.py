@@ -20,6 +20,7 @@ from rnnfast.direct import run_direct
 from rnnfast.problem import Options, Scan, problem_of
 from rnnfast.scratch import scratch_scan
 from rnnfast.steps import run
+from rnnfast.steps.graph import ordered
 from tests import own_cells
 from tests.test_cpu import saved_bytes
 
@@ -438,3 +439,54 @@ def test_explain_tells_what_was_made_of_the_step() -> None:
     assert "1 product, 1 stage" in shown
     assert "saves 4 H" in shown
     assert "cached at" in shown
+
+
+@rnnfast.cell(gates=1, recurrent=None)
+def rolled(gx, states, w):
+    """Parts of gx that overlap one another are read by backward."""
+    return (torch.tanh(gx * torch.roll(gx, 1, -1) + states[0]),)
+
+
+@rnnfast.cell(gates=1, recurrent=None)
+def divided(gx, states, w):
+    """Backward divides by what lies in [0, 1] and may be small."""
+    return (torch.tanh(torch.log(torch.sigmoid(gx)) * 0.1 + states[0] * 0.5),)
+
+
+@rnnfast.cell(gates=1, params={"p": "H"}, recurrent=None)
+def largest_of_a_sum(gx, states, w):
+    u = states[0] * w.p
+    x = u + gx
+    return (torch.tanh(x - x.amax(-1, keepdim=True)) * u + torch.tanh(gx),)
+
+
+@pytest.mark.parametrize("spec", [rolled, divided], ids=["rolled", "divided"])
+def test_what_16_bit_storage_saves_is_all_that_is_read(spec: CellSpec) -> None:
+    wide, scan = (scan_of(spec, dtype, H=128) for dtype in (torch.float32, torch.bfloat16))
+    input = torch.linspace(-14, 2, scan.input.numel()).view_as(scan.input)
+    wide, scan = (
+        one._replace(kind="gates", input=given.requires_grad_(), weights=[])
+        for one, given in (
+            (wide, _of_gates(input, torch.float32)),
+            (scan, _of_gates(input, torch.bfloat16)),
+        )
+    )
+    expected, found = results(wide, "cpu"), results(scan, "cpu")
+    for a, b in zip(found, expected, strict=True):
+        assert bool(a.isfinite().all())
+        assert (a.double() - b.double()).abs().max() <= 0.03 * b.double().abs().max()
+
+
+def _of_gates(input: Tensor, dtype: torch.dtype) -> Tensor:
+    return input.repeat(1, 1, 43)[..., :128].to(dtype).contiguous()
+
+
+def test_the_argument_of_a_largest_is_saved() -> None:
+    """Made again in two loops it may be rounded in two ways, and then nobody is the largest."""
+    layout = run.kernel(largest_of_a_sum.name, 12, True, torch.float32).layout
+    stored = [store.node for stage in layout.forward.stages for store in stage.stores]
+    (top,) = {n for n in ordered(stored) if n.op == "rmax"}
+    assert top.args[0] in stored
+    assert_close(
+        results(scan_of(largest_of_a_sum), "cpu"), results(scan_of(largest_of_a_sum), "loop"), 1e-10
+    )
