@@ -126,8 +126,8 @@ WarpPart warp_part(int64_t tiles, int64_t slabs, int64_t held) {
 // Reading a block's part of the matrix, in cycles: all warps' instructions and the ways of a
 // thread's loads, one after the other, or what L2 delivers. A layer's weights come from DRAM: since
 // they were used last, all of the model was.
-double load_cycles(const PlanProblem& p, const LoadWay& way, const WarpPart& part, double bytes,
-                   double at_once, const Rates& rates) {
+double load_cycles(const LoadWay& way, const WarpPart& part, double bytes, double at_once,
+                   const Rates& rates) {
   const double trips = std::ceil(part.spilled / way.slabs_ahead);  // of a tile
   const double slabs = part.tiles * (part.held + trips * way.slabs_ahead);
   const double held = way.held_at_once ? double(part.held > 0) : part.tiles * part.held;
@@ -287,7 +287,7 @@ StepCost solo_step(const PlanProblem& p, Math math, Shape shape, const Device& d
   c.barrier = phases * rates.block_barrier_cycles;
   c.memory = kColumns * double(p.H) * sequence_bytes(p) / rates.l2_bytes_per_clock;
   const double blocks = double(batch_tiles(p) * p.directions);
-  c.load = load_cycles(p, load_way(false, p.pass, math, bytes_of(p.dtype), p.P),
+  c.load = load_cycles(load_way(false, p.pass, math, bytes_of(p.dtype), p.P),
                        warp_part(warp_tiles, slabs, shape.held_slabs), weight_bytes(p),
                        std::min<double>(blocks, device.sm_count), rates);
   const double step = busy(c, true) + c.latency + c.barrier;
@@ -359,7 +359,7 @@ StepCost team_step(const PlanProblem& p, Math math, const Team& team, const Devi
   c.barrier = phases * barriers_of(team.kind) * rates.block_barrier_cycles;
   c.memory = kColumns * double(share.units) * sequence_bytes(p) / rates.l2_bytes_per_clock;
   const LoadWay way = load_way(true, p.pass, math, bytes_of(p.dtype), p.P);
-  c.load = load_cycles(p, way, share.warp, weight_bytes(p) / team.blocks, at_once, rates);
+  c.load = load_cycles(way, share.warp, weight_bytes(p) / team.blocks, at_once, rates);
   const double turn = busy(c, !from_l2) + c.latency + c.barrier;
   c.fetch = fetch_cycles(p, turn, rates);
   const double work = (turn + c.fetch) * team.tiles / device.clock_ghz;
