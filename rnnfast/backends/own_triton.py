@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..problem import Cotangents, Gradients, Needs, Problem, Saved, Scan, ScanResult, cast
 from ..products.projection import wide_projection
+from ..rules import alive
 from ..steps.gpu import layout_of
 from ..steps.layout import Layout
 from ..steps.triton_text import Text, text_of
@@ -94,18 +95,13 @@ def forward(scan: Scan) -> tuple[ScanResult, list[Tensor]]:
     result = ScanResult(history[0], last, trace)
     if not training:
         return result, []
-    if scan.lengths is not None and any(m.operand.buffer == "gx" for m in layout.matrices):
-        _clear_padding(scan, gx)
+    live = alive(scan)
+    if live is not None and any(m.operand.buffer == "gx" for m in layout.matrices):
+        # what the kernels did not write there may be anything, and is multiplied by zeros
+        gx.masked_fill_(~live[:, :, None], 0)
     apart = [history[k] for k in _apart(layout, options.all_states, storage)]
     saved = [given[name] for name in ("gx", "saved", "scalars")]
     return result, [*(t for t in saved if t is not None), *apart]
-
-
-def _clear_padding(scan: Scan, gx: Tensor) -> None:
-    """What the kernels did not write there may be anything, and is multiplied by zeros."""
-    assert scan.lengths is not None
-    beyond = torch.arange(gx.shape[0], device=gx.device)[:, None] >= scan.lengths
-    gx.masked_fill_(beyond[:, :, None], 0)
 
 
 def backward(scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:

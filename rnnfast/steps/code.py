@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -134,6 +134,12 @@ class Code:
             value = self.handed(value)
         condition = "" if always else "if (training()) "
         self.stores.append(f"{condition}{self.stored(to, value)};")
+
+    def body(self, stores: Iterable[Store]) -> list[str]:
+        """The lines that make ``stores``."""
+        for store in stores:
+            self.store(store)
+        return self.lines + self.stores
 
     def address(self, row: str, offset: int) -> str:
         return f"{row} + {self.own.needs.units(offset)} + j"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .code import Class, Code, Emitter, Needs, indented
 from .graph import Node
-from .stages import Group, Program, Stage, Store
+from .stages import Group, Program, Stage, Store, by_width, reduced_width
 
 
 def emit(name: str, program: Program, needs: Needs, backward: bool) -> Class:
@@ -138,13 +138,11 @@ class _Class(Emitter):
     def _fused(self, index: int, stage: Stage) -> list[str]:
         (group,) = stage.groups
         code = _Code(self, index, {node: f"x[{k}]" for k, node in enumerate(group.nodes)})
-        for store in stage.stores:
-            code.store(store)
         self.members += [
             "template <class M>",
             "__attribute__((noinline)) void "
             f"unit{index}(const Live<S>& live, int64_t i, int64_t j, M m, const V* x) const {{",
-            *indented(1, code.lines + code.stores),
+            *indented(1, code.body(stage.stores)),
             "}",
         ]
         done = [
@@ -158,19 +156,14 @@ class _Class(Emitter):
         rows = _Code(self, index, {})
         for wave in stage.waves:
             self._wave(rows, wave)
-        for store in stage.stores:
-            if store.node.scalar:
-                rows.store_scalar(store)
-        vectors = [store for store in stage.stores if not store.node.scalar]
-        for width in sorted({store.node.width for store in vectors}):
-            code = _Code(self, index, {}, rows)
-            for store in vectors:
-                if store.node.width == width:
-                    code.store(store)
+        for store in stage.scalars:
+            rows.store_scalar(store)
+        for width, stores in stage.vectors():
+            body = _Code(self, index, {}, rows).body(stores)
             rows.lines += [
                 "{",
                 "  const auto unit = [&](int64_t j, auto m) {",
-                *indented(2, code.lines + code.stores),
+                *indented(2, body),
                 "  };",
                 f"  units(place, {self.needs.units(width)}, [&](int64_t j, int64_t n) {{",
                 "    if (n >= L) unit(j, Whole{});",
@@ -187,8 +180,7 @@ class _Class(Emitter):
         ]
 
     def _wave(self, rows: _Code, wave: list[Node]) -> None:
-        for width in sorted({node.args[0].width for node in wave}):
-            nodes = [node for node in wave if node.args[0].width == width]
+        for width, nodes in by_width(wave, reduced_width):
             code = _Code(self, rows.stage, {}, rows)
             for node in nodes:
                 total, value = f"t{node.index}", code.vector(node.args[0])

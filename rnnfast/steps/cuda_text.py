@@ -7,7 +7,7 @@ from .code import Class, Code, Emitter, Needs, indented
 from .graph import Node
 from .layout import Layout
 from .source import Source
-from .stages import Group, Program, Stage, Store
+from .stages import Group, Program, Stage, Store, by_width, reduced_width
 
 
 def cuda_source(layout: Layout) -> Source:
@@ -94,11 +94,9 @@ class _Class(Emitter):
         """What is done with a product's sums."""
         (group,) = stage.groups
         code = _Code(self, index, {node: f"x[{k}]" for k, node in enumerate(group.nodes)})
-        for store in stage.stores:
-            code.store(store)
         own = f"Body<{self.name}Pass::OwnStep>"
         self._body(
-            index, own, "void unit(int64_t j, const float* x) const", code.lines + code.stores
+            index, own, "void unit(int64_t j, const float* x) const", code.body(stage.stores)
         )
 
     def _row(self, index: int, stage: Stage) -> None:
@@ -106,18 +104,13 @@ class _Class(Emitter):
         rows = _Code(self, index, {})
         for wave in stage.waves:
             self._wave(rows, wave)
-        for store in stage.stores:
-            if store.node.scalar:
-                rows.store_scalar(store)
-        vectors = [store for store in stage.stores if not store.node.scalar]
-        for width in sorted({store.node.width for store in vectors}):
-            code = _Code(self, index, {}, rows)
-            for store in vectors:
-                if store.node.width == width:
-                    code.store(store)
+        for store in stage.scalars:
+            rows.store_scalar(store)
+        for width, stores in stage.vectors():
+            body = _Code(self, index, {}, rows).body(stores)
             rows.lines += [
                 f"units({self.needs.units(width)}, [&](int64_t j) {{",
-                *indented(1, code.lines + code.stores),
+                *indented(1, body),
                 "});",
             ]
         self._body(index, f"RowBody<{self.name}Pass::OwnStep>", "void run() const", rows.lines)
@@ -128,13 +121,12 @@ class _Class(Emitter):
         array = f"t{wave[0].index}"
         begin = ["S(0)" if node.op == "rsum" else "kLeast" for node in wave]
         rows.lines.append(f"S {array}[] = {{{', '.join(begin)}}};")
-        for width in sorted({node.args[0].width for node in wave}):
+        for width, nodes in by_width(enumerate(wave), lambda one: reduced_width(one[1])):
             code = _Code(self, rows.stage, {}, rows)
-            for at, node in enumerate(wave):
-                if node.args[0].width == width:
-                    own, value = f"{array}[{at}]", code.vector(node.args[0])
-                    both = f"{own} + {value}" if at < sums else f"maximum({own}, {value})"
-                    code.lines.append(f"{own} = {both};")
+            for at, node in nodes:
+                own, value = f"{array}[{at}]", code.vector(node.args[0])
+                both = f"{own} + {value}" if at < sums else f"maximum({own}, {value})"
+                code.lines.append(f"{own} = {both};")
             rows.lines += [
                 f"every({self.needs.units(width)}, [&](int64_t j) {{",
                 *indented(1, code.lines),

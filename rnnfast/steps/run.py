@@ -81,7 +81,7 @@ class Loops:
     """The compiled loops of a cell for layers of H units."""
 
     def __init__(self, made: Source, loaded: ctypes.CDLL, where: str) -> None:
-        self.source, self.layout, self.loaded, self.where = made, made.layout, loaded, where
+        self.source, self.layout, self.where = made, made.layout, where
         views = [
             _View(
                 made.needs.weights.index(m.weight),

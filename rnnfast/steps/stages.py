@@ -7,13 +7,14 @@ whole row, and products, whose operands stages before have left in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from .graph import LEAVES, REDUCTIONS, Matrix, Node, ordered
 from .operators import OPERATORS
 
+Item = TypeVar("Item")
 MOST_PLANES = 6  # outputs of a product whose sums stay in registers until they are used
 MOST_OPERATIONS = 8  # that are done again in a later stage, rather than kept in memory
 
@@ -52,6 +53,18 @@ class Group(NamedTuple):
         return [node.attrs for node in self.nodes]
 
 
+def by_width(items: Iterable[Item], width: Callable[[Item], int]) -> list[tuple[int, list[Item]]]:
+    found: dict[int, list[Item]] = {}
+    for item in items:
+        found.setdefault(width(item), []).append(item)
+    return sorted(found.items(), key=lambda one: one[0])
+
+
+def reduced_width(node: Node) -> int:
+    """Of what a reduction goes over."""
+    return node.args[0].width
+
+
 @dataclass
 class Stage:
     """``waves``: reductions, each wave of which needs the one before. ``fused``: the pointwise part
@@ -61,6 +74,14 @@ class Stage:
     waves: list[list[Node]] = field(default_factory=list)
     stores: list[Store] = field(default_factory=list)
     fused: bool = False
+
+    @property
+    def scalars(self) -> list[Store]:
+        return [store for store in self.stores if store.node.scalar]
+
+    def vectors(self) -> list[tuple[int, list[Store]]]:
+        """The other stores, by their width."""
+        return by_width((s for s in self.stores if not s.node.scalar), lambda s: s.node.width)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from .graph import REDUCTIONS, Matrix, Node
 from .layout import Layout
 from .operators import OPERATORS
-from .stages import Group, Program, Store
+from .stages import Group, Program, Store, by_width, reduced_width
 
 OPTIONS = ("TRAINING", "BLOCK_B", "BLOCK_H", "BLOCK_K", "PRECISION")
 SCAN = ("lengths", "resets", "step", "T", "B", "reverse")
@@ -163,21 +163,20 @@ class Function:
         return found
 
     def pointwise(self, stores: Sequence[Store], names: dict[Node, str]) -> None:
-        code = _Code(self, names, _Where())
-        for store in stores:
-            code.store(store)
-        self.lines += code.lines + self._between(stores) + code.stores
+        self.lines += self._body(stores, names)
 
     def each(self, width: int, stores: Sequence[Store]) -> None:
         """Of whole rows."""
-        code = _Code(self, {}, _Where())
+        self._loop(width, self._body(stores, {}))
+
+    def _body(self, stores: Sequence[Store], names: dict[Node, str]) -> list[str]:
+        code = _Code(self, names, _Where())
         for store in stores:
             code.store(store)
-        self._loop(width, code.lines + self._between(stores) + code.stores)
+        return code.lines + self._between(stores) + code.stores
 
     def reduce(self, wave: Sequence[Node]) -> None:
-        for width in sorted({node.args[0].width for node in wave}):
-            nodes = [node for node in wave if node.args[0].width == width]
+        for width, nodes in by_width(wave, reduced_width):
             code = _Code(self, {}, _Where())
             body: list[str] = []
             for node in nodes:

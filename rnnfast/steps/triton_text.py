@@ -92,8 +92,7 @@ class _Pass:
 
     def _apart(self, stages: dict[int, Stage]) -> None:
         """What stands between two products: one launch of whole rows, where one is reduced."""
-        whole = any(s.waves or any(t.node.scalar for t in s.stores) for s in stages.values())
-        if whole:
+        if any(stage.waves or stage.scalars for stage in stages.values()):
             self._rows(stages)
             return
         for index, stage in stages.items():
@@ -122,9 +121,9 @@ class _Pass:
 
     def _units(self, index: int, stage: Stage) -> None:
         function = Function(self.own, index)
-        for width in sorted({store.node.width for store in stage.stores}):
+        for width, stores in stage.vectors():
             function.tile(width)
-            function.pointwise([s for s in stage.stores if s.node.width == width], {})
+            function.pointwise(stores, {})
         self.add(function)
 
     def _rows(self, stages: dict[int, Stage]) -> None:
@@ -133,8 +132,7 @@ class _Pass:
             function.begin(index)
             for wave in stage.waves:
                 function.reduce(wave)
-            function.scalars([store for store in stage.stores if store.node.scalar])
-            vectors = [store for store in stage.stores if not store.node.scalar]
-            for width in sorted({store.node.width for store in vectors}):
-                function.each(width, [s for s in vectors if s.node.width == width])
+            function.scalars(stage.scalars)
+            for width, stores in stage.vectors():
+                function.each(width, stores)
         self.add(function, whole=True)

@@ -102,13 +102,14 @@ def _steps(own: Pass, device: torch.device, given: dict[str, Any]) -> None:
         pairs.append((start, torch.empty_like(start)))
     kept = own.text.kept[own.direction]
     more = {"kept": pairs[0][0].new_empty(own.B, kept), **_scalars(own)}
+    facts = facts_of(device)
     with Door(device) as door:
         runs = []
         for turn in (0, 1):
             turned = {f"{old}{k}": pair[turn] for k, pair in enumerate(pairs)}
             turned |= {f"{new}{k}": pair[1 - turn] for k, pair in enumerate(pairs)}
             values = {**given, **more, **turned}
-            runs.append([_bound(door, launch, own, device, values) for launch in own.launches])
+            runs.append([_bound(door, launch, own, facts, values) for launch in own.launches])
         for count, step in enumerate(range(own.T) if forward else reversed(range(own.T))):
             for launch in runs[count % 2]:
                 launch(step=step)
@@ -121,10 +122,10 @@ def _scalars(own: Pass) -> dict[str, Any]:
 
 
 def _bound(
-    door: Door, launch: Launch, own: Pass, device: torch.device, values: Mapping[str, Any]
+    door: Door, launch: Launch, own: Pass, facts: Device, values: Mapping[str, Any]
 ) -> Callable[..., Any]:
     kernel = functions_of(own.text.text)[launch.function]
-    tiling = tiling_of(launch, own.B, own.itemsize, facts_of(device))
+    tiling = tiling_of(launch, own.B, own.itemsize, facts)
     grid = [triton.cdiv(own.B, tiling.block_b)]
     if not launch.whole:
         grid += [triton.cdiv(launch.units, tiling.block_h), launch.blocks]
