@@ -3,7 +3,9 @@
 
 #include <ATen/Parallel.h>
 #include <pthread.h>
+#include <sched.h>
 
+#include <algorithm>
 #include <atomic>
 
 namespace rnnfast {
@@ -15,6 +17,18 @@ inline void watch_forks() {
   pthread_atfork(nullptr, nullptr, [] { forked = true; });
 }
 
-inline int host_threads() { return forked ? 1 : at::get_num_threads(); }
+// Torch's number, but no more than there are processors for: threads that share one would wait for
+// each other at every step.
+inline int host_threads() {
+  if (forked) return 1;
+  const int threads = at::get_num_threads();
+#if defined(__linux__)
+  cpu_set_t processors;
+  if (threads > 1 && sched_getaffinity(0, sizeof processors, &processors) == 0) {
+    return std::min(threads, CPU_COUNT(&processors));
+  }
+#endif
+  return threads;
+}
 
 }  // namespace rnnfast

@@ -242,17 +242,20 @@ class BackwardPass {
   void add_products(const Place& place, const LiveRows<S>& rows,
                     const Segment<S> (&segments)[kSegments], const Done& done) {
     const int64_t width = operand_width(Cell::kPhases[p], g_.H, g_.P);
-    const Range mine = part(panels_[p].count, 1, place.unit, place.split.units);
-    for (int64_t q = mine.begin; q < mine.end; ++q) {
-      panel_product<kWide>(segments, rows.n, panels_[p].panel(q), static_cast<const S*>(nullptr),
-                           [&](int64_t i, const V(&sum)[kWide]) {
-                             for (int u = 0; u < kWide; ++u) {
-                               const int64_t j = (q * kWide + u) * L;
-                               if (j >= width) break;
-                               done(i, j, width - j, sum[u]);
-                             }
-                           });
-    }
+    const auto operands = [&](int64_t q) {
+      Operands<S, kSegments> own{{}, panels_[p].panel(q), nullptr};
+      for (int s = 0; s < kSegments; ++s) own.segments[s] = segments[s];
+      return own;
+    };
+    panels_product<kWide, kSegments, S>(part(panels_[p].count, 1, place.unit, place.split.units),
+                                        rows.n, operands,
+                                        [&](int64_t q, int64_t i, const V(&sum)[kWide]) {
+                                          for (int u = 0; u < kWide; ++u) {
+                                            const int64_t j = (q * kWide + u) * L;
+                                            if (j >= width) break;
+                                            done(i, j, width - j, sum[u]);
+                                          }
+                                        });
   }
 
   const Backward<S>& g_;

@@ -117,26 +117,26 @@ class ForwardPass {
     constexpr Phase kPhase = Cell::kPhases[p];
     constexpr int U = panel_units(kPhase), n = values_of(kPhase);
     const Panels<S>& panels = panels_[p];
-    const Range mine = part(panels.count, 1, place.unit, place.split.units);
     const int64_t outputs = outputs_of(kPhase, f_.H, f_.P);
-    const Segment<S> segments[1] = {
-        {kPhase.operand == kOperandH ? rows.h : rows.extra, operand_width(kPhase, f_.H, f_.P)}};
-    for (int64_t q = mine.begin; q < mine.end; ++q) {
-      const S *panel = panels.panel(q), *bias = panels.bias(q);
-      panel_product<U * n>(segments, rows.n, panel, bias, [&](int64_t i, const V(&sum)[U* n]) {
-        for (int u = 0; u < U; ++u) {
-          const int64_t j = (q * U + u) * L;
-          if (U > 1 && j >= outputs) break;
-          if constexpr (kPhase.matrix == Matrix::kWhr) {
-            sum[u].store(y_row(t, rows.b[i]) + j, outputs - j);
-          } else {
-            V gh[n];
-            for (int g = 0; g < n; ++g) gh[g] = sum[u * n + g];
-            unit<p>(t, rows, i, Unit{j, outputs - j}, gh);
-          }
-        }
-      });
-    }
+    const Segment<S> segment{kPhase.operand == kOperandH ? rows.h : rows.extra,
+                             operand_width(kPhase, f_.H, f_.P)};
+    const auto operands = [&](int64_t q) {
+      return Operands<S, 1>{{segment}, panels.panel(q), panels.bias(q)};
+    };
+    panels_product<U * n, 1, S>(part(panels.count, 1, place.unit, place.split.units), rows.n,
+                                operands, [&](int64_t q, int64_t i, const V(&sum)[U* n]) {
+                                  for (int u = 0; u < U; ++u) {
+                                    const int64_t j = (q * U + u) * L;
+                                    if (U > 1 && j >= outputs) break;
+                                    if constexpr (kPhase.matrix == Matrix::kWhr) {
+                                      sum[u].store(y_row(t, rows.b[i]) + j, outputs - j);
+                                    } else {
+                                      V gh[n];
+                                      for (int g = 0; g < n; ++g) gh[g] = sum[u * n + g];
+                                      unit<p>(t, rows, i, Unit{j, outputs - j}, gh);
+                                    }
+                                  }
+                                });
   }
 
   // The pointwise part of a phase for one vector of units of one row.

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "cpu/range.h"
+#include "cpu/transpose.h"
 #include "cpu/vec.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA {
@@ -92,6 +94,64 @@ inline void panel_product(const Segment<S> (&segments)[N], int64_t n, const S* p
   for (; i < n; ++i) panel_rows<1, NV>(segments, i, panel, bias, done);
 }
 
+// What one panel of a product is multiplied with, and what its sums begin with: a bias, or 0.
+template <class S, int N>
+struct Operands {
+  Segment<S> segments[N];
+  const S *panel, *bias;
+};
+
+// One row against two panels at once: one panel's few sums would wait for one another, and two
+// streams of weights are read faster than one.
+template <int NV, class S, int N>
+inline void pair_product(const Operands<S, N> (&of)[2], Vec<S> (&sum)[2][NV]) {
+  using V = Vec<S>;
+  constexpr int L = V::kLanes;
+  typename V::Native total[2][NV];
+  const S* w[2] = {of[0].panel, of[1].panel};
+#pragma GCC unroll 2
+  for (int q = 0; q < 2; ++q) {
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j)
+      total[q][j] = (of[q].bias ? V::load(of[q].bias + j * L) : V(S(0))).v;
+  }
+  for (int s = 0; s < N; ++s) {
+    const Segment<S>&first = of[0].segments[s], &second = of[1].segments[s];
+    const S* row[2] = {first.rows[0] + first.offset, second.rows[0] + second.offset};
+    for (int64_t k = 0; k < first.K; ++k) {
+#pragma GCC unroll 2
+      for (int q = 0; q < 2; ++q) {
+        const V x(row[q][k]);
+#pragma GCC unroll 8
+        for (int j = 0; j < NV; ++j) total[q][j] += x.v * V::load(w[q] + j * L).v;
+        w[q] += NV * L;
+      }
+    }
+  }
+#pragma GCC unroll 2
+  for (int q = 0; q < 2; ++q) {
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; ++j) sum[q][j].v = total[q][j];
+  }
+}
+
+// All of `n` rows against the panels of a range: done(panel, row index, sums) for each; operands(q):
+// those of panel q.
+template <int NV, int N, class S, class Of, class Done>
+inline void panels_product(Range panels, int64_t n, const Of& operands, const Done& done) {
+  int64_t q = panels.begin;
+  for (; n == 1 && q + 2 <= panels.end; q += 2) {
+    Vec<S> sum[2][NV];
+    pair_product<NV, S, N>({operands(q), operands(q + 1)}, sum);
+    for (int i = 0; i < 2; ++i) done(q + i, int64_t(0), sum[i]);
+  }
+  for (; q < panels.end; ++q) {
+    const Operands<S, N> of = operands(q);
+    panel_product<NV>(of.segments, n, of.panel, of.bias,
+                      [&](int64_t i, const Vec<S>(&sum)[NV]) { done(q, i, sum); });
+  }
+}
+
 // Packs panel q, of U vectors of units times G gates: column (u, g, lane) is row
 // g·H + (q·U + u)·lanes + lane of `w` [G·H, K]; beyond H it is 0. Bias likewise, if there is one.
 template <int U, int G, class S>
@@ -106,8 +166,20 @@ inline void pack_panel(const S* w, const S* b, int64_t H, int64_t K, int64_t q, 
       }
     }
   }
+  int64_t whole = 0;  // steps that are packed already, squares of values at a time
+  if (kTransposes && (q + 1) * U * L <= H) {
+    for (; whole + L <= K; whole += L) {
+      for (int column = 0; column < NV; ++column) {
+        const S* row = w + (column % G * H + (q * U + column / G) * L) * K + whole;
+        Vec<S> square[L];
+        for (int lane = 0; lane < L; ++lane) square[lane] = Vec<S>::load(row + lane * K);
+        transpose(square);
+        for (int k = 0; k < L; ++k) square[k].store(panel + ((whole + k) * NV + column) * L);
+      }
+    }
+  }
   constexpr int64_t kBlock = 32;  // steps of k at a time, so that the panel's lines stay in L1
-  for (int64_t k0 = 0; k0 < K; k0 += kBlock) {
+  for (int64_t k0 = whole; k0 < K; k0 += kBlock) {
     const int64_t k1 = k0 + kBlock < K ? k0 + kBlock : K;
     for (int column = 0; column < NV * L; ++column) {
       const int vector = column / L, u = vector / G, g = vector % G;

@@ -4,12 +4,13 @@
 #include <cstdint>
 
 #include "cpu/kernels.h"
+#include "cpu/range.h"
 #include "cpu/threads.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA {
 
-// A barrier of the threads of one row part. Spins a little, then lets others run, since machines
-// are shared.
+// A barrier of the threads of one row part. Spins a little, then sleeps: machines are shared, and a
+// thread that is waited for may have to wait for a core that only the waiting one can give it.
 class Barrier {
  public:
   void wait(int n) {
@@ -17,30 +18,31 @@ class Barrier {
     const int phase = __atomic_load_n(&phase_, __ATOMIC_RELAXED);
     if (__atomic_add_fetch(&arrived_, 1, __ATOMIC_ACQ_REL) == n) {
       __atomic_store_n(&arrived_, 0, __ATOMIC_RELAXED);
-      __atomic_store_n(&phase_, phase + 1, __ATOMIC_RELEASE);
+      // either the last to come sees who sleeps, or that one sees the new phase
+      __atomic_store_n(&phase_, phase + 1, __ATOMIC_SEQ_CST);
+      if (__atomic_load_n(&sleepers_, __ATOMIC_SEQ_CST) > 0) wake();
       return;
     }
-    for (int spins = 0; __atomic_load_n(&phase_, __ATOMIC_ACQUIRE) == phase; ++spins) pause(spins);
+    for (int spins = 0; spins < kSpins; ++spins) {
+      if (__atomic_load_n(&phase_, __ATOMIC_ACQUIRE) != phase) return;
+      pause();
+    }
+    __atomic_add_fetch(&sleepers_, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&phase_, __ATOMIC_SEQ_CST) == phase) sleep(phase);
+    __atomic_sub_fetch(&sleepers_, 1, __ATOMIC_RELAXED);
   }
 
  private:
-  static void pause(int spins);
+  static constexpr int kSpins = 1000;  // some 20 microseconds
+
+  static void pause();
+  void sleep(int phase);  // until the phase is another, or for less
+  void wake();
 
   alignas(64) int arrived_ = 0;
   alignas(64) int phase_ = 0;
+  int sleepers_ = 0;
 };
-
-struct Range {
-  int64_t begin = 0, end = 0;
-  int64_t size() const { return end - begin; }
-};
-
-// Part i of n of [0, size), in multiples of `grain`.
-inline Range part(int64_t size, int64_t grain, int64_t i, int64_t n) {
-  const int64_t grains = (size + grain - 1) / grain;
-  const int64_t begin = grains * i / n * grain, end = grains * (i + 1) / n * grain;
-  return {begin < size ? begin : size, end < size ? end : size};
-}
 
 // One thread's place.
 struct Place {

@@ -4,7 +4,6 @@
 #pragma once
 
 #include "cpu/steps/math.h"
-#include "cpu/steps/transpose.h"
 #include "cpu/workspace.h"
 #include "scan/steps.h"
 #include "scan/time_clip.h"
@@ -166,23 +165,24 @@ class Pass {
     const Panels<S>& panels = panels_[k];
     const Product product = Self::product(k, H);
     const int64_t width = product.block_width(), each = product.block_panels(L);
-    const Range mine = part(panels.count, 1, place.unit, place.split.units);
-    for (int64_t q = mine.begin; q < mine.end; ++q) {
-      const int64_t block = q / each, begin = q % each * U * L;
-      Segment<S> own[N];
+    const auto operands = [&](int64_t q) {
+      Operands<S, N> own{{}, panels.panel(q), nullptr};
       for (int s = 0; s < N; ++s) {
         const int64_t K = segments[s].K / product.blocks;
-        own[s] = {segments[s].rows, K, segments[s].offset + block * K};
+        own.segments[s] = {segments[s].rows, K, segments[s].offset + q / each * K};
       }
-      panel_product<U * planes>(own, live.n, panels.panel(q), static_cast<const S*>(nullptr),
-                                [&](int64_t i, const V(&sum)[U* planes]) {
-                                  for (int u = 0; u < U; ++u) {
-                                    const int64_t j = begin + u * L;
-                                    if (U > 1 && j >= width) break;
-                                    done(i, block * width + j, width - j, sum + u * planes);
-                                  }
-                                });
-    }
+      return own;
+    };
+    panels_product<U * planes, N, S>(part(panels.count, 1, place.unit, place.split.units), live.n,
+                                     operands, [&](int64_t q, int64_t i, const V(&sum)[U* planes]) {
+                                       const int64_t first = q / each * width,
+                                                     begin = q % each * U * L;
+                                       for (int u = 0; u < U; ++u) {
+                                         const int64_t j = begin + u * L;
+                                         if (U > 1 && j >= width) break;
+                                         done(i, first + j, width - j, sum + u * planes);
+                                       }
+                                     });
   }
 
   // body(j, lanes that exist) for this thread's part of `width` units.

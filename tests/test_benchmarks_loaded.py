@@ -1,0 +1,54 @@
+"""benchmarks/loaded.py: the load is there while a case is timed, and gone afterwards."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from benchmarks import loaded
+from benchmarks.cases import parse
+
+
+def running(marker: str) -> int:
+    """Processes with this text in their command line."""
+    found = 0
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as file:
+                    found += marker.encode() in file.read()
+            except OSError:  # it has ended
+                pass
+    return found
+
+
+def test_the_load_is_there_for_the_second_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded, "BUSY", "import time; time.sleep(600)  # the load of a test")
+    seen: list[int] = []
+
+    def timed(case: object, seconds: float) -> loaded.Times:
+        seen.append(running("# the load of a test"))
+        return loaded.Times(2.0, 1.0)
+
+    monkeypatch.setattr(loaded, "measured", timed)
+    told: list[str] = []
+    found = loaded.compare([parse("lstm-T2-B1-I3-H4")], 0.1, 2, told.append)
+    assert seen == [0, 2]
+    assert running("# the load of a test") == 0
+    assert found == [(loaded.Times(2.0, 1.0), loaded.Times(2.0, 1.0))]
+    assert told[1].split() == ["lstm-T2-B1-I3-H4", "2000.00", "1.0x", "1000.00", "1.0x"]
+
+
+def test_the_load_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded, "BUSY", "import time; time.sleep(600)  # another load")
+    with pytest.raises(KeyError), loaded.busy(2):
+        raise KeyError
+    assert running("# another load") == 0
+
+
+def test_a_case_is_timed() -> None:
+    torch.manual_seed(0)
+    times = loaded.measured(parse("gru-T2-B1-I3-H4"), 0.05)
+    assert min(times) > 0
