@@ -5,6 +5,7 @@
 #include <torch/csrc/utils/pybind.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -236,9 +237,11 @@ std::tuple<int, int, std::string> split(double weights, int gates, int meetings,
   return {chosen.rows, chosen.units, chosen.describe() + ", " + cpu::kernels().isa};
 }
 
-// Their threads are ours, so that there is one OpenMP in the process.
+// Their threads are ours, so that there is one OpenMP in the process. The number is asked for again:
+// what a cell was planned for may have been before a fork.
 void run_team(int n, void (*body)(void*, int, int), void* context) {
-  cpu::on_threads(n, [&](int id, int threads) { body(context, id, threads); });
+  cpu::on_threads(std::min(n, host_threads()),
+                  [&](int id, int threads) { body(context, id, threads); });
 }
 
 }  // namespace

@@ -104,3 +104,40 @@ def test_a_forked_child_runs_what_its_parent_ran(make_layer: Maker) -> None:
     )
     meaning = {3: "the child's numbers differ", 4: "the child hangs", -11: "a segfault"}
     assert child.returncode == 0, meaning.get(child.returncode, child.stderr[-2000:])
+
+
+FORK_OF_SCANS = """
+import faulthandler, os, sys, torch
+import rnnfast
+from tests import own_cells
+torch.manual_seed(0)
+torch.set_num_threads(2)
+H = 256
+gates, weight, zero = torch.randn(8, 1, 4 * H), torch.randn(4 * H, H), torch.zeros(1, H)
+
+def y(cell):
+    with torch.no_grad():  # no product of torch's, which would hang in a child by itself
+        return rnnfast.scan(
+            cell, gates, [zero, zero], [weight], projected=True, backend="cpu"
+        ).y
+
+cells = ["lstm", own_cells.lstm.name]
+before = [y(cell) for cell in cells]
+child = os.fork()
+if child == 0:
+    faulthandler.dump_traceback_later(20, exit=True)
+    os._exit(0 if all(torch.equal(y(cell), want) for cell, want in zip(cells, before)) else 3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_child_keeps_to_one_thread_by_itself() -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", FORK_OF_SCANS],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    meaning = {1: "the child hangs", 3: "the child's numbers differ"}
+    assert child.returncode == 0, (meaning.get(child.returncode), child.stderr[-2000:])
