@@ -26,6 +26,8 @@ class _Part(NamedTuple):
 
 def _whole(parts: list[_Part], weight: Tensor) -> Tensor:
     """The gradient of a weight: the parts side by side, or their sum where they may overlap."""
+    if len(parts) == 1 and parts[0].of.is_dense and parts[0].total.numel() == weight.numel():
+        return parts[0].total.reshape(weight.shape)
     parts = sorted(parts, key=lambda part: part.of.offset)
     at = 0
     for of, total in parts:
@@ -37,6 +39,12 @@ def _whole(parts: list[_Part], weight: Tensor) -> Tensor:
     for of, total in parts:
         view(found, of).add_(total)
     return found
+
+
+def _columns(values: Tensor, offset: int, width: int) -> Tensor:
+    if width == values.shape[-1]:
+        return values
+    return values[..., offset : offset + width]
 
 
 class Left:
@@ -88,28 +96,28 @@ class Left:
 
     def _sum(self, place: Place, of_gx: Tensor | None) -> Tensor:
         """Of the rows at ``place`` over steps and sequences; ``of_gx``: that of all of "dgx"."""
-        rows = self._values(place)
-        if of_gx is not None and place == ("dgx", 0, self.layout.widths["dgx"]):
-            return of_gx.to(rows.dtype, copy=True)
-        return rows.flatten(0, -2).sum(0)
+        buffer, offset, width = place
+        if of_gx is not None and buffer == "dgx":
+            return of_gx[offset : offset + max(width, 1)].to(self.buffers["dgx"].dtype, copy=True)
+        return self._values(place).flatten(0, -2).sum(0)
 
     def _values(self, place: Place) -> Tensor:
         buffer, offset, width = place
-        return self.buffers[buffer][..., offset : offset + max(width, 1)]
+        return _columns(self.buffers[buffer], offset, max(width, 1))
 
     def _matrix(self, matrix: MatrixGradient) -> Tensor:
         """Σ of the gradient's rows times the operand's."""
         gradient, operand = self._values(matrix.gradient), matrix.operand
         blocks = matrix.matrix.blocks
-        columns = slice(operand.offset, operand.offset + operand.width)
+        columns = operand.offset, operand.width
         if operand.buffer.startswith("state"):
             if operand not in self._began:
                 k = int(operand.buffer.removeprefix("state"))
-                scan = self.scan._replace(states=[self.scan.states[k][:, columns]])
-                self._began[operand] = BeganWith(scan, self.history[k][..., columns])
+                scan = self.scan._replace(states=[_columns(self.scan.states[k], *columns)])
+                self._began[operand] = BeganWith(scan, _columns(self.history[k], *columns))
             return self._began[operand].times(GateRows(gradient), blocks)
         if operand.buffer.startswith("new"):
-            values = self.history[int(operand.buffer.removeprefix("new"))][..., columns]
+            values = _columns(self.history[int(operand.buffer.removeprefix("new"))], *columns)
         else:
             values = self._values(operand)
         return block_product(gradient.flatten(0, 1), values.flatten(0, 1), blocks)

@@ -120,11 +120,13 @@ class CellSpec:
     has_cell_state: bool = field(init=False)
     saves_gates: bool = field(init=False)
     extra: str | None = field(init=False)
+    names: dict[tuple[str, bool], tuple[str, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         def derive(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
+        derive("names", {})  # those of weight_names, as they are asked for
         derive("projected", any(product.weight == "w_hr" for product in self.products))
         derive("has_cell_state", len(self.states) > 1)
         derive("saves_gates", bool(self.saved) and self.saved[0].name != self.states[0])
@@ -136,6 +138,12 @@ class CellSpec:
 
         ``kind="gates"`` (the input is already projected) has neither ``w_ih`` nor ``b_ih``.
         """
+        found = self.names.get((kind, bias))
+        if found is None:
+            found = self.names[kind, bias] = self._weight_names(kind, bias)
+        return found
+
+    def _weight_names(self, kind: str, bias: bool) -> tuple[str, ...]:
         of_input = [] if kind == "gates" else ["w_ih"]
         recurrent = ["w_hh"] if self.recurrent is not None else []
         names = [*of_input, *recurrent]

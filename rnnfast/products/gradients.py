@@ -121,16 +121,31 @@ class BeganWith:
     def __init__(self, scan: Scan, y: Tensor) -> None:
         self.scan, self.initial = scan, initial_h(scan)
         self.later, self.between = states_between(scan, y)
+        self._joined: Tensor | None = None
 
     def times(self, rows: GateRows, blocks: int = 1) -> Tensor:
         """Σ over t and b of the rows' values at (t, b) times that h; ``blocks`` as
         ``block_product`` has it."""
+        if self._is_small(rows.values):
+            return block_product(rows.values.flatten(0, 1), self.joined().flatten(0, 1), blocks)
         later, between = rows.values[self.later].flatten(0, 1), self.between.flatten(0, 1)
         total = block_product(later, between, blocks)
         if blocks > 1:
             first = at_first_step(self.scan, rows.values)
             return total.add_(block_product(first, self.initial, blocks))
         return add_product(total, at_first_step(self.scan, rows.values).t(), self.initial)
+
+    def _is_small(self, values: Tensor) -> bool:
+        """Whether copying all of h costs less than going through the sums a second time."""
+        scattered = self.scan.options.reverse and self.scan.lengths is not None
+        return not scattered and len(values) * len(self.initial) < values.shape[-1]
+
+    def joined(self) -> Tensor:
+        """[T, B, P], where first steps are the first or the last of all."""
+        if self._joined is None:
+            parts = [self.initial[None], self.between]
+            self._joined = torch.cat(parts[::-1] if self.scan.options.reverse else parts)
+        return self._joined
 
 
 def _columns(values: Tensor) -> Tensor:

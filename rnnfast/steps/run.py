@@ -125,10 +125,10 @@ class Loops:
     ) -> None:
         fields: list[int] = []
         for buffer in buffers:
-            fields += _buffer(rows[buffer])
+            fields += _buffer(*rows[buffer])
         table = (_int * len(fields))(*fields)
         names = self.source.needs.weights
-        weights = (_int * len(names))(*(loop.weights[name].data_ptr() for name in names))
+        weights = (_int * len(names))(*[loop.weights[name].data_ptr() for name in names])
         arguments = Arguments(
             loop.T,
             loop.B,
@@ -207,11 +207,23 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _buffer(rows: Rows) -> tuple[int, ...]:
+def _buffer(
+    base: Tensor | None,
+    kind: int,
+    width: int,
+    init: Tensor | None,
+    last: Tensor | None,
+    clear: bool,
+) -> tuple[int, ...]:
     """The fields of a Buffer."""
-    base, kind, width, *ends, clear = rows
-    init, last = (0 if end is None else end.data_ptr() for end in ends)
-    return 0 if base is None else base.data_ptr(), init, last, width, kind, clear
+    return (
+        0 if base is None else base.data_ptr(),
+        0 if init is None else init.data_ptr(),
+        0 if last is None else last.data_ptr(),
+        width,
+        kind,
+        clear,
+    )
 
 
 def _device(rows: Mapping[str, Rows]) -> torch.device:
