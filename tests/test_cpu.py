@@ -52,6 +52,9 @@ def on_threads(n: int, compute: Callable[[], Any]) -> Any:
         torch.set_num_threads(before)
 
 
+@pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="one processor, which a team does not share"
+)
 @pytest.mark.parametrize("options", [{}, EVERYTHING], ids=["plain", "everything"])
 @pytest.mark.parametrize(
     ("batch", "hidden", "strategy"), [(8, 96, "resident"), (1, 384, "stepwise")]

@@ -29,8 +29,11 @@ class BackwardPass {
   }
 
   void run() {
-    with_team(g_.split, [&](const Place& place) { pack(place); });
-    with_team(g_.split, [&](const Place& place) { scan(place); });
+    with_team(g_.split, [&](const Place& place) {
+      pack(place);
+      place.wait_for_all();
+      scan(place);
+    });
   }
 
  private:

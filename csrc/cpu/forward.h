@@ -36,8 +36,11 @@ class ForwardPass {
   }
 
   void run() {
-    with_team(f_.split, [&](const Place& place) { pack(place); });
-    with_team(f_.split, [&](const Place& place) { scan(place); });
+    with_team(f_.split, [&](const Place& place) {
+      pack(place);
+      place.wait_for_all();
+      scan(place);
+    });
   }
 
  private:

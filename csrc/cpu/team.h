@@ -48,9 +48,11 @@ class Barrier {
 struct Place {
   int row = 0, unit = 0;  // which part of either
   Split split;
-  Barrier* barrier = nullptr;
+  Barrier *barrier = nullptr, *everyone = nullptr;
 
   void wait() const { barrier->wait(split.units); }
+  // For the whole team.
+  void wait_for_all() const { everyone->wait(static_cast<int>(threads())); }
   int64_t id() const { return int64_t(row) * split.units + unit; }
   int64_t threads() const { return int64_t(split.rows) * split.units; }
   // This thread's part of what the whole team shares.
@@ -62,15 +64,15 @@ template <class Body>
 void with_team(Split split, const Body& body) {
   constexpr int kMaxRows = 1024, kMaxSharedRows = 64;  // a part of one thread never waits
   const int n = split.rows * split.units;
-  Barrier barriers[kMaxSharedRows];
-  const auto alone = [&] { body(Place{0, 0, Split{}, &barriers[0]}); };
+  Barrier barriers[kMaxSharedRows], everyone;
+  const auto alone = [&] { body(Place{0, 0, Split{}, &barriers[0], &everyone}); };
   if (n == 1 || split.rows > kMaxRows || (split.units > 1 && split.rows > kMaxSharedRows)) {
     return alone();
   }
   on_threads(n, [&](int id, int threads) {
     const int row = id / split.units;
     if (threads == n) {
-      body(Place{row, id % split.units, split, &barriers[row % kMaxSharedRows]});
+      body(Place{row, id % split.units, split, &barriers[row % kMaxSharedRows], &everyone});
     } else if (id == 0) {
       alone();
     }

@@ -91,8 +91,11 @@ class Pass {
   void run() {
     const Split split{int(a_.rows), int(a_.units)};
     fill_zero(zeros_, zeros_width_);
-    with_team(split, [&](const Place& place) { self().pack(place); });
-    with_team(split, [&](const Place& place) { scan(place); });
+    with_team(split, [&](const Place& place) {
+      self().pack(place);
+      place.wait_for_all();
+      scan(place);
+    });
   }
 
  protected:
