@@ -10,6 +10,7 @@
 #include <string>
 #include <tuple>
 
+#include "bindings/scratch.h"
 #include "bindings/threads.h"
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
@@ -55,16 +56,6 @@ Host host() {
 
 HostPlan plan(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes) {
   return plan_host(cell, B, H, P, scalar_bytes, host());
-}
-
-// At least `bytes` of memory that this thread's calls share, one after the other: fresh pages cost
-// more than packing a small layer's weights.
-Tensor scratch(int64_t bytes) {
-  static thread_local Tensor kept;
-  if (!kept.defined() || kept.numel() < bytes) {
-    kept = at::empty({bytes}, at::TensorOptions().dtype(at::kByte));
-  }
-  return kept;
 }
 
 // Sizes and the tensors that forward and backward have in common.

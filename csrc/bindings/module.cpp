@@ -5,6 +5,7 @@
 
 void bind_cpu(pybind11::module_& m);    // cpu.cpp
 void bind_clip(pybind11::module_& m);   // clip.cpp
+void bind_gemm(pybind11::module_& m);   // gemm.cpp
 void bind_plan(pybind11::module_& m);   // plan.cpp
 void bind_model(pybind11::module_& m);  // model.cpp
 #ifdef RNNFAST_WITH_CUDA
@@ -20,6 +21,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("openmp_max_threads", &omp_get_max_threads);
   bind_cpu(m);
   bind_clip(m);
+  bind_gemm(m);
   bind_plan(m);
   bind_model(m);
 #ifdef RNNFAST_WITH_CUDA

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cells/list.h"
+#include "cpu/gemm_problem.h"
 #include "scan/time_clip.h"
 
 namespace rnnfast::cpu {
@@ -72,6 +73,12 @@ struct Kernels {
   void (*backward_f64)(CellId, const Backward<double>&);
   // Bytes that a scan of these sizes needs, forward or backward.
   int64_t (*workspace)(CellId, int64_t B, int64_t H, int64_t P, int scalar_bytes, Split);
+  void (*gemm_f32)(const Gemm<float>&);
+  void (*gemm_f64)(const Gemm<double>&);
+  // What parts of C are multiples of, and the bytes of workspace of each thread.
+  GemmGrain (*gemm_grain)(int scalar_bytes);
+  int64_t (*gemm_room)(int scalar_bytes);
+  double (*multiply_adds)(int64_t rounds);
 };
 
 extern const Kernels kernels_avx512, kernels_avx2, kernels_baseline;

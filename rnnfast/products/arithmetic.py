@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 from ..problem import cast, wide
+from . import multiply
 
 
 def wide_product(left: Tensor, right: Tensor) -> Tensor:
     """left @ right, of 16-bit tensors in float32; 2-D, of one dtype."""
     dtype = wide(left.dtype)
     if left.dtype == dtype:
-        return left @ right
+        return multiply.product(left, right)
     if left.is_cuda:
         return torch.mm(left, right, out_dtype=dtype)
-    return left.to(dtype) @ right.to(dtype)
+    return multiply.product(left.to(dtype), right.to(dtype))
 
 
 def block_product(left: Tensor, right: Tensor, blocks: int) -> Tensor:
@@ -33,7 +34,7 @@ def block_product(left: Tensor, right: Tensor, blocks: int) -> Tensor:
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """``total``, to which left @ right was added."""
     if left.dtype == total.dtype:
-        return total.addmm_(left, right)
+        return multiply.add_product(total, left, right)
     return total.add_(wide_product(left, right))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..problem import Gradients, Needs, Scan, cast, wide
 from ..rules import at_first_step, initial_h, states_between, without_padding
+from . import multiply
 from .arithmetic import Rounding, add_product, block_product, wide_product
 from .gates import GateGradients, GateRows
 from .projection import weight_of_input
@@ -48,8 +49,8 @@ class Backward(NamedTuple):
             return self.rounding(rows.steps())
         weight = self.dgates.arranged(weight_of_input(self.scan))
         flat = rows.values.flatten(0, 1)
-        product = flat @ weight if self.rounding.scale is None else wide_product(flat, weight)
-        return self.rounding(product).view_as(self.scan.input)
+        multiplied = multiply.product if self.rounding.scale is None else wide_product
+        return self.rounding(multiplied(flat, weight)).view_as(self.scan.input)
 
     def weights(self) -> list[Tensor]:
         """In the order of ``scan.weights``."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..problem import Scan, wide
 from ..rules import without_padding
+from . import multiply
 from .arithmetic import wide_product
 
 
@@ -35,8 +36,11 @@ def own_projection(scan: Scan) -> Tensor:
     if scan.kind == "gates":
         return scan.input.clone(memory_format=torch.contiguous_format)
     if scan.kind == "tokens":
-        scan = without_padding(scan)
-    return project_input(scan).contiguous()
+        return project_input(without_padding(scan)).contiguous()
+    rows = multiply.product(
+        scan.input.flatten(0, 1), weight_of_input(scan).t(), scan.weight("b_ih")
+    )
+    return rows.unflatten(0, scan.input.shape[:2])
 
 
 def biased_projection(scan: Scan) -> Tensor:

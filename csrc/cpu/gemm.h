@@ -1,0 +1,260 @@
+// A product of two large matrices: C = A·B, with a row added to each of its own, or C += A·B.
+//
+// Of B, blocks are packed into strips of three vectors, strip[k][j][lane], which stay in the first
+// cache while the rows of A pass, a few at a time; rows that are not contiguous are packed too. Each
+// element is the sum, over blocks of k in order, of the block's sum in order, whatever the number of
+// threads, so results do not depend on how work is split.
+#pragma once
+
+#include "cpu/gemm_problem.h"
+#include "cpu/panel.h"
+#include "cpu/team.h"
+#include "cpu/transpose.h"
+
+namespace rnnfast::cpu::RNNFAST_ISA {
+
+constexpr int kStripVectors = 3;
+constexpr int kGroupRows = kMaxRows<kStripVectors>;
+constexpr int64_t kStripBytes = 36864;  // most of it stays in the first cache
+constexpr int64_t kBlockSteps = kStripBytes / (kStripVectors * RNNFAST_VECTOR_BYTES);
+constexpr int64_t kBlockRows = 192, kBlockStrips = 40;
+
+constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// A group of rows of A: where each begins, and how far apart its values are.
+template <class S>
+struct Group {
+  const S* row[kGroupRows];
+};
+
+// A tile of C: `rows` of kGroupRows and `lanes` of W vectors exist. Added to what is there, or
+// instead of it, begun with `row` if that is not null.
+template <class S>
+struct Tile {
+  S* c;
+  int64_t stride, rows, lanes;
+  bool add;
+  const S* row;
+};
+
+// The sums of K steps of a tile. kStep: from one value of a row to the next.
+template <int W, int kStep, class S>
+__attribute__((noinline)) void multiply_tile(const Group<S>& group, const S* strip, int64_t K,
+                                             const Tile<S>& tile) {
+  using V = Vec<S>;
+  constexpr int L = V::kLanes, R = kGroupRows;
+  const S* row[R];
+  typename V::Native total[R][W];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    row[r] = group.row[r];
+#pragma GCC unroll 8
+    for (int j = 0; j < W; ++j) total[r][j] = V(S(0)).v;
+  }
+  for (int64_t k = 0; k < K; ++k) {
+    V w[W];
+#pragma GCC unroll 8
+    for (int j = 0; j < W; ++j) w[j] = V::load(strip + j * L);
+    strip += W * L;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const V x(row[r][k * kStep]);
+#pragma GCC unroll 8
+      for (int j = 0; j < W; ++j) total[r][j] += x.v * w[j].v;
+    }
+  }
+  if (tile.rows >= R && tile.lanes >= W * L && !tile.row) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      S* c = tile.c + r * tile.stride;
+#pragma GCC unroll 8
+      for (int j = 0; j < W; ++j) {
+        const V sum(total[r][j]);
+        (tile.add ? V::load(c + j * L) + sum : sum).store(c + j * L);
+      }
+    }
+    return;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    if (r >= tile.rows) break;
+#pragma GCC unroll 8
+    for (int j = 0; j < W; ++j) {
+      const int64_t n = tile.lanes - j * L;
+      if (n <= 0) break;
+      S* c = tile.c + r * tile.stride + j * L;
+      V sum(total[r][j]);
+      if (tile.add) sum = V::load(c, n) + sum;
+      if (tile.row) sum = V::load(tile.row + j * L, n) + sum;
+      sum.store(c, n);
+    }
+  }
+}
+
+// One thread's part of a product.
+template <class S>
+class GemmPart {
+  using V = Vec<S>;
+  static constexpr int L = V::kLanes;
+  static constexpr int64_t kWidth = kStripVectors * L, kSteps = kBlockSteps;
+
+ public:
+  // Elements of workspace.
+  static constexpr int64_t kRoom = (kBlockRows + kBlockStrips * kWidth) * kSteps;
+
+  GemmPart(const Gemm<S>& g, Range rows, Range columns, S* room)
+      : g_(g), rows_(rows), columns_(columns), a_(room), b_(room + kBlockRows * kSteps) {}
+
+  void run() {
+    for (int64_t n = columns_.begin; n < columns_.end; n += kBlockStrips * kWidth) {
+      const int64_t N = least(columns_.end - n, kBlockStrips * kWidth);
+      int64_t k = 0;
+      do {  // also where there is no step: C is then what it begins with
+        const int64_t K = least(g_.K - k, kSteps);
+        pack_columns(n, N, k, K);
+        for (int64_t m = rows_.begin; m < rows_.end; m += kBlockRows) {
+          const int64_t M = least(rows_.end - m, kBlockRows);
+          if (g_.a_column != 1) pack_rows(m, M, k, K);
+          for (int64_t j = 0; j < N; j += kWidth)
+            strip(m, M, n + j, least(N - j, kWidth), k, K, b_ + j * K);
+        }
+        k += K;
+      } while (k < g_.K);
+    }
+  }
+
+ private:
+  // Rows that lie side by side are copied a group at a time, others value by value.
+  void pack_rows(int64_t m, int64_t M, int64_t k, int64_t K) {
+    const S* from = g_.a + m * g_.a_row + k * g_.a_column;
+    for (int64_t s = 0; s < K; ++s, from += g_.a_column) {
+      S* to = a_ + s * kGroupRows;
+      int64_t i = 0;
+      if (g_.a_row == 1) {
+        for (; i + kGroupRows <= M; i += kGroupRows) {
+          for (int r = 0; r < kGroupRows; ++r) to[i * K + r] = from[i + r];
+        }
+      }
+      for (; i < M; i += kGroupRows) {
+        for (int r = 0; r < kGroupRows; ++r)
+          to[i * K + r] = i + r < M ? from[(i + r) * g_.a_row] : S(0);
+      }
+    }
+  }
+
+  // A block of B, as strips.
+  void pack_columns(int64_t n, int64_t N, int64_t k, int64_t K) {
+    if (g_.b_column != 1) {
+      for (int64_t j = 0; j < N; j += kWidth) {
+        pack_strip(n + j, least(N - j, kWidth), k, K, b_ + j * K);
+      }
+      return;
+    }
+    for (int64_t s = 0; s < K; ++s) {  // whole rows, as they lie in memory
+      const S* from = g_.b + n + (k + s) * g_.b_row;
+      int64_t j = 0;
+      for (; j + kWidth <= N; j += kWidth) {
+        S* to = b_ + j * K + s * kWidth;
+        for (int v = 0; v < kStripVectors; ++v) V::load(from + j + v * L).store(to + v * L);
+      }
+      const int64_t step = divide_up(N - j, L) * L;
+      for (int64_t i = j; i < N; i += L)
+        V::load(from + i, N - i).store(b_ + j * K + s * step + i - j);
+    }
+  }
+
+  // A strip of B of `width` columns, whole vectors with zeros in lanes that do not exist.
+  void pack_strip(int64_t n, int64_t width, int64_t k, int64_t K, S* to) {
+    const S* from = g_.b + n * g_.b_column + k * g_.b_row;
+    const int64_t step = divide_up(width, L) * L;
+    for (int64_t j = 0; j < width; j += L, from += L * g_.b_column, to += L) {
+      const int64_t lanes = least(width - j, L);
+      int64_t s = 0;
+      if (kTransposes && g_.b_row == 1 && lanes == L) {
+        for (; s + L <= K; s += L) {
+          V square[L];
+          for (int lane = 0; lane < L; ++lane)
+            square[lane] = V::load(from + lane * g_.b_column + s);
+          transpose(square);
+          for (int i = 0; i < L; ++i) square[i].store(to + (s + i) * step);
+        }
+      }
+      for (; s < K; ++s) {
+        if (g_.b_column == 1) {
+          V::load(from + s * g_.b_row, lanes).store(to + s * step);
+        } else {
+          for (int64_t lane = 0; lane < L; ++lane) {
+            to[s * step + lane] = lane < lanes ? from[s * g_.b_row + lane * g_.b_column] : S(0);
+          }
+        }
+      }
+    }
+  }
+
+  void strip(int64_t m, int64_t M, int64_t n, int64_t width, int64_t k, int64_t K,
+             const S* packed) {
+    const bool add = k > 0 || g_.add;
+    const S* row = add || !g_.row ? nullptr : g_.row + n;
+    for (int64_t i = 0; i < M; i += kGroupRows) {
+      const Tile<S> tile{g_.c + (m + i) * g_.c_row + n, g_.c_row, M - i, width, add, row};
+      Group<S> group;
+      if (g_.a_column == 1) {
+        for (int r = 0; r < kGroupRows; ++r)
+          group.row[r] = g_.a + (m + least(i + r, M - 1)) * g_.a_row + k;
+        multiply<1>(group, packed, K, tile);
+      } else {
+        for (int r = 0; r < kGroupRows; ++r) group.row[r] = a_ + i * K + r;
+        multiply<kGroupRows>(group, packed, K, tile);
+      }
+    }
+  }
+
+  template <int kStep>
+  static void multiply(const Group<S>& group, const S* packed, int64_t K, const Tile<S>& tile) {
+    const int64_t vectors = divide_up(tile.lanes, L);
+    if (vectors == 3) return multiply_tile<3, kStep>(group, packed, K, tile);
+    if (vectors == 2) return multiply_tile<2, kStep>(group, packed, K, tile);
+    multiply_tile<1, kStep>(group, packed, K, tile);
+  }
+
+  const Gemm<S>& g_;
+  const Range rows_, columns_;
+  S *a_, *b_;
+};
+
+template <class S>
+void gemm(const Gemm<S>& g) {
+  const int parts = g.split.rows * g.split.columns;
+  on_threads(parts, [&](int id, int threads) {
+    for (int p = id; p < parts; p += threads) {
+      const Range rows = part(g.M, kGroupRows, p / g.split.columns, g.split.rows);
+      const Range columns =
+          part(g.N, kStripVectors * Vec<S>::kLanes, p % g.split.columns, g.split.columns);
+      GemmPart<S>(g, rows, columns, static_cast<S*>(g.workspace) + id * GemmPart<S>::kRoom).run();
+    }
+  });
+}
+
+// Does nothing but multiply and add in registers, as fast as the processor can: `rounds` times, and
+// returns what it did, in floating-point operations.
+inline double multiply_adds(int64_t rounds) {
+  using V = Vec<float>;
+  constexpr int N = kAccumulators;
+  typename V::Native total[N];
+  float one = 1, small = 1e-9f;
+  __asm__ volatile("" : "+m"(one), "+m"(small));  // so that nothing is known of them
+  const V x(one), y(small);
+#pragma GCC unroll 32
+  for (int i = 0; i < N; ++i) total[i] = V(float(i)).v;
+  for (int64_t k = 0; k < rounds; ++k) {
+#pragma GCC unroll 32
+    for (int i = 0; i < N; ++i) total[i] += x.v * y.v;
+  }
+  float sum = 0;
+#pragma GCC unroll 32
+  for (int i = 0; i < N; ++i) sum += total[i][0];
+  __asm__ volatile("" : : "m"(sum));
+  return 2.0 * N * V::kLanes * double(rounds);
+}
+
+}  // namespace rnnfast::cpu::RNNFAST_ISA

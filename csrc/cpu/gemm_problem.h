@@ -1,0 +1,31 @@
+// A product of two matrices, as the kernels of every instruction set are given it.
+#pragma once
+
+#include <cstdint>
+
+namespace rnnfast::cpu {
+
+// C [M, N] = A [M, K] · B [K, N]; strides in elements. S is float or double.
+template <class S>
+struct Gemm {
+  int64_t M = 0, N = 0, K = 0;
+  const S* a = nullptr;
+  int64_t a_row = 0, a_column = 0;
+  const S* b = nullptr;
+  int64_t b_row = 0, b_column = 0;
+  S* c = nullptr;  // rows contiguous
+  int64_t c_row = 0;
+  bool add = false;        // to what is in C
+  const S* row = nullptr;  // [N] or null: added to each row
+  struct {
+    int rows = 1, columns = 1;
+  } split;                    // of C, among threads
+  void* workspace = nullptr;  // Kernels::gemm_room() bytes for each thread
+};
+
+// What parts of C are multiples of.
+struct GemmGrain {
+  int64_t rows, columns;
+};
+
+}  // namespace rnnfast::cpu
