@@ -84,13 +84,12 @@ def forward(scan: Scan) -> tuple[ScanResult, list[Tensor]]:
         if options.all_states or (training and k in layout.history):
             history[k] = gx.new_empty(T, B, H)
     leading = (T, B) if training else (B,)
-    given: Given = {"gx": gx, "tmp": gx.new_empty(B, layout.forward.temporary)}
+    given: Given = {"gx": gx}
     given |= {n: gx.new_empty(*leading, layout.widths[n]) for n in ("saved", "scalars")}
     last = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in scan.states]
     given |= {f"last{k}": s for k, s in enumerate(last)}
     given |= {f"new{k}": history.get(k) for k in range(count)}
-    written = list(given)
-    _run("forward", scan, given, written)
+    _run("forward", scan, given, list(given), [gx])
     trace = [cast(history[k], storage) for k in range(1, count)] if options.all_states else []
     result = ScanResult(history[0], last, trace)
     if not training:
@@ -116,9 +115,9 @@ def backward(scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> 
     buffers = {n: gx.new_empty(T, B, layout.widths[n]) for n in ("dgx", "dproduct")}
     buffers |= {n: gx.new_zeros(B, layout.widths[n]) for n in ("acc", "acc1")}
     dstates = [gx.new_empty(B, H) for _ in range(count)]
-    given: Given = {**buffers, "tmp": gx.new_empty(B, layout.backward.temporary)}
+    given: Given = {**buffers}
     given |= {f"dinit{k}": d for k, d in enumerate(dstates)}
-    written = list(given)
+    written, sums = list(given), [buffers["acc"], buffers["acc1"]]
     buffers |= {"gx": gx, "saved": kept, "scalars": scalars}
     dys = [cotangents.dy, *cotangents.dtrace]
     for k in range(count):
@@ -128,7 +127,7 @@ def backward(scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> 
         given[f"init{k}"] = scan.states[k].contiguous()
         given[f"new{k}"] = history.get(k)
     given |= {name: buffers[name] for name in ("gx", "saved", "scalars")}
-    _run("backward", scan, given, written)
+    _run("backward", scan, given, written, sums)
     return Left(wide, layout, buffers, history, scan.dtype).gradients(needs, dstates)
 
 
@@ -136,7 +135,9 @@ def _layout_of(scan: Scan) -> Layout:
     return _layout(scan.cell, scan.states[0].shape[1], scan.has_bias)
 
 
-def _run(direction: str, scan: Scan, given: Given, written: list[str]) -> None:
+def _run(
+    direction: str, scan: Scan, given: Given, written: list[str], changed: list[Tensor]
+) -> None:
     H = scan.states[0].shape[1]
     runner = _runner()
     names = scan.spec.weight_names(scan.kind, scan.has_bias)
@@ -161,7 +162,7 @@ def _run(direction: str, scan: Scan, given: Given, written: list[str]) -> None:
         runner.Clip.of(scan.options.grad_clip_time),
         "tf32" if math_of(scan.dtype) == "tf32" else "ieee",
     )
-    runner.run(own, given, written)
+    runner.run(own, given, written, changed)
 
 
 def _runner() -> Any:
