@@ -64,14 +64,9 @@ class Emitter:
     def number(self, buffer: str) -> int:
         return _index(self.buffers, buffer)
 
-    def operand(self, node: Node) -> tuple[str, int]:
-        if node.op == "load":
-            return str(node.attrs[0]), int(node.attrs[1])
-        return self.program.at[node]
-
     def views(self, group: Group) -> int:
         """Where those of its matrices begin: of each product, term by term."""
-        first, terms = len(self.needs.views), group.terms(self.operand)
+        first, terms = len(self.needs.views), group.terms(self.program.operand)
         for plane in range(len(group.nodes)):
             for matrix in (term.matrices[plane] for term in terms):
                 self.needs.weight(matrix.weight)

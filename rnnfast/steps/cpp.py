@@ -88,11 +88,11 @@ class _Class(Emitter):
         alike = len(group.nodes) == group.blocks == 1 and {s.node.width for s in first.stores} == {
             group.width
         }
-        return alike and all(self.operand(arg)[0] != "tmp" for arg in group.operands)
+        return alike and all(self.program.operand(arg)[0] != "tmp" for arg in group.operands)
 
     def _pack(self, k: int, group: Group) -> Iterator[str]:
         first = self.views(group)
-        terms = group.terms(self.operand)
+        terms = group.terms(self.program.operand)
         widths = ", ".join(self.needs.units(term.width) for term in terms)
         yield f"const int64_t K{k}[] = {{{widths}}};"
         yield (
@@ -104,7 +104,7 @@ class _Class(Emitter):
         k = len(self.products)
         self.products.append(group)
         runs: list[tuple[str, int, int]] = []  # (row, first, last) of operands side by side
-        for name, first, width, _ in group.terms(self.operand):
+        for name, first, width, _ in group.terms(self.program.operand):
             last = first + width
             if runs and group.blocks == 1 and (name, first) == (runs[-1][0], runs[-1][2]):
                 first = runs.pop()[1]

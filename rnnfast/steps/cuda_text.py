@@ -92,7 +92,7 @@ class _Class(Emitter):
     def _product(self, group: Group) -> str:
         """The member that says what a launch multiplies."""
         units, blocks = self.needs.units, group.blocks
-        terms, segments = group.terms(self.operand), []
+        terms, segments = group.terms(self.program.operand), []
         for name, offset, width, _ in terms:
             old = "true" if name.startswith("state") else "false"
             K = units(width // blocks)

@@ -132,6 +132,12 @@ class Program:
     stage_of: dict[Node, int]
     reads: dict[Node, set[tuple[int, bool]]]
 
+    def operand(self, node: Node) -> tuple[str, int]:
+        """The buffer and the offset where a product reads it."""
+        if _in_memory(node):
+            return str(node.attrs[0]), int(node.attrs[1])
+        return self.at[node]
+
 
 READABLE = ("new", "saved", "gx", "dgx", "dproduct", "tmp")  # buffers that hold what was stored
 
@@ -301,7 +307,7 @@ class _Planner:
 
 
 def _in_memory(node: Node) -> bool:
-    """Whether a product can read it as it is."""
+    """Whether a product can read it as it is; a gradient of a state has a part elsewhere."""
     return node.op == "load" and not node.attrs[0].startswith("dstate") and not node.scalar
 
 

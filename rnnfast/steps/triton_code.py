@@ -109,7 +109,7 @@ class Function:
         planes = range(len(group.nodes))
         self.lines += [f"x{p} = tl.zeros((BLOCK_B, BLOCK_H), tl.float32)" for p in planes]
         how = "multiply_gradient" if self.own.backward else "multiply"
-        for name, offset, width, matrices in group.terms(self._place):
+        for name, offset, width, matrices in group.terms(self.own.program.operand):
             of = _Where("ks[None, :]", "in_ks")
             if group.blocks > 1:
                 width //= group.blocks
@@ -238,11 +238,6 @@ class Function:
             value = f"loaded({self.row(name)} + {at}, {of.mask})"
             return f"added({value}, {more}, row * {H} + rows * {H} + {at}, {of.mask} & lives)"
         return f"loaded({self.row(name)} + {at}, {of.mask})"
-
-    def _place(self, node: Node) -> tuple[str, int]:
-        if node.op == "load":
-            return str(node.attrs[0]), int(node.attrs[1])
-        return self.own.program.at[node]
 
     # --- scalars of a row -------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ import rnnfast
 from rnnfast import _ext
 from rnnfast._build import host
 from rnnfast.cells import CELLS, CellSpec
+from rnnfast.cells.masked import masked_cell
 from rnnfast.steps import cuda_text
 from rnnfast.steps.code import Needs
 
@@ -82,6 +83,11 @@ def test_narrow_tiles_where_a_gpu_would_be_idle(B: int) -> None:
 def test_every_function_is_torchs() -> None:
     scan = own.scan_of(own.functions, torch.float32, T=2, B=3, H=37)
     own.assert_close(own.results(scan, "executed"), own.results(scan, "loop"), 2e-6)
+
+
+@pytest.mark.usefixtures("executed")
+def test_a_projection_with_masks() -> None:
+    check(CELLS[masked_cell("lstm_proj", 5, True, True, (False, True))], ends=True)
 
 
 @pytest.mark.usefixtures("executed")

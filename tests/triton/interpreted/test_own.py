@@ -13,6 +13,7 @@ from torch import Tensor
 
 import rnnfast
 from rnnfast.cells import CELLS, CellSpec
+from rnnfast.cells.masked import masked_cell
 from rnnfast.triton import own, vocabulary
 
 from ...steps.test_own_cpu import CALLS
@@ -44,6 +45,11 @@ def test_16_bit_storage(spec: CellSpec, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("spec", [s for s in CELLS.values() if s.own and ":" not in s.name])
 def test_a_cell_of_the_family(spec: CellSpec) -> None:
     checks.check_own(spec, torch.float32, H=16, T=3, B=2)
+
+
+def test_a_projection_with_masks() -> None:
+    cell = CELLS[masked_cell("lstm_proj", 5, True, True, (False, True))]
+    checks.check_own(cell, torch.float32, ends=True)
 
 
 def test_rows_and_products_of_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
