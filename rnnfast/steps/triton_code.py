@@ -156,7 +156,7 @@ class Function:
                 else:
                     low = 'float("-inf")'
                     self.lines.append(f"{total} = tl.full((BLOCK_B, BLOCK_H), {low}, tl.float32)")
-                    body.append(f"{total} = larger({total}, tl.where(m, {value}, {low}))")
+                    body.append(f"{total} = maximum({total}, tl.where(m, {value}, {low}))")
             self._loop(width, code.lines + body)
             for node in nodes:
                 how = "total" if node.op == "rsum" else "largest"
