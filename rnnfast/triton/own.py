@@ -55,7 +55,10 @@ def tiling_of(launch: Launch, B: int, itemsize: int, device: Device) -> Tiling:
     if launch.planes:
         if interpreted:
             return stepwise_tiling(16, min(128, power_of_two(launch.units)), 128)
-        return fitting(stepwise_tiling(16 if B <= 32 else 64), launch.planes, itemsize, device)
+        rows = 16 if B <= 32 else 64
+        warps = 8 if rows == 64 and launch.planes >= 4 else 4  # with 4 an sLSTM spills in bf16
+        tiling = stepwise_tiling(rows, num_warps=warps)
+        return fitting(tiling, launch.planes, itemsize, device)
     if launch.whole:
         width = min(WIDEST, power_of_two(launch.units))
         return Tiling(False, 16 if interpreted else 1, width, 16, 0, 4, 1)
