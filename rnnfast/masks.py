@@ -16,7 +16,7 @@ from torch import Tensor
 from .cells import CELLS, CellSpec
 from .cells.masked import masked_cell
 from .cells.trial import check_step
-from .problem import Scan, Stack, wide
+from .problem import Scan, ScanResult, Stack, wide
 from .products.projection import project_input
 from .rules import without_padding
 from .surroundings import constant_while_tracing
@@ -56,6 +56,7 @@ def zoneout_of(spec: CellSpec, value: Zoneout) -> tuple[float, ...]:
 def check_cell(
     spec: CellSpec,
     H: int,
+    P: int,
     bias: bool,
     weight: Any,
     recurrent_dropout: float,
@@ -65,9 +66,9 @@ def check_cell(
     if recurrent_dropout == 0 and not zoneout:
         return
     zoned = tuple(p != 0 for p in zoneout) or (False,) * len(spec.states)
-    own = CELLS[masked_cell(spec.name, bias, recurrent_dropout != 0, zoned)]
+    own = CELLS[masked_cell(spec.name, P, bias, recurrent_dropout != 0, zoned)]
     if any(zoned):  # of evaluation, too: a tracer is to find in CELLS what it looks for
-        masked_cell(spec.name, bias, False, zoned)
+        masked_cell(spec.name, P, bias, False, zoned)
     if spec.own:
         check_step(own, H, bias, wide(weight.dtype), weight.device.type)
 
@@ -78,12 +79,13 @@ def masked(stack: Stack, dtype: torch.dtype) -> Masked | None:
     if not recurrent and not stack.zoneout:
         return None
     zoned = tuple(p != 0 for p in stack.zoneout) or (False,) * len(CELLS[stack.cell].states)
-    return Masked(_name(stack.cell, stack.has_bias, recurrent, zoned), wide(dtype))
+    name = _name(stack.cell, stack.output_size, stack.has_bias, recurrent, zoned)
+    return Masked(name, wide(dtype))
 
 
 @constant_while_tracing
-def _name(cell: str, bias: bool, recurrent: bool, zoned: tuple[bool, ...]) -> str:
-    return masked_cell(cell, bias, recurrent, zoned)
+def _name(cell: str, P: int, bias: bool, recurrent: bool, zoned: tuple[bool, ...]) -> str:
+    return masked_cell(cell, P, bias, recurrent, zoned)
 
 
 def with_masks(scan: Scan, stack: Stack, chosen: Masked) -> Scan:
@@ -91,14 +93,15 @@ def with_masks(scan: Scan, stack: Stack, chosen: Masked) -> Scan:
     scan = without_padding(scan).to(chosen.dtype)
     gates = project_input(scan)
     T, B = gates.shape[:2]
+    H, widths = stack.hidden_size, scan.spec.state_widths(stack.output_size, stack.hidden_size)
     parts = [gates]
     if stack.training and stack.recurrent_dropout != 0:  # one for each sequence
-        ones = gates.new_ones(B, stack.hidden_size)
-        parts.append(F.dropout(ones, stack.recurrent_dropout).expand(T, -1, -1))
-    for p in stack.zoneout:
+        mask = F.dropout(gates.new_ones(B, widths[0]), stack.recurrent_dropout)
+        parts.append(_widened(mask, H).expand(T, -1, -1))
+    for p, width in zip(stack.zoneout, widths, strict=False):
         if p != 0:  # trained with a mask for each step, in evaluation with its expectation
-            odds = gates.new_full((T, B, stack.hidden_size), p)
-            parts.append(torch.bernoulli(odds) if stack.training else odds)
+            odds = gates.new_full((T, B, width), p)
+            parts.append(_widened(torch.bernoulli(odds) if stack.training else odds, H))
     names = scan.spec.weight_names(scan.kind, scan.has_bias)
     weights = [
         weight
@@ -109,12 +112,28 @@ def with_masks(scan: Scan, stack: Stack, chosen: Masked) -> Scan:
         chosen.cell,
         "gates",
         torch.cat(parts, -1),
-        scan.states,
+        [_widened(state, H) for state in scan.states],
         weights,
         scan.lengths,
         scan.resets,
         scan.options,
     )
+
+
+def without_zeros(result: ScanResult, stack: Stack) -> ScanResult:
+    """What the stack's own cell returns: of a projected output its P units."""
+    P = stack.output_size
+    if stack.hidden_size == P:
+        return result
+    h, *others = result.final
+    return ScanResult(
+        result.y[..., :P].contiguous(), [h[:, :P].contiguous(), *others], result.trace
+    )
+
+
+def _widened(values: Tensor, H: int) -> Tensor:
+    """To H units, with zeros behind them (cells/masked.py)."""
+    return values if values.shape[-1] == H else F.pad(values, (0, H - values.shape[-1]))
 
 
 def dropped(weights: list[list[Tensor]], index: int, p: float) -> list[list[Tensor]]:

@@ -223,6 +223,7 @@ class RecurrentLayer(nn.RNNBase):
         masks.check_cell(
             spec,
             self.hidden_size,
+            self.proj_size or self.hidden_size,
             self.bias,
             self._parameters["weight_ih_l0"],
             recurrent_dropout,

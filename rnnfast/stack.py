@@ -16,7 +16,7 @@ from .cells import CELLS
 from .checks import check_tokens, check_values
 from .direct import run_directions, run_whole
 from .functional import run_chosen
-from .masks import masked, with_masks
+from .masks import masked, with_masks, without_zeros
 from .problem import Problem, Scan, ScanResult, Stack, StackResult, changed, kind_of
 from .selection import (
     Assigned,
@@ -235,7 +235,10 @@ def _run_layer(stack: Stack, scans: list[Scan], assigned: Sequence[Assigned]) ->
             check_values(scans[0])
         storage = scans[0].dtype
         scans = [with_masks(scan, stack, other) for scan in scans]
-        return [result.to(storage) for result in _run_directions(scans, assigned)]
+        # the states are as wide as a cell of one's own has them
+        assigned = [Assigned(changed(p, P=p.H), backend) for p, backend in assigned]
+        results = _run_directions(scans, assigned)
+        return [without_zeros(result, stack).to(storage) for result in results]
     return _run_directions(scans, assigned)
 
 

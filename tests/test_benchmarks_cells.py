@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -67,6 +70,46 @@ def test_the_limit_of_time() -> None:
         pass
     with pytest.raises(OutOfTime), limited(0.05):
         time.sleep(5)
+
+
+def test_the_limit_ends_no_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_to_import.py").write_text("import time\ntime.sleep(0.3)\ndone = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def work() -> None:
+        importlib.import_module("slow_to_import")
+        time.sleep(5)
+
+    with pytest.raises(OutOfTime), limited(0.05):
+        work()
+    assert sys.modules["slow_to_import"].done
+
+
+@pytest.mark.parametrize("how", ["another error", "goes on"])
+def test_the_limit_is_not_lost_in_what_catches_errors(how: str) -> None:
+    def work() -> None:
+        try:
+            time.sleep(5)
+        except Exception as error:
+            if how == "another error":
+                raise RuntimeError("the backend failed") from error
+
+    with pytest.raises(OutOfTime), limited(0.05):
+        work()
+
+
+def test_what_is_allowed_is_what_torch_is_off_by() -> None:
+    """Of 200 steps with LayerNorm, float32 leaves fewer digits than of 5."""
+    for steps in (5, 200):
+        layer = rnnfast.Recurrent("layer_norm_lstm", 16, 32)
+        x = torch.randn(steps, 4, 16)
+        exact, allowed = cell_peers.yardstick(layer, x)
+        assert exact.dtype == torch.float64
+        loop = cell_peers.largest_error(Call(EagerLoop(layer), x).gradient(), exact)
+        assert 2 * loop < allowed <= 2 * loop + 1e-6 * float(exact.abs().max())
+        assert cell_peers.largest_error(Call(layer, x).gradient(), exact) <= allowed
+        far = cell_peers.largest_error(1.01 * Call(layer, x).gradient(), exact)
+        assert far > allowed
 
 
 def test_what_is_compared_is_there() -> None:

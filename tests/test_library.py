@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -109,16 +111,37 @@ def test_another_instruction_set_is_another_entry(cache: Path) -> None:
 
 
 def test_a_forked_process_uses_it_and_compiles_more() -> None:
-    lib = library.load(SOURCE, name=NAME)
-    library._lock.acquire()  # as another thread would have it at the moment of the fork
-    try:
+    lib, more = library.load(SOURCE, name=NAME), SOURCE + "// more"
+    # as another thread would have it at the moment of the fork
+    with library._locks.setdefault((more, library.HOST), threading.Lock()):
         pid = os.fork()
         if pid == 0:
-            fine = adds(lib) and adds(library.load(SOURCE + "// more", name=NAME))
+            fine = adds(lib) and adds(library.load(more, name=NAME))
             os._exit(0 if fine else 1)
-    finally:
-        library._lock.release()
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_who_has_one_does_not_wait_for_another_ones_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does one that is compiled; two threads that want the same compile it once."""
+    go, slow, other = tmp_path / "go", SOURCE + "// slow", SOURCE + "// other"
+    waits = f'grep -q "// slow" "$last" && until [ -e {go} ]; do sleep 0.01; done'
+    calls = script(monkeypatch, tmp_path, f'{waits}; exec $REAL "$@"')
+    library.load(SOURCE, name=NAME)
+    library.forget()  # it is kept
+    with ThreadPoolExecutor(3) as threads:
+        try:
+            twice = [threads.submit(library.load, slow, name=NAME) for _ in range(2)]
+            while count(calls) < 2:
+                time.sleep(0.01)
+            assert adds(threads.submit(library.load, SOURCE, name=NAME).result(timeout=60))
+            assert adds(threads.submit(library.load, other, name=NAME).result(timeout=60))
+            assert not any(one.done() for one in twice)
+        finally:
+            go.touch()
+        assert twice[0].result() is twice[1].result()
+    assert count(calls) == 3
 
 
 # --- what is kept is broken ----------------------------------------------------------------------

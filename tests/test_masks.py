@@ -19,13 +19,14 @@ from .layers import OWN, makers
 
 T, B, I, H = 6, 3, 4, 5
 LAYERS = makers(I, H, own=True)
-MASKED = {name: make for name, make in LAYERS.items() if name not in ("lstm_proj", "three_states")}
+MASKED = {name: make for name, make in LAYERS.items() if name != "three_states"}
 OPTIONS: dict[str, dict] = {
     "recurrent": {"recurrent_dropout": 0.4},
     "zoneout": {"zoneout": 0.3},
     "weight": {"weight_dropout": 0.4},
     "all": {"recurrent_dropout": 0.4, "zoneout": 0.3, "weight_dropout": 0.2},
 }
+LSTMS = [*(("lstm", option) for option in OPTIONS), ("lstm_proj", "all")]
 LENGTHS = torch.tensor([6, 0, 4])
 
 
@@ -56,17 +57,24 @@ def gradients(outputs, *wanted: Tensor) -> list[Tensor]:
 # --- against loops -------------------------------------------------------------------------------
 
 
-def drawn(recurrent: float, zoneout: tuple[float, ...]) -> tuple[Tensor, list[Tensor]]:
+def drawn(
+    recurrent: float, zoneout: tuple[float, ...], outputs: int = H
+) -> tuple[Tensor, list[Tensor]]:
     """The masks of one layer, one direction: for a sequence, then for each state and step."""
-    ones = torch.ones(B, H, dtype=torch.float64)
+    ones = torch.ones(B, outputs, dtype=torch.float64)
     once = F.dropout(ones, recurrent) if recurrent else ones
-    each = [torch.full((T, B, H), p, dtype=torch.float64) for p in zoneout]
+    widths = (outputs, H)
+    each = [
+        torch.full((T, B, width), p, dtype=torch.float64)
+        for p, width in zip(zoneout, widths, strict=False)
+    ]
     return once, [torch.bernoulli(p) if bool((p > 0).any()) else p for p in each]
 
 
 def lstm_loop(layer, x: Tensor, mask: Tensor, keep: list[Tensor]) -> Tensor:
-    """By the formulas of Gal & Ghahramani 2016 and Krueger et al. 2017."""
-    h = c = torch.zeros(B, H, dtype=x.dtype)
+    """By the formulas of Gal & Ghahramani 2016 and Krueger et al. 2017; h is what W_hr makes."""
+    project = getattr(layer, "weight_hr_l0", torch.eye(H, dtype=x.dtype))
+    h, c = (torch.zeros(B, width, dtype=x.dtype) for width in project.shape)
     ys = []
     for t in range(T):
         gates = F.linear(x[t], layer.weight_ih_l0, layer.bias_ih_l0)
@@ -74,7 +82,7 @@ def lstm_loop(layer, x: Tensor, mask: Tensor, keep: list[Tensor]) -> Tensor:
             gates + F.linear(mask * h, layer.weight_hh_l0, layer.bias_hh_l0)
         ).chunk(4, -1)  # fmt: skip
         new = f.sigmoid() * c + i.sigmoid() * g.tanh()
-        h = keep[0][t] * h + (1 - keep[0][t]) * (o.sigmoid() * new.tanh())
+        h = keep[0][t] * h + (1 - keep[0][t]) * F.linear(o.sigmoid() * new.tanh(), project)
         c = keep[1][t] * c + (1 - keep[1][t]) * new
         ys.append(h)
     return torch.stack(ys)
@@ -110,6 +118,7 @@ def before_loop(layer, x: Tensor, mask: Tensor, keep: list[Tensor]) -> Tensor:
 
 LOOPS = {
     "lstm": (lstm_loop, 2),
+    "lstm_proj": (lstm_loop, 2),
     "own_lstm": (lstm_loop, 2),
     "gru": (gru_loop, 1),
     "own_gru": (gru_loop, 1),
@@ -128,7 +137,8 @@ def test_a_layer_is_the_papers_loop(name: str, option: str, training: bool) -> N
     y, _ = seeded(layer, x)
     p = options.get("zoneout", 0.0)
     torch.manual_seed(5)
-    mask, keep = drawn(options.get("recurrent_dropout", 0.0), (p,) * states)
+    outputs = layer.weight_hh_l0.shape[1]
+    mask, keep = drawn(options.get("recurrent_dropout", 0.0), (p,) * states, outputs)
     if not training:
         mask, keep = torch.ones_like(mask), [torch.full_like(k, p) for k in keep]
     expected = loop(layer, x, mask, keep)
@@ -201,7 +211,7 @@ def _a_seed_repeats_the_masks(name: str, option: str) -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("name", ["gru", "peephole"])
+@pytest.mark.parametrize("name", ["gru", "peephole", "lstm_proj"])
 def test_gradients_with_fixed_masks(name: str, option: str) -> None:
     layer = LAYERS[name](bidirectional=True, **OPTIONS[option]).double()
     x = inputs()[:3].requires_grad_()
@@ -217,11 +227,11 @@ def test_gradients_with_fixed_masks(name: str, option: str) -> None:
     assert torch.autograd.gradgradcheck(run, given, fast_mode=True)
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_checkpointing_has_the_same_masks(option: str) -> None:
+@pytest.mark.parametrize(("name", "option"), LSTMS)
+def test_checkpointing_has_the_same_masks(name: str, option: str) -> None:
     x = inputs().requires_grad_()
     whole, cut = (
-        rnnfast.LSTM(I, H, 2, checkpoint_every=k, **OPTIONS[option]).double() for k in (0, 2)
+        MASKED[name](num_layers=2, checkpoint_every=k, **OPTIONS[option]).double() for k in (0, 2)
     )
     cut.load_state_dict(whole.state_dict())
     found, expected = (
@@ -234,7 +244,7 @@ def test_checkpointing_has_the_same_masks(option: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["all"])
-@pytest.mark.parametrize("name", ["lstm", "peephole"])
+@pytest.mark.parametrize("name", ["lstm", "lstm_proj", "peephole"])
 def test_fullgraph(name: str, option: str) -> None:
     torch._dynamo.reset()
     layer = LAYERS[name](num_layers=2, **OPTIONS[option]).double()
@@ -274,10 +284,12 @@ def test_data_parallel_training(tmp_path) -> None:
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_layouts(option: str) -> None:
-    layer = rnnfast.LSTM(I, H, 2, bidirectional=True, **OPTIONS[option]).double()
-    first = rnnfast.LSTM(I, H, 2, bidirectional=True, batch_first=True, **OPTIONS[option]).double()
+@pytest.mark.parametrize(("name", "option"), LSTMS)
+def test_layouts(name: str, option: str) -> None:
+    given = {"num_layers": 2, "bidirectional": True, **OPTIONS[option]}
+    layer = MASKED[name](**given).double()
+    first = MASKED[name](batch_first=True, **given).double()
+    P = layer.proj_size or H
     first.load_state_dict(layer.state_dict())
     x = inputs()
     y, hidden = seeded(layer, x)
@@ -291,8 +303,9 @@ def test_layouts(option: str) -> None:
     lengths = torch.tensor([6, 1, 4])
     packed = nn.utils.rnn.pack_padded_sequence(x, lengths.sort(descending=True)[0])
     out, hidden = seeded(layer, packed)
-    assert out.data.shape == (11, 2 * H)
-    assert layer(x[:, 0])[0].shape == (T, 2 * H)
+    assert out.data.shape == (11, 2 * P)
+    assert y.is_contiguous()
+    assert layer(x[:, 0])[0].shape == (T, 2 * P)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
@@ -372,14 +385,10 @@ def test_options_that_make_no_sense() -> None:
                 rnnfast.GRU(I, H, **{option: value})
     with pytest.raises(ValueError, match=r"one for each of h, c, got: \(0.1,\)"):
         rnnfast.LSTM(I, H, zoneout=(0.1,))
-    for option in ("recurrent_dropout", "zoneout"):
-        with pytest.raises(ValueError, match="don't go with proj_size"):
-            rnnfast.LSTM(I, H, proj_size=2, **{option: 0.5})
     for option in ("recurrent_dropout", "weight_dropout"):
         with pytest.raises(ValueError, match="has no weight_hh"):
             rnnfast.Recurrent(OWN["three_states"], I, H, **{option: 0.5})
     rnnfast.Recurrent(OWN["three_states"], I, H, zoneout=0.5)(torch.randn(T, B, I))
-    rnnfast.LSTM(I, H, proj_size=2, weight_dropout=0.5)(torch.randn(T, B, I))
 
 
 def test_a_product_that_recurrent_dropout_does_not_know() -> None:

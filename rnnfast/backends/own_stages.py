@@ -90,7 +90,7 @@ def _matrix(matrix: Matrix) -> str:
 
 def _operand(node: Node, spec: CellSpec, program: Program) -> str:
     """By the row of memory that it is read from."""
-    return _name(node.attrs[0] if node.op == "load" else program.at[node][0], spec)
+    return _name(program.operand(node)[0], spec)
 
 
 def _name(buffer: str, spec: CellSpec) -> str:

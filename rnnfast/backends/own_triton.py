@@ -21,6 +21,7 @@ from ..steps.layout import Layout
 from ..steps.triton_text import Text, text_of
 from ..surroundings import constant_while_tracing
 from ..triton.plan import STRATEGY, demanded, math_of
+from . import own_saved
 from .base import TensorLike
 from .own_products import Left
 
@@ -61,16 +62,9 @@ def strategy(problem: Problem) -> str:
 
 
 def saved_like(problem: Problem) -> list[TensorLike]:
-    """Of what forward leaves for backward: gx, "saved", "scalars", and the other states' values."""
     layout = _layout(problem.cell, problem.H, problem.bias)
-    widths = [layout.widths[name] for name in ("gx", "saved", "scalars")]
-    widths += [problem.H] * len(_apart(layout, problem.options.all_states, problem.dtype))
-    return [((problem.T, problem.B, width), torch.float32) for width in widths]
-
-
-def _apart(layout: Layout, all_states: bool, dtype: torch.dtype) -> list[int]:
-    """States whose values backward needs and no output holds."""
-    return [] if all_states and dtype == torch.float32 else sorted(layout.history)
+    all_states = problem.options.all_states
+    return own_saved.like(layout, problem.T, problem.B, problem.dtype, all_states)
 
 
 def forward(scan: Scan) -> tuple[ScanResult, list[Tensor]]:
@@ -84,13 +78,12 @@ def forward(scan: Scan) -> tuple[ScanResult, list[Tensor]]:
         if options.all_states or (training and k in layout.history):
             history[k] = gx.new_empty(T, B, H)
     leading = (T, B) if training else (B,)
-    given: Given = {"gx": gx, "tmp": gx.new_empty(B, layout.forward.temporary)}
+    given: Given = {"gx": gx}
     given |= {n: gx.new_empty(*leading, layout.widths[n]) for n in ("saved", "scalars")}
     last = [torch.empty_like(s, memory_format=torch.contiguous_format) for s in scan.states]
     given |= {f"last{k}": s for k, s in enumerate(last)}
     given |= {f"new{k}": history.get(k) for k in range(count)}
-    written = list(given)
-    _run("forward", scan, given, written)
+    _run("forward", scan, given, list(given), [gx])
     trace = [cast(history[k], storage) for k in range(1, count)] if options.all_states else []
     result = ScanResult(history[0], last, trace)
     if not training:
@@ -99,27 +92,27 @@ def forward(scan: Scan) -> tuple[ScanResult, list[Tensor]]:
     if live is not None and any(m.operand.buffer == "gx" for m in layout.matrices):
         # what the kernels did not write there may be anything, and is multiplied by zeros
         gx.masked_fill_(~live[:, :, None], 0)
-    apart = [history[k] for k in _apart(layout, options.all_states, storage)]
-    saved = [given[name] for name in ("gx", "saved", "scalars")]
-    return result, [*(t for t in saved if t is not None), *apart]
+    rows = {name: given[name] for name in ("gx", "saved", "scalars")}
+    return result, own_saved.to_save(layout, storage, rows, history, options.all_states)
 
 
 def backward(scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
     layout, wide = _layout_of(scan), scan.to(torch.float32)
-    gx, kept, scalars, *apart = saved.extra
-    T, B, _ = gx.shape
-    H, count = scan.states[0].shape[1], len(scan.spec.states)
+    T, B, H = saved.y.shape
+    count = len(scan.spec.states)
     history = {0: saved.y}
     history |= dict(enumerate(saved.trace, start=1))
-    history |= dict(zip(_apart(layout, scan.options.all_states, scan.dtype), apart, strict=True))
     history = {k: cast(values, torch.float32).contiguous() for k, values in history.items()}
-    buffers = {n: gx.new_empty(T, B, layout.widths[n]) for n in ("dgx", "dproduct")}
-    buffers |= {n: gx.new_zeros(B, layout.widths[n]) for n in ("acc", "acc1")}
-    dstates = [gx.new_empty(B, H) for _ in range(count)]
-    given: Given = {**buffers, "tmp": gx.new_empty(B, layout.backward.temporary)}
+    rows, apart = own_saved.restored(layout, scan.dtype, saved.extra, scan.options.all_states)
+    history |= apart
+    like = history[0]
+    buffers = {n: like.new_empty(T, B, layout.widths[n]) for n in ("dgx", "dproduct")}
+    buffers |= {n: like.new_zeros(B, layout.widths[n]) for n in ("acc", "acc1")}
+    dstates = [like.new_empty(B, H) for _ in range(count)]
+    given: Given = {**buffers}
     given |= {f"dinit{k}": d for k, d in enumerate(dstates)}
-    written = list(given)
-    buffers |= {"gx": gx, "saved": kept, "scalars": scalars}
+    written, sums = list(given), [buffers["acc"], buffers["acc1"]]
+    buffers |= rows
     dys = [cotangents.dy, *cotangents.dtrace]
     for k in range(count):
         dy = dys[k] if k < len(dys) else None
@@ -127,8 +120,8 @@ def backward(scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> 
         given[f"dlast{k}"] = cotangents.dfinal[k].contiguous()
         given[f"init{k}"] = scan.states[k].contiguous()
         given[f"new{k}"] = history.get(k)
-    given |= {name: buffers[name] for name in ("gx", "saved", "scalars")}
-    _run("backward", scan, given, written)
+    given |= rows
+    _run("backward", scan, given, written, sums)
     return Left(wide, layout, buffers, history, scan.dtype).gradients(needs, dstates)
 
 
@@ -136,7 +129,9 @@ def _layout_of(scan: Scan) -> Layout:
     return _layout(scan.cell, scan.states[0].shape[1], scan.has_bias)
 
 
-def _run(direction: str, scan: Scan, given: Given, written: list[str]) -> None:
+def _run(
+    direction: str, scan: Scan, given: Given, written: list[str], changed: list[Tensor]
+) -> None:
     H = scan.states[0].shape[1]
     runner = _runner()
     names = scan.spec.weight_names(scan.kind, scan.has_bias)
@@ -148,20 +143,18 @@ def _run(direction: str, scan: Scan, given: Given, written: list[str]) -> None:
     given["lengths"] = None if scan.lengths is None else scan.lengths.contiguous()
     resets = scan.resets
     given["resets"] = None if resets is None else resets.contiguous().view(torch.uint8)
-    gx = given["gx"]
-    assert gx is not None
     own = runner.Pass(
         text,
         direction,
         len(scan.states),
-        *gx.shape[:2],
+        *scan.input.shape[:2],
         scan.dtype.itemsize,
         scan.options.reverse,
         scan.options.training,
         runner.Clip.of(scan.options.grad_clip_time),
         "tf32" if math_of(scan.dtype) == "tf32" else "ieee",
     )
-    runner.run(own, given, written)
+    runner.run(own, given, written, changed)
 
 
 def _runner() -> Any:

@@ -3,6 +3,9 @@
 The masks come in with the gates, behind those of the cell, a mask of H numbers each:
 gx [B, (G + masks)*H]. So they are an input like any other, and whoever runs a cell of one's own
 runs these.
+
+A cell of one's own has no W_hr and states of H units. One with a projection has its output there in
+the first P units of such a state, and zeros behind it; W_hr is a parameter as others are.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -28,31 +32,31 @@ class MaskedCell(OwnCell):
     masks: tuple[str, ...] = ()
 
 
-def masked_cell(cell: str, bias: bool, recurrent: bool, zoned: tuple[bool, ...]) -> str:
-    """The name of ``cell`` with a mask on h before the product where ``recurrent``, and one for
-    each state that is ``zoned``. It takes gates that are projected, and the weights of the cell
-    but for those of the input.
+def masked_cell(cell: str, P: int, bias: bool, recurrent: bool, zoned: tuple[bool, ...]) -> str:
+    """The name of ``cell``, whose output has ``P`` units where it is projected, with a mask on h
+    before the product where ``recurrent``, and one for each state that is ``zoned``. It takes gates
+    that are projected, and the weights of the cell but for those of the input.
 
     Raises:
-        ValueError: it has a projection, or no ``w_hh`` where ``recurrent``.
+        ValueError: it has no ``w_hh`` where ``recurrent``.
     """
     spec = CELLS[cell]
-    if spec.projected:
-        raise ValueError("recurrent_dropout and zoneout don't go with proj_size")
     if recurrent and spec.recurrent is None:
         raise ValueError(f"recurrent_dropout: the cell {cell!r} has no weight_hh")
     of = [name for name, on in zip(spec.states, zoned, strict=True) if on]
     masks = ("recurrent_dropout",) * recurrent + tuple(f"zoneout {name}" for name in of)
     name = f"{cell} with {', '.join(masks)}" + ("" if bias else ", without bias")
+    if spec.projected:
+        name += f", proj_size {P}"
     if name not in CELLS:
         CELLS[name] = MaskedCell(
             name,
             gates=spec.gates + len(masks),
             states=spec.states,
-            step=_step(spec, recurrent, zoned),
+            step=_step(spec, P, recurrent, zoned),
             source=spec.source,
             own=True,
-            params=_weights(spec, bias),
+            params=_weights(spec, P, bias),
             recurrent=None,
             settings=spec.settings,
             masks=masks,
@@ -60,31 +64,37 @@ def masked_cell(cell: str, bias: bool, recurrent: bool, zoned: tuple[bool, ...])
     return name
 
 
-def _weights(spec: CellSpec, bias: bool) -> tuple[Param, ...]:
+def _weights(spec: CellSpec, P: int, bias: bool) -> tuple[Param, ...]:
     """All that are not the input's: their shapes name the gates of the cell alone."""
     found = list(spec.params)
     if spec.recurrent is not None:
         of_bias = [Param("b_hh", "G*H")] if bias else []
-        found = [Param("w_hh", spec.recurrent), *of_bias, *found]
+        recurrent = f"G*H, {P}" if spec.projected else spec.recurrent
+        projection = [Param("w_hr", f"{P}, H")] if spec.projected else []
+        found = [Param("w_hh", recurrent), *of_bias, *projection, *found]
     return tuple(p._replace(shape=re.sub(r"\bG\b", str(spec.gates), p.shape)) for p in found)
 
 
-def _step(spec: CellSpec, recurrent: bool, zoned: Sequence[bool]) -> Step:
+def _step(spec: CellSpec, P: int, recurrent: bool, zoned: Sequence[bool]) -> Step:
     @functools.wraps(spec.step)
     def step(gx: Tensor, states: States, w: StepWeights) -> States:
         H = gx.shape[-1] // (spec.gates + recurrent + sum(zoned))
         gx, *masks = gx.split([spec.gates * H] + [H] * (recurrent + sum(zoned)), -1)
+        if spec.projected:
+            states = (states[0][:, :P], *states[1:])
         if recurrent:
-            with _MaskedProducts(w.w_hh, masks.pop(0)) as products:
+            mask = masks.pop(0)
+            with _MaskedProducts(w.w_hh, mask[:, :P] if spec.projected else mask) as products:
                 found = spec.step(gx, states, w)
             if not products.found:
                 raise RuntimeError("recurrent_dropout: the step multiplies nothing by w_hh")
         else:
             found = spec.step(gx, states, w)
-        return tuple(
-            new if not on else _kept(masks.pop(0), old, new)
+        h, *others = (
+            new if not on else _kept(masks.pop(0)[:, : new.shape[-1]], old, new)
             for on, old, new in zip(zoned, states, found, strict=True)
         )
+        return (F.pad(h, (0, H - P)) if spec.projected else h, *others)
 
     return step
 

@@ -38,16 +38,10 @@ __all__ = [
 Made = tuple[str, str]  # of: source, target
 _loaded: dict[Made, tuple[ctypes.CDLL, Path]] = {}
 _failed: dict[Made, str] = {}  # why, where it would be so again
-_lock = threading.Lock()
+_locks: dict[Made, threading.Lock] = {}  # one each: who has one waits for no other's compiler
 
-
-def _new_lock() -> None:
-    """In a forked process, where nobody would let go of it if another thread had it."""
-    global _lock
-    _lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_new_lock)
+# In a forked process nobody would let go of those that other threads had.
+os.register_at_fork(after_in_child=_locks.clear)
 
 
 def cuda_target(major: int, minor: int) -> str:
@@ -70,7 +64,7 @@ def load(source: str, *, name: str, target: str = HOST) -> ctypes.CDLL:
     found = _loaded.get(made)
     if found is not None:
         return found[0]
-    with _lock:
+    with _locks.setdefault(made, threading.Lock()):
         if made not in _loaded:
             if made in _failed:
                 raise LibraryError(_failed[made])

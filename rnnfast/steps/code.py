@@ -64,24 +64,13 @@ class Emitter:
     def number(self, buffer: str) -> int:
         return _index(self.buffers, buffer)
 
-    def order(self, group: Group) -> list[int]:
-        """Of the operands, as they lie in memory."""
-        return sorted(
-            range(len(group.operands)), key=lambda term: self.operand(group.operands[term])
-        )
-
-    def operand(self, node: Node) -> tuple[str, int]:
-        if node.op == "load":
-            return str(node.attrs[0]), int(node.attrs[1])
-        return self.program.at[node]
-
     def views(self, group: Group) -> int:
-        """Where those of its matrices begin, operands in order."""
-        first, order = len(self.needs.views), self.order(group)
-        for matrices in group.matrices:
-            for term in order:
-                self.needs.weight(matrices[term].weight)
-                self.needs.views.append(matrices[term])
+        """Where those of its matrices begin: of each product, term by term."""
+        first, terms = len(self.needs.views), group.terms(self.program.operand)
+        for plane in range(len(group.nodes)):
+            for matrix in (term.matrices[plane] for term in terms):
+                self.needs.weight(matrix.weight)
+                self.needs.views.append(matrix)
         return first
 
 

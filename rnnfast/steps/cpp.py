@@ -88,28 +88,27 @@ class _Class(Emitter):
         alike = len(group.nodes) == group.blocks == 1 and {s.node.width for s in first.stores} == {
             group.width
         }
-        return alike and all(self.operand(arg)[0] != "tmp" for arg in group.operands)
+        return alike and all(self.program.operand(arg)[0] != "tmp" for arg in group.operands)
 
     def _pack(self, k: int, group: Group) -> Iterator[str]:
         first = self.views(group)
-        widths = ", ".join(
-            self.needs.units(group.operands[term].width) for term in self.order(group)
-        )
+        terms = group.terms(self.program.operand)
+        widths = ", ".join(self.needs.units(term.width) for term in terms)
         yield f"const int64_t K{k}[] = {{{widths}}};"
         yield (
             f"this->template pack_product<{len(group.nodes)}>(place, {k}, {first}, "
-            f"{len(group.operands)}, K{k});"
+            f"{len(terms)}, K{k});"
         )
 
     def _multiply(self, group: Group, done: list[str]) -> list[str]:
         k = len(self.products)
         self.products.append(group)
         runs: list[tuple[str, int, int]] = []  # (row, first, last) of operands side by side
-        for arg in (group.operands[term] for term in self.order(group)):
-            name, offset = self.operand(arg)
-            if runs and group.blocks == 1 and (name, offset) == (runs[-1][0], runs[-1][2]):
-                offset = runs.pop()[1]
-            runs.append((name, offset, self.operand(arg)[1] + arg.width))
+        for name, first, width, _ in group.terms(self.program.operand):
+            last = first + width
+            if runs and group.blocks == 1 and (name, first) == (runs[-1][0], runs[-1][2]):
+                first = runs.pop()[1]
+            runs.append((name, first, last))
         segments = [
             f"{{live.p[{self.number(name)}], {self.needs.units(last - first)}, "
             f"{self.needs.units(first)}}}"

@@ -3,20 +3,30 @@ a unit or all threads of a block for a sequence, and a class whose step launches
 
 from __future__ import annotations
 
+from ..cells.step_error import StepError
 from .code import Class, Code, Emitter, Needs, indented
 from .graph import Node
 from .layout import Layout
 from .source import Source
 from .stages import Group, Program, Stage, Store, by_width, reduced_width
 
+PARAMETERS = 4096  # bytes that a launch takes
+
 
 def cuda_source(layout: Layout) -> Source:
-    """The file of a cell in CUDA C++, in float32, and what is to be passed to it."""
+    """The file of a cell in CUDA C++, in float32, and what is to be passed to it.
+
+    Raises:
+        StepError: a launch would have to take more than it can.
+    """
     needs = Needs(layout.traced.hidden)
-    made = [
-        _Class("Forward", layout.forward, needs, backward=False).made(),
-        _Class("Backward", layout.backward, needs, backward=True).made(),
+    emitters = [
+        _Class("Forward", layout.forward, needs, backward=False),
+        _Class("Backward", layout.backward, needs, backward=True),
     ]
+    made = [emitter.made() for emitter in emitters]
+    for emitter in emitters:
+        emitter.check()
     lines = ['#include "cuda/steps/loop.h"', "", "namespace rnnfast::cuda::steps {", ""]
     counts = f"{len(needs.weights)}, {len(needs.constants)}"
     for name, part in zip(("Forward", "Backward"), made, strict=True):
@@ -32,6 +42,17 @@ class _Class(Emitter):
         self.backward = backward
         self.bodies: list[str] = []
         self.members: list[str] = []
+        self.shapes: list[tuple[int, int]] = []  # planes and terms of each product
+
+    def check(self) -> None:
+        """That each launch takes its arguments, once all is made. Raises StepError."""
+        for planes, terms in self.shapes:
+            size = product_bytes(self.buffers, self.needs, planes, terms)
+            if size > PARAMETERS:
+                raise StepError(
+                    f"no CUDA kernel can be made of the step: a product of {terms} operands that "
+                    f"do not lie side by side takes {size} bytes of a launch's {PARAMETERS}"
+                )
 
     def made(self) -> Class:
         steps: list[str] = []
@@ -71,17 +92,17 @@ class _Class(Emitter):
     def _product(self, group: Group) -> str:
         """The member that says what a launch multiplies."""
         units, blocks = self.needs.units, group.blocks
-        segments = []
-        for arg in (group.operands[term] for term in self.order(group)):
-            name, offset = self.operand(arg)
+        terms, segments = group.terms(self.program.operand), []
+        for name, offset, width, _ in terms:
             old = "true" if name.startswith("state") else "false"
-            K = units(arg.width // blocks)
+            K = units(width // blocks)
             segments.append(f"{{{self.number(name)}, {units(offset)}, {K}, {old}}}")
         places = []
         for node in group.nodes:
             name, offset = self.program.at.get(node, ("", 0))
             places.append(f"{{{self.number(name)}, {units(offset)}}}" if name else "{}")
-        shape = f"Product<{len(group.nodes)}, {len(group.operands)}>"
+        self.shapes.append((len(group.nodes), len(terms)))
+        shape = f"Product<{len(group.nodes)}, {len(terms)}>"
         member = f"p{len(self.members)}"
         self.members.append(
             f"const {shape} {member} = product({self.views(group)}, {shape}{{{blocks}, "
@@ -150,6 +171,14 @@ class _Class(Emitter):
             "};",
             "",
         ]
+
+
+def product_bytes(buffers: list[str], needs: Needs, planes: int, terms: int) -> int:
+    """Of csrc/cuda/steps: the step, of its buffers, weights and constants, and the product."""
+    step = 80 + 24 * (len(buffers) + 1) + 8 * (len(needs.weights) + 1)
+    step += -(-4 * (len(needs.constants) + 1) // 8) * 8
+    product = 16 + 32 * terms * (1 + planes) + 16 * planes
+    return step + product + 8
 
 
 class _Code(Code):

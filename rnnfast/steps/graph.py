@@ -200,6 +200,8 @@ class Graph:
         """The node whose parts, one behind the other, ``nodes`` are, if there is one: the other
         way of ``part``. Products of blocks that are evenly spaced become one."""
         key = tuple(nodes)
+        if len(key) == 1:
+            return key[0]
         if key not in self._joined:
             self._joined[key] = self._join(key)
         return self._joined[key]

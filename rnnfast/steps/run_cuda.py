@@ -9,6 +9,7 @@ import torch
 
 from .. import library
 from ..cells import CellSpec
+from ..cells.step_error import StepError
 from .cuda_text import cuda_source
 from .gpu import layout_of
 from .layout import Layout
@@ -65,18 +66,23 @@ def _made(kind: str, index: int, spec: CellSpec, hidden: int, bias: bool) -> Cud
     layout = layout_of(spec.name, hidden, bias, blocks=True)
     if isinstance(layout, str):
         return layout
-    return KINDS[kind].load(_source(layout), spec.name, index)
+    made = _source(layout)
+    return made if isinstance(made, str) else KINDS[kind].load(made, spec.name, index)
 
 
 @functools.lru_cache(maxsize=256)
-def _source(layout: Layout) -> Source:
-    return cuda_source(layout)
+def _source(layout: Layout) -> Source | str:
+    try:
+        return cuda_source(layout)
+    except StepError as error:
+        return str(error)
 
 
 def cuda_library(spec: CellSpec, hidden: int, bias: bool, target: str) -> ctypes.CDLL | str:
     """Compiled for GPUs of an architecture, that need not be there; why it can't be."""
     layout = layout_of(spec.name, hidden, bias, blocks=True)
-    return layout if isinstance(layout, str) else _loaded(cuda_source(layout), spec.name, target)
+    made = layout if isinstance(layout, str) else _source(layout)
+    return made if isinstance(made, str) else _loaded(made, spec.name, target)
 
 
 def _loaded(made: Source, name: str, target: str) -> ctypes.CDLL | str:

@@ -30,6 +30,29 @@ class Store(NamedTuple):
     always: bool = True
 
 
+class Term(NamedTuple):
+    """A summand of a group's products: where the operand is, and its matrix in each of them."""
+
+    buffer: str
+    offset: int
+    width: int
+    matrices: tuple[Matrix, ...]
+
+    def goes_on_with(self, other: Term) -> bool:
+        """Whether ``other`` lies behind it, in memory and in each matrix."""
+        if (other.buffer, other.offset) != (self.buffer, self.offset + self.width):
+            return False
+        return all(
+            m._replace(offset=m.offset + m.cols * m.col_stride, cols=o.cols) == o
+            for m, o in zip(self.matrices, other.matrices, strict=True)
+        )
+
+    def with_more(self, other: Term) -> Term:
+        """As one with a term that it goes on with."""
+        matrices = tuple(m._replace(cols=m.cols + other.width) for m in self.matrices)
+        return self._replace(width=self.width + other.width, matrices=matrices)
+
+
 class Group(NamedTuple):
     """Products of the same operands, equally wide and of as many blocks: made together."""
 
@@ -51,6 +74,18 @@ class Group(NamedTuple):
     def matrices(self) -> list[tuple[Matrix, ...]]:
         """Of each node, one for each operand."""
         return [node.attrs for node in self.nodes]
+
+    def terms(self, place: Callable[[Node], tuple[str, int]]) -> list[Term]:
+        """As the operands lie in memory, where ``place`` finds them; those that go on side by side,
+        in memory and in every matrix, as one."""
+        each = zip(self.operands, zip(*self.matrices, strict=True), strict=True)
+        terms = [Term(*place(arg), arg.width, matrices) for arg, matrices in each]
+        found: list[Term] = []
+        for term in sorted(terms, key=lambda term: term[:2]):
+            if found and self.blocks == 1 and found[-1].goes_on_with(term):
+                term = found.pop().with_more(term)
+            found.append(term)
+        return found
 
 
 def by_width(items: Iterable[Item], width: Callable[[Item], int]) -> list[tuple[int, list[Item]]]:
@@ -96,6 +131,12 @@ class Program:
     at: dict[Node, tuple[str, int]]
     stage_of: dict[Node, int]
     reads: dict[Node, set[tuple[int, bool]]]
+
+    def operand(self, node: Node) -> tuple[str, int]:
+        """The buffer and the offset where a product reads it."""
+        if _in_memory(node):
+            return str(node.attrs[0]), int(node.attrs[1])
+        return self.at[node]
 
 
 READABLE = ("new", "saved", "gx", "dgx", "dproduct", "tmp")  # buffers that hold what was stored
@@ -266,7 +307,7 @@ class _Planner:
 
 
 def _in_memory(node: Node) -> bool:
-    """Whether a product can read it as it is."""
+    """Whether a product can read it as it is; a gradient of a state has a part elsewhere."""
     return node.op == "load" and not node.attrs[0].startswith("dstate") and not node.scalar
 
 

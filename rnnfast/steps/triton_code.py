@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from .graph import REDUCTIONS, Matrix, Node
+from .graph import REDUCTIONS, Node
 from .layout import Layout
 from .operators import OPERATORS
 from .stages import Group, Program, Store, by_width, reduced_width
@@ -32,23 +31,6 @@ class Own:
         if buffer == "kept":
             return len(self.program.scalars)
         return self.layout.widths.get(buffer, self.layout.traced.hidden)
-
-
-class _Term(NamedTuple):
-    """A summand of a product: where the operand is, and its matrix for each plane."""
-
-    buffer: str
-    offset: int
-    width: int
-    matrices: list[Matrix]
-
-    def goes_on_with(self, other: _Term) -> bool:
-        if (other.buffer, other.offset) != (self.buffer, self.offset + self.width):
-            return False
-        return all(
-            m._replace(offset=m.offset + m.cols * m.col_stride, cols=o.cols) == o
-            for m, o in zip(self.matrices, other.matrices, strict=True)
-        )
 
 
 @dataclass
@@ -127,7 +109,7 @@ class Function:
         planes = range(len(group.nodes))
         self.lines += [f"x{p} = tl.zeros((BLOCK_B, BLOCK_H), tl.float32)" for p in planes]
         how = "multiply_gradient" if self.own.backward else "multiply"
-        for name, offset, width, matrices in self._terms(group):
+        for name, offset, width, matrices in group.terms(self.own.program.operand):
             of = _Where("ks[None, :]", "in_ks")
             if group.blocks > 1:
                 width //= group.blocks
@@ -148,19 +130,6 @@ class Function:
                 body.append(f"x{plane} = {how}(a, b, x{plane}, PRECISION)")
             self.lines.append(f"for k in range(0, {width}, BLOCK_K):")
             self.lines += ["    " + line for line in body]
-
-    def _terms(self, group: Group) -> list[_Term]:
-        """Operands and their matrices; those that go on side by side, in both, as one."""
-        found: list[_Term] = []
-        each = zip(group.operands, zip(*group.matrices, strict=True), strict=True)
-        terms = [_Term(*self._place(arg), arg.width, list(matrices)) for arg, matrices in each]
-        for term in sorted(terms, key=lambda term: term[:2]):
-            if found and group.blocks == 1 and found[-1].goes_on_with(term):
-                before = found.pop()
-                matrices = [m._replace(cols=m.cols + term.width) for m in before.matrices]
-                term = before._replace(width=before.width + term.width, matrices=matrices)
-            found.append(term)
-        return found
 
     def pointwise(self, stores: Sequence[Store], names: dict[Node, str]) -> None:
         self.lines += self._body(stores, names)
@@ -187,7 +156,7 @@ class Function:
                 else:
                     low = 'float("-inf")'
                     self.lines.append(f"{total} = tl.full((BLOCK_B, BLOCK_H), {low}, tl.float32)")
-                    body.append(f"{total} = larger({total}, tl.where(m, {value}, {low}))")
+                    body.append(f"{total} = maximum({total}, tl.where(m, {value}, {low}))")
             self._loop(width, code.lines + body)
             for node in nodes:
                 how = "total" if node.op == "rsum" else "largest"
@@ -269,11 +238,6 @@ class Function:
             value = f"loaded({self.row(name)} + {at}, {of.mask})"
             return f"added({value}, {more}, row * {H} + rows * {H} + {at}, {of.mask} & lives)"
         return f"loaded({self.row(name)} + {at}, {of.mask})"
-
-    def _place(self, node: Node) -> tuple[str, int]:
-        if node.op == "load":
-            return str(node.attrs[0]), int(node.attrs[1])
-        return self.own.program.at[node]
 
     # --- scalars of a row -------------------------------------------------------------------------
 

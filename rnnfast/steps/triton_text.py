@@ -41,13 +41,14 @@ class Launch(NamedTuple):
 @dataclass
 class Text:
     """``text``: a module's, but for its imports. ``forward``, ``backward``: the launches of a step,
-    in order. ``weights``: by the numbers that the text uses. ``kept``: scalars of a row."""
+    in order. ``weights``: by the numbers that the text uses. ``apart``: how wide the rows of a
+    sequence "tmp" and "kept" are, forward and backward."""
 
     text: str
     forward: list[Launch]
     backward: list[Launch]
     weights: list[str]
-    kept: dict[str, int]
+    apart: dict[str, dict[str, int]]
 
 
 def text_of(layout: Layout) -> Text:
@@ -62,7 +63,10 @@ def text_of(layout: Layout) -> Text:
         forward.launches,
         backward.launches,
         weights,
-        {name: len(one.program.scalars) for name, one in passes.items()},
+        {
+            row: {name: one.own.width(row) for name, one in passes.items()}
+            for row in ("tmp", "kept")
+        },
     )
 
 

@@ -1,7 +1,7 @@
 """Stepwise launches as one CUDA graph: T launches from Python cost more than most steps compute.
 
 A call that was seen before, with the same sizes on the same stream, is captured on tensors that
-belong to the graph; from then on its inputs are copied there, the graph runs, its outputs are
+belong to the graph; from then on what it reads is copied there, the graph runs, its outputs are
 copied back. The few graphs used last are kept, with their memory. ``RNNFAST_TRITON_GRAPH=0``
 forbids it. While the caller captures a graph of their own, the launches simply become part of it.
 
@@ -10,10 +10,11 @@ No GPU has run this yet; the tests run it on devices that stand in for CUDA's.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -46,12 +47,14 @@ class Graphs:
         work: Callable[..., None],
         inputs: Sequence[tuple],
         outputs: Sequence[tuple],
+        changed: Sequence[Tensor],
     ) -> None:
         """``work(*inputs, *outputs)``: by a graph from the second such call on.
 
-        ``what``: facts that tell this work from others. Every tensor of the two is copied in, so
-        that ``work`` may read outputs too; those of ``outputs`` are copied back.
+        ``what``: facts that tell this work from others. ``changed``: those of ``outputs`` whose
+        values ``work`` reads, too; of the others it writes all before it reads any.
         """
+        read = [[any(item is one for one in changed) for item in group] for group in outputs]
         key = _key_of(what, (*inputs, *outputs))
         with self._lock:
             seen = key in self._kept
@@ -59,7 +62,7 @@ class Graphs:
             if seen and kept is None:
                 # neither inference tensors, which only inference may write to, nor recorded ones
                 with torch.inference_mode(False), torch.no_grad():
-                    kept = _Captured(work, inputs, outputs)
+                    kept = _Captured(work, inputs, outputs, read)
             self._kept[key] = kept
             while len(self._kept) > MOST_GRAPHS:
                 self._kept.popitem(last=False)
@@ -81,29 +84,42 @@ class _Captured:
     """One graph and the tensors that it works on."""
 
     def __init__(
-        self, work: Callable[..., None], inputs: Sequence[tuple], outputs: Sequence[tuple]
+        self,
+        work: Callable[..., None],
+        inputs: Sequence[tuple],
+        outputs: Sequence[tuple],
+        read: Sequence[Sequence[bool]],
     ) -> None:
-        self.inputs = [_twins(group) for group in inputs]
-        self.outputs = [_twins(group) for group in outputs]
-        own = (*self.inputs, *self.outputs)
+        """``read``: which of the outputs are."""
+        self.read = [*([True] * len(group) for group in inputs), *read]
+        own = [
+            _twins(group, copied)
+            for group, copied in zip((*inputs, *outputs), self.read, strict=True)
+        ]
+        self.inputs, self.outputs = own[: len(inputs)], own[len(inputs) :]
         work(*own)  # the addresses may be aligned otherwise than the caller's: other kernels
         self.replay = captured(device_of(self.outputs[0]), lambda: work(*own))
 
     def repeat(self, inputs: Sequence[tuple], outputs: Sequence[tuple]) -> None:
-        for own, given in zip((*self.inputs, *self.outputs), (*inputs, *outputs), strict=True):
-            _copy(own, given)
+        own, given = (*self.inputs, *self.outputs), (*inputs, *outputs)
+        for into, source, which in zip(own, given, self.read, strict=True):
+            _copy(itertools.compress(into, which), itertools.compress(source, which))
         self.replay()
-        for given, own in zip(outputs, self.outputs, strict=True):
-            _copy(given, own)
+        for into, source in zip(outputs, self.outputs, strict=True):
+            _copy(into, source)
 
 
-def _twins(group: Sequence[Any]) -> Any:
-    """The same tuple, named or not, with tensors of its own, of the same values."""
-    twins = (item.clone() if isinstance(item, Tensor) else item for item in group)
+def _twins(group: Sequence[Any], copied: Sequence[bool]) -> Any:
+    """The same tuple, named or not, with tensors of its own, of the same values where they are
+    ``copied``."""
+    twins = [
+        (item.clone() if also else torch.empty_like(item)) if isinstance(item, Tensor) else item
+        for item, also in zip(group, copied, strict=True)
+    ]
     return getattr(group, "_make", tuple)(twins)
 
 
-def _copy(into: tuple, source: tuple) -> None:
+def _copy(into: Iterable[Any], source: Iterable[Any]) -> None:
     for to, item in zip(into, source, strict=True):
         if isinstance(to, Tensor):
             to.copy_(item)

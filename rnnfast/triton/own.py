@@ -55,7 +55,10 @@ def tiling_of(launch: Launch, B: int, itemsize: int, device: Device) -> Tiling:
     if launch.planes:
         if interpreted:
             return stepwise_tiling(16, min(128, power_of_two(launch.units)), 128)
-        return fitting(stepwise_tiling(16 if B <= 32 else 64), launch.planes, itemsize, device)
+        rows = 16 if B <= 32 else 64
+        warps = 8 if rows == 64 and launch.planes >= 4 else 4  # with 4 an sLSTM spills in bf16
+        tiling = stepwise_tiling(rows, num_warps=warps)
+        return fitting(tiling, launch.planes, itemsize, device)
     if launch.whole:
         width = min(WIDEST, power_of_two(launch.units))
         return Tiling(False, 16 if interpreted else 1, width, 16, 0, 4, 1)
@@ -63,13 +66,18 @@ def tiling_of(launch: Launch, B: int, itemsize: int, device: Device) -> Tiling:
     return Tiling(False, 16 if interpreted else 512 // width, width, 16, 0, 4, 1)
 
 
-def run(own: Pass, given: Mapping[str, Tensor | None], written: Sequence[str]) -> None:
-    """All steps. ``given``: tensors by the names of triton_text.py, and
+def run(
+    own: Pass,
+    given: Mapping[str, Tensor | None],
+    written: Sequence[str],
+    changed: Sequence[Tensor],
+) -> None:
+    """All steps. ``given``: tensors by the names of triton_text.py but "tmp" and "kept", and
 
         init0, …, last0, …      forward: the states that it begins and ends with [B, H]
         dlast0, …, dinit0, …    backward: their gradients
 
-    ``written``: those of them that it fills or changes.
+    ``written``: those of them that it fills or changes; ``changed``: the latter.
     """
     if own.B == 0:
         return
@@ -88,7 +96,7 @@ def run(own: Pass, given: Mapping[str, Tensor | None], written: Sequence[str]) -
         work(*groups)
         return
     what = (own.text.text, *own[1:], *read, None, *written)
-    graphs.GRAPHS.run(what, work, groups[:1], groups[1:])
+    graphs.GRAPHS.run(what, work, groups[:1], groups[1:], changed)
 
 
 def _steps(own: Pass, device: torch.device, given: dict[str, Any]) -> None:
@@ -100,8 +108,9 @@ def _steps(own: Pass, device: torch.device, given: dict[str, Any]) -> None:
     for k in range(own.states):
         start = given[f"{begin}{k}"].to(torch.float32, copy=True)
         pairs.append((start, torch.empty_like(start)))
-    kept = own.text.kept[own.direction]
-    more = {"kept": pairs[0][0].new_empty(own.B, kept), **_scalars(own)}
+    apart = {name: widths[own.direction] for name, widths in own.text.apart.items()}
+    more = {name: pairs[0][0].new_empty(own.B, width) for name, width in apart.items()}
+    more |= _scalars(own)
     facts = facts_of(device)
     with Door(device) as door:
         runs = []

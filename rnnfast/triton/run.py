@@ -59,7 +59,7 @@ def forward(scan: Scan, problem: Problem) -> Outputs:
         launch.forward(tiling, recurrence, out)
     else:
         work = functools.partial(launch.forward, tiling)
-        graphs.GRAPHS.run(("forward", tiling), work, (recurrence,), (out,))
+        graphs.GRAPHS.run(("forward", tiling), work, (recurrence,), (out,), (out.gates,))
     return out
 
 
@@ -103,7 +103,7 @@ def backward(
         work(tiling, *read, found)
     else:
         what = ("backward", tiling, clip)
-        graphs.GRAPHS.run(what, functools.partial(work, tiling), read, (found,))
+        graphs.GRAPHS.run(what, functools.partial(work, tiling), read, (found,), ())
     dstates = [found.dh0, *([] if dc0 is None else [dc0])]
     return _products(scan, y, dgates, dextra, extra).gradients(needs, dstates)
 

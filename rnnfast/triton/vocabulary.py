@@ -147,9 +147,6 @@ def minimum(a, b):
     return tl.where(a < b, a, tl.where(b <= a, b, a + b))
 
 
-larger = maximum
-
-
 @triton.jit
 def sign(x):
     return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, 0.0))

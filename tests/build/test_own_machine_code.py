@@ -15,6 +15,8 @@ from rnnfast.inspect.sass import Code, ToolError, find_tool, read_cubin
 from rnnfast.steps.cuda_text import cuda_source
 from rnnfast.steps.gpu import layout_of
 
+from ..simt import own_cases
+
 FAMILY = sorted(name for name, spec in CELLS.items() if spec.own and ":" not in name)
 ARCHS = ("sm_80", "sm_90")
 SAMPLE = [("layer_norm_lstm", "sm_90")]
@@ -23,7 +25,7 @@ REGISTERS = 255  # of a thread: a block of 256 on a multiprocessor
 PRODUCT_REGISTERS = 128  # two
 
 
-def compiled(cell: str, arch: str, folder: Path) -> list[Code]:
+def compiled(cell: str, arch: str, folder: Path, hidden: int = 32) -> list[Code]:
     search = find_nvcc(torch.version.cuda)
     if search.nvcc is None:
         pytest.skip(f"needs nvcc: {search.why_not()}")
@@ -31,7 +33,7 @@ def compiled(cell: str, arch: str, folder: Path) -> list[Code]:
         find_tool("nvdisasm")
     except ToolError as error:
         pytest.skip(f"needs a disassembler: {error}")
-    layout = layout_of(cell, 32, True, blocks=True)
+    layout = layout_of(cell, hidden, True, blocks=True)
     assert not isinstance(layout, str), layout
     (folder / "cell.cu").write_text(cuda_source(layout).text)
     command = [str(search.nvcc.path), "-std=c++17", "-O3", "-DNDEBUG", "-cubin", f"-arch={arch}"]
@@ -41,8 +43,8 @@ def compiled(cell: str, arch: str, folder: Path) -> list[Code]:
     return read_cubin((folder / "cell.cubin").read_bytes())
 
 
-def check(cell: str, arch: str, folder: Path) -> None:
-    for code in compiled(cell, arch, folder):
+def check(cell: str, arch: str, folder: Path, hidden: int = 32) -> None:
+    for code in compiled(cell, arch, folder, hidden):
         assert code.spills == 0, f"{code.name}: {code.spills} accesses to local memory"
         assert code.stack == code.local == 0, f"{code.name}: a stack"
         most = REGISTERS if "own_rows" in code.name else PRODUCT_REGISTERS
@@ -53,6 +55,10 @@ def check(cell: str, arch: str, folder: Path) -> None:
 @pytest.mark.parametrize(("cell", "arch"), SAMPLE)
 def test_a_cell_keeps_its_budget(cell: str, arch: str, tmp_path: Path) -> None:
     check(cell, arch, tmp_path)
+
+
+def test_operands_of_many_heads_are_one(tmp_path: Path) -> None:
+    check(own_cases.many_heads.name, "sm_90", tmp_path, 3 * own_cases.MANY)
 
 
 @pytest.mark.slow

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
+
+import rnnfast
 from rnnfast.cells import CELLS, CellSpec
 
 from .. import own_cells
 from ..steps import test_own_cpu as own
+
+MANY = 20  # heads; more operands than a launch takes, if each were one
+
+
+@rnnfast.cell(gates=1)
+def many_heads(gx, states, w):
+    """A dense product of what is made head by head."""
+    (h,) = states
+    heads = h.unflatten(-1, (MANY, -1))
+    h = (heads - heads.amax(-1, keepdim=True)).flatten(-2)
+    return (torch.tanh(gx + F.linear(h, w.w_hh, w.b_hh)),)
+
+
+@rnnfast.cell(gates=1)
+def shuffled(gx, states, w):
+    """The same where they don't lie side by side."""
+    h = torch.cat(states[0].chunk(MANY, -1)[::-1], -1)
+    return (torch.tanh(gx + F.linear(h, w.w_hh, w.b_hh)),)
+
 
 BLOCKS = CELLS["block_gru"].with_settings(heads=4)
 CELLS_HERE: list[CellSpec] = [

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,13 +17,16 @@ import rnnfast
 from rnnfast import _ext
 from rnnfast._build import host
 from rnnfast.cells import CELLS, CellSpec
+from rnnfast.cells.masked import masked_cell
+from rnnfast.steps import cuda_text
+from rnnfast.steps.code import Needs
 
 from .. import own_cells
 from ..steps import test_own_cpu as own
 from . import own_faults
-from .build import ROOT
-from .own import WIDE, executing
-from .own_cases import BLOCKS, CELLS_HERE, name_of
+from .build import INCLUDES, ROOT
+from .own import FLAGS, WIDE, executing
+from .own_cases import BLOCKS, CELLS_HERE, MANY, many_heads, name_of, shuffled
 
 pytestmark = pytest.mark.skipif(
     _ext.why_missing() is not None, reason=f"no extension: {_ext.why_missing()}"
@@ -79,6 +83,42 @@ def test_narrow_tiles_where_a_gpu_would_be_idle(B: int) -> None:
 def test_every_function_is_torchs() -> None:
     scan = own.scan_of(own.functions, torch.float32, T=2, B=3, H=37)
     own.assert_close(own.results(scan, "executed"), own.results(scan, "loop"), 2e-6)
+
+
+@pytest.mark.usefixtures("executed")
+def test_a_projection_with_masks() -> None:
+    check(CELLS[masked_cell("lstm_proj", 5, True, True, (False, True))], ends=True)
+
+
+@pytest.mark.usefixtures("executed")
+def test_neighbouring_operands_are_one() -> None:
+    check(many_heads, H=3 * MANY, ends=True)
+
+
+@pytest.mark.usefixtures("executed")
+def test_more_operands_than_a_launch_takes_are_refused() -> None:
+    layer = rnnfast.Recurrent(shuffled, 3, MANY)
+    x = torch.randn(2, 3, 3)
+    expected = f"a product of {MANY} operands that do not lie side by side takes"
+    with rnnfast.use_backend("executed"):
+        assert expected in str(rnnfast.explain(layer, x))
+        with pytest.raises(rnnfast.BackendError, match=expected):
+            layer(x)
+
+
+def test_what_a_launch_takes_is_what_python_counts(tmp_path: Path) -> None:
+    lines = ['#include "cuda/steps/product.h"', "using namespace rnnfast::cuda::steps;"]
+    for buffers, weights, constants, planes, terms in [(3, 1, 0, 1, 1), (9, 4, 3, 6, 5)]:
+        needs = Needs(8, ["w"] * weights, [], [0.0] * constants)
+        size = cuda_text.product_bytes(["b"] * buffers, needs, planes, terms)
+        step, shape = f"Step<{buffers}, {weights}, {constants}>", f"Product<{planes}, {terms}>"
+        lines.append(f"static_assert(sizeof(ProductArgs<{step}, {shape}>) == {size});")
+    (tmp_path / "sizes.cpp").write_text("\n".join(lines) + "\n")
+    compiler, why = host.find_compiler(os.environ)
+    assert compiler is not None, why
+    command = [*compiler.command, *FLAGS, *INCLUDES, "-fsyntax-only", str(tmp_path / "sizes.cpp")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.mark.usefixtures("executed")

@@ -55,6 +55,12 @@ def across(gx: Tensor, h: Tensor, w: rnnfast.cells.StepWeights) -> Tensor:
     return torch.cat([found[:, 10:], torch.tanh(found[:, :10])], -1) + gx[:, H:]
 
 
+def parts_of_a_whole_one(gx: Tensor, h: Tensor, w: rnnfast.cells.StepWeights) -> Tensor:
+    """A dense product, taken apart head by head."""
+    heads = (gx[:, :H] + F.linear(h, w.k)).unflatten(-1, (4, -1))
+    return torch.tanh(F.layer_norm(heads, heads.shape[-1:]).flatten(-2)) + gx[:, H:]
+
+
 def layout_of(cell: OwnCell, blocks: bool):
     return layout(trace(cell, H, True, torch.float64, blocks=blocks), 2)
 
@@ -71,8 +77,9 @@ def test_heads_are_blocks(step: Step, heads: int) -> None:
         del CELLS[cell.name]
 
 
-def test_what_goes_across_the_blocks_is_done_one_by_one() -> None:
-    cell = cell_of(across, 3)
+@pytest.mark.parametrize("step", [across, parts_of_a_whole_one])
+def test_what_goes_across_the_blocks_is_done_one_by_one(step: Step) -> None:
+    cell = cell_of(step, 3)
     try:
         check(cell, H, True)
         assert not layout_of(cell, True).has_blocks()

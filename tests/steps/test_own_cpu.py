@@ -54,6 +54,14 @@ def handed(gx, states, w):
     return c * torch.sigmoid(t * a), t * w.p, a
 
 
+@rnnfast.cell(gates=1, states=("h", "c"), params={"m": "H, H"})
+def product_last(gx, states, w):
+    """The output is a product, as an LSTM's with a projection."""
+    h, c = states
+    c = torch.tanh(gx + F.linear(h, w.w_hh)) + 0.5 * c
+    return F.linear(c, w.m), c
+
+
 CELLS_HERE: list[CellSpec] = [
     own_cells.lstm,
     own_cells.gru,
@@ -63,6 +71,7 @@ CELLS_HERE: list[CellSpec] = [
     CELLS["layer_norm_lstm"],
     everything,
     handed,
+    product_last,
 ]
 LENGTHS, T, B, I, H = [6, 0, 3, 1, 5], 6, 5, 3, 12
 CALLS = {

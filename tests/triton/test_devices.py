@@ -9,11 +9,12 @@ import ast
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -52,7 +53,7 @@ def call(
     """A call with this value; its result is right."""
     given = Given(cuda.place(torch.full((width,), value), on), scale)
     made = Made(cuda.place(torch.full((width,), torch.nan), on))
-    graphs.run(("work",), does, (given,), (made,))
+    graphs.run(("work",), does, (given,), (made,), ())
     assert made.y.cpu().tolist() == [value * scale] * width
 
 
@@ -172,6 +173,37 @@ def test_a_graph_is_made_at_the_second_call_and_sees_new_values(cuda: Fake) -> N
     assert graph.stream.device == mine(1)
     assert graph.steps
     assert torch.cuda.current_device() == 0
+
+
+class Sums(NamedTuple):
+    y: Tensor
+    total: Tensor
+
+
+class Copies(TorchDispatchMode):
+    """Counts them."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten.copy_.default
+        return func(*args, **kwargs or {})
+
+
+def test_what_is_written_only_is_copied_back_only(cuda: Fake) -> None:
+    def sums(given: Given, made: Sums) -> None:
+        torch.mul(given.x, given.scale, out=made.y)
+        made.total.add_(given.x)
+
+    graphs = Graphs()
+    for value in (1.0, 2.0, 3.0):
+        given = Given(cuda.place(torch.tensor([value])), 2.0)
+        made = Sums(*(cuda.place(torch.tensor([start])) for start in (torch.nan, 7 * value)))
+        with Copies() as copies:
+            graphs.run(("sums",), sums, (given,), (made,), (made.total,))
+        assert [t.item() for t in made] == [2 * value, 8 * value]
+    assert len(cuda.graphs) == 1
+    assert copies.count == 4  # x and the total there, both results back
 
 
 def test_another_size_or_constant_or_stream_is_another_graph(cuda: Fake) -> None:

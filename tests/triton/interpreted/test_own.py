@@ -12,10 +12,14 @@ import triton.language as tl
 from torch import Tensor
 
 import rnnfast
+from rnnfast.backends import registry
 from rnnfast.cells import CELLS, CellSpec
+from rnnfast.cells.masked import masked_cell
+from rnnfast.problem import problem_of
 from rnnfast.triton import own, vocabulary
 
-from ...steps.test_own_cpu import CALLS
+from ... import own_cells
+from ...steps.test_own_cpu import CALLS, scan_of
 from .. import checks
 from .test_kernels import applied
 
@@ -41,9 +45,23 @@ def test_16_bit_storage(spec: CellSpec, dtype: torch.dtype) -> None:
     checks.check_own(spec, dtype, ends=True, all_states=True)
 
 
+def test_16_bit_storage_is_saved_in_16_bits() -> None:
+    scan = scan_of(own_cells.gru, torch.float16)
+    with torch.no_grad():
+        _, saved = registry.BACKENDS["triton"].forward(scan)
+    found = [(tuple(tensor.shape), tensor.dtype) for tensor in saved]
+    assert found == registry.BACKENDS["triton"].saved_like(problem_of(scan))
+    assert {dtype for _, dtype in found} == {torch.int16, torch.float16}
+
+
 @pytest.mark.parametrize("spec", [s for s in CELLS.values() if s.own and ":" not in s.name])
 def test_a_cell_of_the_family(spec: CellSpec) -> None:
     checks.check_own(spec, torch.float32, H=16, T=3, B=2)
+
+
+def test_a_projection_with_masks() -> None:
+    cell = CELLS[masked_cell("lstm_proj", 5, True, True, (False, True))]
+    checks.check_own(cell, torch.float32, ends=True)
 
 
 def test_rows_and_products_of_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
