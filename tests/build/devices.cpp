@@ -392,7 +392,7 @@ NOT_HERE(cuOccupancyMaxActiveBlocksPerMultiprocessor)
 NOT_HERE(cuPointerGetAttribute)
 NOT_HERE(cuTensorMapEncodeTiled)
 
-// --- products: a handle's stream has to be of the device that it was made on ------------------------
+// --- products, with a handle and its stream of one device ----------------------------------------
 
 struct Handle {
   int device;
