@@ -117,7 +117,7 @@ def _check_shapes(scan: Scan) -> None:
     for name, weight in zip(
         spec.weight_names(scan.kind, scan.has_bias), scan.weights, strict=False
     ):
-        if tuple(weight.shape) != expected[name]:
+        if list(weight.shape) != list(expected[name]):  # Dynamo of 2.11 can't compare the tuples
             raise RuntimeError(f"{name} should be {list(expected[name])}, got {list(weight.shape)}")
     widths = spec.state_widths(P, H)
     for name, state, width in zip(spec.states, scan.states, widths, strict=False):

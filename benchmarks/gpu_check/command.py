@@ -33,14 +33,15 @@ from .stages import (
 
 BUDGET = 540.0  # seconds, a build included
 RESERVE = 10.0  # of it, for the last words
+ON_EXECUTOR = ("tests.simt.build",)  # the kernels of a dry run
 # Seconds of what is left after a build, by what each tells.
 STAGES = (
-    Stage("smoke", 30, checks.smoke),
-    Stage("rates", 35, rates.run),
+    Stage("smoke", 30, checks.smoke, ON_EXECUTOR),
+    Stage("rates", 35, rates.run, ("benchmarks.gpu_check.programs", "--executor")),
     Stage("speed", 80, timing.speed),
-    Stage("tests", 100, checks.tests),
+    Stage("tests", 100, checks.tests, ON_EXECUTOR),
     Stage("rest", 60, timing.rest),
-    Stage("memcheck", 40, checks.memcheck),
+    Stage("memcheck", 40, checks.memcheck, ON_EXECUTOR),
     Stage("layers", 25, timing.layers),
     Stage("sanitizers", 25, checks.sanitizers),
     Stage("peers", 15, timing.peers),

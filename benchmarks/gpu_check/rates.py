@@ -40,10 +40,6 @@ def run(context: Context, seconds: float) -> Outcome:
     """Writes rates.json: ``{"rates": {name: {"value", "low", "high"}}, …}``; once more when torch
     has measured, too."""
     if context.dry_run:
-        build = context.python("benchmarks.gpu_check.programs", "--executor")
-        built = run_command(Command(build, context.folder / "build-rates.txt"), seconds / 2)
-        if built.code != 0:
-            return Outcome(FAILED, f"not compiled: {built.last_line}")
         words: tuple[str, ...] = (str(EXECUTOR), "--tiny")
     elif is_built():
         words = (str(PROGRAM),)

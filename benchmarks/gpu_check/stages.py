@@ -12,6 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .children import Command
+from .children import run as run_command
+
 OK, FAILED, CUT, MISSING = "ok", "FAILED", "CUT OFF", "NOT RUN"
 
 
@@ -55,11 +58,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Stage:
-    """share: of the time, relative to the others'. run: given the seconds it may take."""
+    """share: of the time, relative to the others'. run: given the seconds it may take. compiles:
+    the module, and its words, that makes what a dry run of it needs, before its time begins."""
 
     name: str
     share: float
     run: Callable[[Context, float], Outcome]
+    compiles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,22 +96,33 @@ def run_stages(
     """Runs them in order; ``after`` is called with ``before`` and all results so far after each.
 
     A stage may take its share of the time that is left: what one leaves over goes to those that
-    follow, and what one overruns is taken from them alike. A signal ends the stage that runs, and
-    no other is begun.
+    follow, and what one overruns is taken from them alike, as is what a dry run compiles. A signal
+    ends the stage that runs, and no other is begun.
     """
     results = list(before)
     for place, stage in enumerate(stages):
-        began, left = deadline.clock(), deadline.left()
-        allowed = left * stage.share / sum(later.share for later in stages[place:])
-        stopped = False
+        began, allowed, stopped = deadline.clock(), 0.0, False
         try:
-            outcome = _run(stage, context, allowed)
+            missing = _compile(stage, context, deadline)
+            share = stage.share / sum(later.share for later in stages[place:])
+            allowed = deadline.left() * share
+            outcome = missing or _run(stage, context, allowed)
         except Stopped as signal:
             outcome, stopped = Outcome(CUT, f"stopped: {signal}"), True
         results.append(Result(stage.name, outcome, deadline.clock() - began, allowed))
         if _tell(after, results) or stopped:
             break
     return results
+
+
+def _compile(stage: Stage, context: Context, deadline: Deadline) -> Outcome | None:
+    """What a dry run needs; None where it is there."""
+    if not (context.dry_run and stage.compiles):
+        return None
+    words = context.python(*stage.compiles)
+    done = run_command(Command(words, context.folder / f"build-{stage.name}.txt"), deadline.left())
+    why = "the time was up" if done.code is None else done.last_line
+    return None if done.code == 0 else Outcome(FAILED, f"not compiled: {why}")
 
 
 def _tell(after: Callable[[list[Result]], None], results: list[Result]) -> bool:

@@ -52,6 +52,12 @@ void bury(void* table) {
   delete static_cast<Tensor*>(table);
 }
 
+void empty_graveyard() {
+  std::vector<Tensor> tables;  // freed without the lock
+  const std::lock_guard<std::mutex> lock(graveyard_lock);
+  tables.swap(graveyard());
+}
+
 // The graph that is being captured on `stream` keeps `table` for as long as it lives.
 void keep_with_graph(const Tensor& table, cudaStream_t stream) {
   cudaStreamCaptureStatus status;
@@ -70,6 +76,7 @@ void keep_with_graph(const Tensor& table, cudaStream_t stream) {
 Tensor upload(const std::vector<ClipEntry>& entries, at::Device device, cudaStream_t stream) {
   const auto bytes = static_cast<int64_t>(entries.size() * sizeof(ClipEntry));
   const auto options = at::TensorOptions().dtype(at::kByte);
+  empty_graveyard();
   const Tensor pinned = at::empty({bytes}, options.pinned_memory(true));
   std::copy(entries.begin(), entries.end(), static_cast<ClipEntry*>(pinned.mutable_data_ptr()));
   Tensor table = at::empty({bytes}, options.device(device));

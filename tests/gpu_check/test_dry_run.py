@@ -10,20 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_check import programs, summary
+from benchmarks.gpu_check import summary
 from rnnfast import _ext
 from rnnfast._build import host
 
 from ..build.support import ROOT
-from ..simt.build import library
 
 
 def test_the_dry_run_goes_through_every_stage(tmp_path: Path) -> None:
     compiler, why = host.find_compiler()
     if compiler is None or _ext.load() is None:
         pytest.skip(f"needs a compiler and the extension: {why or _ext.why_missing()}")
-    library()  # what the stages compile, outside of their budget
-    programs.build_for_executor()
     script = ROOT / "benchmarks" / "gpu_check" / "first.py"
     words = [sys.executable, str(script), "--dry-run", "--budget", "3000", "--out", "found"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.gpu_check import stages
+from benchmarks.gpu_check.children import Command, Finished
 from benchmarks.gpu_check.stages import (
     CUT,
     FAILED,
@@ -51,6 +53,35 @@ def test_a_stage_gets_its_share_of_what_is_left() -> None:
     # 10 of 100; then 30 of the 90 parts of 70 s; then all of the rest
     assert [round(r.allowed, 3) for r in results] == [10, 23.333, 60]
     assert [r.seconds for r in results] == [30, 10, 5]
+
+
+def test_what_a_dry_run_compiles_is_none_of_a_stages_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clock, compiled = Clock(), list[tuple[str, float]]()
+
+    def compiles(command: Command, seconds: float) -> Finished:
+        clock.now += 40
+        compiled.append((command.words[-1], seconds))
+        return Finished(3 if "wrong" in command.words else 0, "$ it\nno such file")
+
+    monkeypatch.setattr(stages, "run_command", compiles)
+    made = [
+        replace(clock.stage("a", 1, 10), compiles=("here",)),
+        replace(clock.stage("b", 1, 10), compiles=("there", "wrong")),
+        clock.stage("c", 1, 10),
+    ]
+    context = Context(tmp_path, dry_run=True, prebuilt=False)
+    results = stages.run_stages(made, context, Deadline(160, clock), lambda _: None)
+    assert compiled == [("here", 160), ("wrong", 110)]
+    assert [r.allowed for r in results] == [40, 35, 70]
+    assert [r.seconds for r in results] == [50, 40, 10]
+    assert [r.outcome.state for r in results] == [OK, FAILED, OK]
+    assert results[1].outcome.line == "not compiled: no such file"
+    context = replace(context, dry_run=False)
+    results = stages.run_stages(made, context, Deadline(160, clock), lambda _: None)
+    assert [r.outcome.state for r in results] == [OK, OK, OK]
+    assert len(compiled) == 2
 
 
 def test_a_stage_without_time_is_not_run_and_says_so() -> None:

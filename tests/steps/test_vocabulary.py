@@ -27,8 +27,27 @@ from tests.steps.vocabulary import (
 )
 
 
+def gives_ties_to_the_first() -> bool:
+    """Whether this torch, like 2.11, has another gradient of fmax and fmin than of maximum where
+    both are equal: no kernel is made of them then."""
+    a, b = (torch.zeros(1, requires_grad=True) for _ in range(2))
+    return bool(torch.autograd.grad(torch.fmax(a, b), a)[0] == 1)
+
+
+def differentiates_aminmax() -> bool:
+    try:
+        torch.aminmax(torch.zeros(2, requires_grad=True)).min.backward()
+    except RuntimeError:  # of 2.11
+        return False
+    return True
+
+
 @pytest.mark.parametrize("name", [*POINTWISE, *ROWS])
 def test_operator(name: str) -> None:
+    if name == "fmax" and gives_ties_to_the_first():
+        pytest.skip("this torch gives the gradient of equal operands to the first")
+    if name == "aminmax" and not differentiates_aminmax():
+        pytest.skip("this torch has no gradient of aminmax")
     cell = cell_of({**POINTWISE, **ROWS}[name])
     try:
         check(cell, H, True)

@@ -33,6 +33,7 @@ def run_mt(shown, pairs_file, tmp_path, monkeypatch):
 
 
 def test_train_translate_eval(run_mt, pairs_file, capfd):
+    pytest.importorskip("sacrebleu", reason="mt eval needs it")
     assert run_mt("--epochs", "40") == 0
     printed = capfd.readouterr().out
     assert "48 to train on, 16 held back; 17 and 21 kinds of words" in printed
@@ -103,6 +104,7 @@ def test_without_data_the_places_tried_are_listed(shown, tmp_path, monkeypatch, 
 
 
 def test_checkpoints_of_others_are_refused(run_mt, pairs_file, tiny_pairs, tmp_path, capfd):
+    pytest.importorskip("sacrebleu", reason="mt eval needs it")
     checkpoint.save(tmp_path / "lm.pt", {"kind": "language model"})
     assert main(["mt", "translate", "lm.pt", "go ."]) == 2
     assert "holds no translation model, but: language model" in capfd.readouterr().err
