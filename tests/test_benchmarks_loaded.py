@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ from benchmarks.cases import parse
 
 
 def running(marker: str) -> int:
-    """Processes with this text in their command line."""
+    """Children with this text in their command line."""
     found = 0
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                with open(f"/proc/{entry}/cmdline", "rb") as file:
-                    found += marker.encode() in file.read()
+                text = Path(f"/proc/{entry}/cmdline").read_bytes()
+                parent = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1]
+                found += marker.encode() in text and int(parent) == os.getpid()
             except OSError:  # it has ended
                 pass
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 import rnnfast
 from rnnfast.backends import registry
+from rnnfast.cells import CELLS
 from rnnfast.ops import pack
 
 from .cases import BUILT_IN, OPTIONS, Case, leaves, refusal, scan_of, small, taking
@@ -190,3 +192,21 @@ def test_outputs_share_no_memory() -> None:
         assert t["h"].untyped_storage().data_ptr() not in {
             o.untyped_storage().data_ptr() for o in outputs
         }
+
+
+def test_a_scan_is_one_graph_from_its_first_call_on() -> None:
+    """What a cell knows of itself is made with it: a trace would refuse, or guard on, what it finds
+    being made."""
+    spec = CELLS["gru"]
+    CELLS["tests:fresh gru"] = replace(spec, name="tests:fresh gru")
+    try:
+        x, h = torch.randn(3, 2, 4), torch.zeros(2, 5)
+        weights = [torch.randn(15, 4), torch.randn(15, 5)]
+
+        def y(x: Tensor, h: Tensor, *weights: Tensor) -> Tensor:
+            return rnnfast.scan("tests:fresh gru", x, [h], weights, backend="reference").y
+
+        found = torch.compile(y, backend="eager", fullgraph=True)(x, h, *weights)
+        torch.testing.assert_close(found, rnnfast.scan("gru", x, [h], weights).y)
+    finally:
+        del CELLS["tests:fresh gru"]

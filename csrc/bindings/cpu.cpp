@@ -242,6 +242,7 @@ void bind_cpu(pybind11::module_& m) {
   namespace py = pybind11;
   rnnfast::watch_forks();
   m.def("cpu_isa", [] { return std::string(rnnfast::cpu::kernels().isa); });
+  m.def("cpu_threads", &rnnfast::host_threads);
   m.def("cpu_plan", &rnnfast::describe);
   m.def("cpu_split", &rnnfast::split, py::arg("weights"), py::arg("gates"), py::arg("meetings"),
         py::arg("B"), py::arg("H"), py::arg("scalar_bytes"));

@@ -16,6 +16,7 @@
 namespace rnnfast {
 namespace {
 
+namespace py = pybind11;
 using at::Tensor;
 
 constexpr double kLeastWork = 1e5;  // multiply-adds that are worth a thread
@@ -119,13 +120,15 @@ Tensor product(const Tensor& a, const Tensor& b, const std::optional<Tensor>& ro
   }
   const Tensor c = into ? *into : at::empty(shape, a.options());
   std::optional<Tensor> begun = row;
-  if (begun) begun = begun->contiguous();
+  if (begun) begun = begun->resolve_neg().contiguous();
+  const py::gil_scoped_release no_gil;
   multiply(plain(a), plain(b), begun, into.has_value(), c);
   return c;
 }
 
 // On `threads` threads at once; in floating-point operations, all together.
 double multiply_adds(int64_t rounds, int threads) {
+  const py::gil_scoped_release no_gil;
   double done = 0;
   cpu::on_threads(threads, [&](int id, int found) {
     const double mine = cpu::kernels().multiply_adds(rounds);

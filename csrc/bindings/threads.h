@@ -2,8 +2,8 @@
 #pragma once
 
 #include <ATen/Parallel.h>
+#include <omp.h>
 #include <pthread.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
@@ -18,17 +18,9 @@ inline void watch_forks() {
 }
 
 // Torch's number, but no more than there are processors for: threads that share one would wait for
-// each other at every step.
+// each other at every step. OpenMP is asked, since it may have bound this thread to one of them.
 inline int host_threads() {
-  if (forked) return 1;
-  const int threads = at::get_num_threads();
-#if defined(__linux__)
-  cpu_set_t processors;
-  if (threads > 1 && sched_getaffinity(0, sizeof processors, &processors) == 0) {
-    return std::min(threads, CPU_COUNT(&processors));
-  }
-#endif
-  return threads;
+  return forked ? 1 : std::max(1, std::min(at::get_num_threads(), omp_get_num_procs()));
 }
 
 }  // namespace rnnfast

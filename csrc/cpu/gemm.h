@@ -163,7 +163,7 @@ class GemmPart {
     }
   }
 
-  // A strip of B of `width` columns, whole vectors with zeros in lanes that do not exist.
+  // A strip of B of `width` columns that are not side by side, whole vectors with zeros in lanes that do not exist.
   void pack_strip(int64_t n, int64_t width, int64_t k, int64_t K, S* to) {
     const S* from = g_.b + n * g_.b_column + k * g_.b_row;
     const int64_t step = divide_up(width, L) * L;
@@ -180,12 +180,8 @@ class GemmPart {
         }
       }
       for (; s < K; ++s) {
-        if (g_.b_column == 1) {
-          V::load(from + s * g_.b_row, lanes).store(to + s * step);
-        } else {
-          for (int64_t lane = 0; lane < L; ++lane) {
-            to[s * step + lane] = lane < lanes ? from[s * g_.b_row + lane * g_.b_column] : S(0);
-          }
+        for (int64_t lane = 0; lane < L; ++lane) {
+          to[s * step + lane] = lane < lanes ? from[s * g_.b_row + lane * g_.b_column] : S(0);
         }
       }
     }
@@ -248,7 +244,7 @@ inline double multiply_adds(int64_t rounds) {
   for (int i = 0; i < N; ++i) total[i] = V(float(i)).v;
   for (int64_t k = 0; k < rounds; ++k) {
 #pragma GCC unroll 32
-    for (int i = 0; i < N; ++i) total[i] += x.v * y.v;
+    for (int i = 0; i < N; ++i) total[i] = total[i] * x.v + y.v;
   }
   float sum = 0;
 #pragma GCC unroll 32

@@ -1,4 +1,4 @@
-// The one product of these kernels: rows of activations times packed weights.
+// The product of the recurrent loop: rows of activations times packed weights.
 //
 // Weights are packed into panels of NV vectors: panel[k][j][lane], so that a step of k loads NV
 // whole vectors, broadcasts one value of each of MR rows, and makes MR·NV multiply-adds into

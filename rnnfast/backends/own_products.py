@@ -97,8 +97,8 @@ class Left:
     def _sum(self, place: Place, of_gx: Tensor | None) -> Tensor:
         """Of the rows at ``place`` over steps and sequences; ``of_gx``: that of all of "dgx"."""
         buffer, offset, width = place
-        if of_gx is not None and buffer == "dgx":
-            return of_gx[offset : offset + max(width, 1)].to(self.buffers["dgx"].dtype, copy=True)
+        if of_gx is not None and buffer == "dgx" and of_gx.dtype == self.buffers["dgx"].dtype:
+            return of_gx[offset : offset + max(width, 1)].clone()
         return self._values(place).flatten(0, -2).sum(0)
 
     def _values(self, place: Place) -> Tensor:

@@ -97,6 +97,7 @@ class CellSpec:
         has_cell_state: there is a state that is no output.
         saves_gates: false where all that backward needs is the output.
         extra: the name of the value saved beside those of the gates, or None.
+        names: of the weights of a scan, by whether it has ``w_ih`` and whether it has biases.
     """
 
     name: str
@@ -120,31 +121,31 @@ class CellSpec:
     has_cell_state: bool = field(init=False)
     saves_gates: bool = field(init=False)
     extra: str | None = field(init=False)
-    names: dict[tuple[str, bool], tuple[str, ...]] = field(init=False, repr=False, compare=False)
+    names: dict[tuple[bool, bool], tuple[str, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         def derive(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        derive("names", {})  # those of weight_names, as they are asked for
         derive("projected", any(product.weight == "w_hr" for product in self.products))
         derive("has_cell_state", len(self.states) > 1)
         derive("saves_gates", bool(self.saved) and self.saved[0].name != self.states[0])
         more = self.saved[self.gates :]
         derive("extra", more[0].name if more else None)
+        kinds = {True: ["w_ih"], False: []}
+        derive(
+            "names",
+            {(k, b): self._weight_names(kinds[k], b) for k in kinds for b in (False, True)},
+        )
 
     def weight_names(self, kind: str, bias: bool) -> tuple[str, ...]:
         """Names of the weights that a scan takes, in order.
 
         ``kind="gates"`` (the input is already projected) has neither ``w_ih`` nor ``b_ih``.
         """
-        found = self.names.get((kind, bias))
-        if found is None:
-            found = self.names[kind, bias] = self._weight_names(kind, bias)
-        return found
+        return self.names[kind != "gates", bool(bias)]
 
-    def _weight_names(self, kind: str, bias: bool) -> tuple[str, ...]:
-        of_input = [] if kind == "gates" else ["w_ih"]
+    def _weight_names(self, of_input: list[str], bias: bool) -> tuple[str, ...]:
         recurrent = ["w_hh"] if self.recurrent is not None else []
         names = [*of_input, *recurrent]
         if bias:

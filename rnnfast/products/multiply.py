@@ -16,7 +16,7 @@ FASTER = ("avx2",)  # the instruction sets for which it was measured
 
 def product(left: Tensor, right: Tensor, row: Tensor | None = None) -> Tensor:
     """left @ right, 2-D, with ``row`` added to each row."""
-    kernel = _kernel(left, right)
+    kernel = _kernel(left, right) if row is None else _kernel(left, right, row)
     if kernel is not None:
         return kernel(left, right, row=row)
     return left @ right if row is None else torch.addmm(row, left, right)
@@ -24,29 +24,26 @@ def product(left: Tensor, right: Tensor, row: Tensor | None = None) -> Tensor:
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """``total``, to which left @ right was added."""
-    kernel = _kernel(left, right)
-    if kernel is not None and total.dtype == left.dtype and total.is_contiguous():
+    kernel = _kernel(left, right, total)
+    if kernel is not None and total.is_contiguous():
         return kernel(left, right, into=total)
     return total.addmm_(left, right)
 
 
-def _kernel(left: Tensor, right: Tensor) -> Any:
+def _kernel(*tensors: Tensor) -> Any:
     """Ours, if it takes these."""
-    if not left.is_cpu or left.dtype != right.dtype:
+    first = tensors[0]
+    if first.dtype not in (torch.float32, torch.float64) or not all(map(_plain, tensors)):
         return None
-    if left.dtype not in (torch.float32, torch.float64) or not _strided(left, right):
+    if any(t.dtype != first.dtype for t in tensors):
         return None
-    return None if torch.is_grad_enabled() and _wanted(left, right) else _loaded()
+    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    return None if wanted else _loaded()
 
 
-def _strided(*tensors: Tensor) -> bool:
-    return all(
-        t.layout == torch.strided and type(t) in (Tensor, torch.nn.Parameter) for t in tensors
-    )
-
-
-def _wanted(*tensors: Tensor) -> bool:
-    return any(t.requires_grad for t in tensors)
+def _plain(tensor: Tensor) -> bool:
+    known = type(tensor) in (Tensor, torch.nn.Parameter)
+    return known and tensor.is_cpu and tensor.layout == torch.strided
 
 
 @functools.cache

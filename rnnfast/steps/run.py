@@ -169,7 +169,7 @@ class Kernel(Loops):
 
     def split(self, B: int) -> tuple[int, int, str]:
         """Threads for the rows and for the units of a batch of B, and that in words."""
-        return self._split(B, torch.get_num_threads())
+        return self._split(B, _module().cpu_threads())
 
     def _split_of(self, B: int, threads: int) -> tuple[int, int, str]:
         H = self.layout.traced.hidden

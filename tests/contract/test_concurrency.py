@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rnnfast import _ext
 from tests.contract.helpers import KINDS, Maker, results, run, twins
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -141,3 +143,32 @@ def test_a_forked_child_keeps_to_one_thread_by_itself() -> None:
     )
     meaning = {1: "the child hangs", 3: "the child's numbers differ"}
     assert child.returncode == 0, (meaning.get(child.returncode), child.stderr[-2000:])
+
+
+BOUND = """
+import torch
+import rnnfast
+from rnnfast import _ext
+torch.set_num_threads(2)
+layer, x = rnnfast.LSTM(64, 256), torch.randn(8, 4, 64)
+before = _ext.load().cpu_threads()
+with rnnfast.use_backend("cpu"):
+    layer(x)[0].sum().backward()  # OpenMP binds this thread to one processor
+assert before == _ext.load().cpu_threads() == 2, (before, _ext.load().cpu_threads())
+"""
+
+
+@pytest.mark.skipif(
+    _ext.why_missing() is not None or len(os.sched_getaffinity(0)) < 2,
+    reason="one processor, or no kernels for it",
+)
+def test_threads_that_are_bound_to_processors_are_still_counted() -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", BOUND],
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_PROC_BIND": "true"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert child.returncode == 0, child.stderr[-2000:]
