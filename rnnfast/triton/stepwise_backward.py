@@ -70,7 +70,8 @@ def handed_on(
     later = at(step + 1, T, reverse)
     row = row_of(later, B, first)
     was_alive = alive(later, ends, in_batch)
-    through = going_on(was_alive, reset(resets, row, rows, in_batch & exists))
+    # != 0: in the interpreter ``exists`` may be a number, and a mask must not
+    through = going_on(was_alive, reset(resets, row, rows, (in_batch & exists) != 0))
     # one range for all: W's rows and dgates' columns both go over gates and units
     K = tl.where(exists, PLANES * H, 0)
     w = w_hh + first_out
