@@ -28,6 +28,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from rnnfast.products import multiply
+
 NOT_PERMITTED = "operation not permitted when stream is capturing"
 REAL_DEVICE = torch.Tensor.device
 
@@ -182,6 +184,8 @@ class Fake:
             monkeypatch.setattr(torch.Tensor, name, property(told), raising=False)
         for name, value in _torch_cuda(self).items():
             monkeypatch.setattr(torch.cuda, name, value)
+        # torch's on every device, so that results can be compared bit by bit
+        monkeypatch.setattr(multiply, "_loaded", lambda: None)
 
     def properties(self, device: Any = None) -> Any:
         name, capability, processors = self.devices[self.index(device)]

@@ -15,7 +15,8 @@ namespace rnnfast::cpu::RNNFAST_ISA {
 
 constexpr int kStripVectors = 3;
 constexpr int kGroupRows = kMaxRows<kStripVectors>;
-constexpr int64_t kStripBytes = 36864;  // most of it stays in the first cache
+// Of a strip, which stays in the first cache; and sums of more steps would be less exact.
+constexpr int64_t kStripBytes = 18432;
 constexpr int64_t kBlockSteps = kStripBytes / (kStripVectors * RNNFAST_VECTOR_BYTES);
 constexpr int64_t kBlockRows = 192, kBlockStrips = 40;
 

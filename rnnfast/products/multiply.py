@@ -30,6 +30,12 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return total.addmm_(left, right)
 
 
+def product_to(out: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """``out``, which becomes left @ right."""
+    kernel = _kernel(left, right)
+    return torch.mm(left, right, out=out) if kernel is None else out.copy_(kernel(left, right))
+
+
 def _kernel(*tensors: Tensor) -> Any:
     """Ours, if it takes these."""
     first = tensors[0]
@@ -43,7 +49,7 @@ def _kernel(*tensors: Tensor) -> Any:
 
 def _plain(tensor: Tensor) -> bool:
     known = type(tensor) in (Tensor, torch.nn.Parameter)
-    return known and tensor.is_cpu and tensor.layout == torch.strided
+    return known and tensor.device.type == "cpu" and tensor.layout == torch.strided
 
 
 @functools.cache

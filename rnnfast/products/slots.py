@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..cells import CellSpec
 from ..problem import Scan
+from . import multiply
 from .gates import slots_of, unit_major
 from .projection import input_bias, own_product_bias, weight_of_input
 
@@ -75,4 +76,4 @@ class SlotProjection(NamedTuple):
 
     def multiply_back(self, dgates: Tensor, rows: Tensor) -> None:
         """Writes the gradient of ``rows`` [N, I], from that of the gates [N, H*S]."""
-        torch.mm(dgates, self.weight, out=rows)
+        multiply.product_to(rows, dgates, self.weight)
