@@ -135,6 +135,25 @@ def test_ours_is_for_plain_tensors_without_gradients(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
+    ("size", "ours"),
+    [
+        ((32, 8192, 3), True),
+        ((32, 8193, 3), False),
+        ((1000, 2000, 1000), True),
+        ((1001, 2000, 1000), False),
+    ],
+)
+def test_torchs_is_taken_where_it_is_faster(
+    size: tuple[int, int, int], ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiply, "_loaded", lambda: "ours")
+    M, K, N = size
+    one = torch.zeros(1, 1)
+    found = multiply._kernel(one.expand(M, K), one.expand(K, N))
+    assert found == ("ours" if ours else None)
+
+
+@pytest.mark.parametrize(
     ("isa", "expected"), [("avx2", "ours"), ("baseline", None), ("avx512", None)]
 )
 def test_a_processor_for_which_it_was_not_measured_has_torchs(

@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import _ext
 
 FASTER = ("avx2",)  # the instruction sets for which it was measured
+MOST_STEPS, MOST_WORK = 8192, 2e9  # of a sum, and multiply-adds: beyond them torch's is faster
 
 
 def product(left: Tensor, right: Tensor, row: Tensor | None = None) -> Tensor:
@@ -37,11 +38,14 @@ def product_to(out: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def _kernel(*tensors: Tensor) -> Any:
-    """Ours, if it takes these."""
+    """Ours, if it takes these: two to be multiplied, and what their product is added to."""
     first = tensors[0]
     if first.dtype not in (torch.float32, torch.float64) or not all(map(_plain, tensors)):
         return None
     if any(t.dtype != first.dtype for t in tensors):
+        return None
+    (rows, steps), columns = first.shape, tensors[1].shape[1]
+    if steps > MOST_STEPS or rows * steps * columns > MOST_WORK:
         return None
     wanted = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     return None if wanted else _loaded()
