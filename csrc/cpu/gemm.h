@@ -22,12 +22,6 @@ constexpr int64_t kBlockRows = 192, kBlockStrips = 40;
 
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// A group of rows of A: where each begins, and how far apart its values are.
-template <class S>
-struct Group {
-  const S* row[kGroupRows];
-};
-
 // A tile of C: `rows` of kGroupRows and `lanes` of W vectors exist. Added to what is there, or
 // instead of it, begun with `row` if that is not null.
 template <class S>
@@ -38,39 +32,26 @@ struct Tile {
   const S* row;
 };
 
-// The sums of K steps of a tile. kStep: from one value of a row to the next.
+// The sums of the segment's steps, of kGroupRows rows times one strip. kStep: as multiply_add has it.
 template <int W, int kStep, class S>
-__attribute__((noinline)) void multiply_tile(const Group<S>& group, const S* strip, int64_t K,
+__attribute__((noinline)) void multiply_tile(const Segment<S>& segment, const S* strip,
                                              const Tile<S>& tile) {
   using V = Vec<S>;
   constexpr int L = V::kLanes, R = kGroupRows;
-  const S* row[R];
-  typename V::Native total[R][W];
+  V sums[R][W];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    row[r] = group.row[r];
 #pragma GCC unroll 8
-    for (int j = 0; j < W; ++j) total[r][j] = V(S(0)).v;
+    for (int j = 0; j < W; ++j) sums[r][j] = V(S(0));
   }
-  for (int64_t k = 0; k < K; ++k) {
-    V w[W];
-#pragma GCC unroll 8
-    for (int j = 0; j < W; ++j) w[j] = V::load(strip + j * L);
-    strip += W * L;
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const V x(row[r][k * kStep]);
-#pragma GCC unroll 8
-      for (int j = 0; j < W; ++j) total[r][j] += x.v * w[j].v;
-    }
-  }
+  multiply_add<R, W, kStep>(segment, 0, strip, sums);
   if (tile.rows >= R && tile.lanes >= W * L && !tile.row) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       S* c = tile.c + r * tile.stride;
 #pragma GCC unroll 8
       for (int j = 0; j < W; ++j) {
-        const V sum(total[r][j]);
+        const V sum = sums[r][j];
         (tile.add ? V::load(c + j * L) + sum : sum).store(c + j * L);
       }
     }
@@ -84,7 +65,7 @@ __attribute__((noinline)) void multiply_tile(const Group<S>& group, const S* str
       const int64_t n = tile.lanes - j * L;
       if (n <= 0) break;
       S* c = tile.c + r * tile.stride + j * L;
-      V sum(total[r][j]);
+      V sum = sums[r][j];
       if (tile.add) sum = V::load(c, n) + sum;
       if (tile.row) sum = V::load(tile.row + j * L, n) + sum;
       sum.store(c, n);
@@ -194,24 +175,23 @@ class GemmPart {
     const S* row = add || !g_.row ? nullptr : g_.row + n;
     for (int64_t i = 0; i < M; i += kGroupRows) {
       const Tile<S> tile{g_.c + (m + i) * g_.c_row + n, g_.c_row, M - i, width, add, row};
-      Group<S> group;
+      const S* rows[kGroupRows];
       if (g_.a_column == 1) {
-        for (int r = 0; r < kGroupRows; ++r)
-          group.row[r] = g_.a + (m + least(i + r, M - 1)) * g_.a_row + k;
-        multiply<1>(group, packed, K, tile);
+        for (int r = 0; r < kGroupRows; ++r) rows[r] = g_.a + (m + least(i + r, M - 1)) * g_.a_row;
+        multiply<1>({rows, K, k}, packed, tile);
       } else {
-        for (int r = 0; r < kGroupRows; ++r) group.row[r] = a_ + i * K + r;
-        multiply<kGroupRows>(group, packed, K, tile);
+        for (int r = 0; r < kGroupRows; ++r) rows[r] = a_ + i * K + r;
+        multiply<kGroupRows>({rows, K}, packed, tile);
       }
     }
   }
 
   template <int kStep>
-  static void multiply(const Group<S>& group, const S* packed, int64_t K, const Tile<S>& tile) {
+  static void multiply(const Segment<S>& segment, const S* packed, const Tile<S>& tile) {
     const int64_t vectors = divide_up(tile.lanes, L);
-    if (vectors == 3) return multiply_tile<3, kStep>(group, packed, K, tile);
-    if (vectors == 2) return multiply_tile<2, kStep>(group, packed, K, tile);
-    multiply_tile<1, kStep>(group, packed, K, tile);
+    if (vectors == 3) return multiply_tile<3, kStep>(segment, packed, tile);
+    if (vectors == 2) return multiply_tile<2, kStep>(segment, packed, tile);
+    multiply_tile<1, kStep>(segment, packed, tile);
   }
 
   const Gemm<S>& g_;

@@ -30,8 +30,9 @@ struct Segment {
   int64_t offset = 0;
 };
 
-// Inlined by force, and the sums in locals: out of line they would live in memory.
-template <int MR, int NV, class S>
+// Inlined by force, and the sums in locals: out of line they would live in memory. kStep: from one
+// value of a row to the next.
+template <int MR, int NV, int kStep = 1, class S>
 __attribute__((always_inline)) inline void multiply_add(const Segment<S>& segment, int64_t first,
                                                         const S* panel, Vec<S> (&sum)[MR][NV]) {
   using V = Vec<S>;
@@ -50,7 +51,7 @@ __attribute__((always_inline)) inline void multiply_add(const Segment<S>& segmen
     panel += NV * V::kLanes;
 #pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) {
-      const V x(row[r][k]);
+      const V x(row[r][k * kStep]);
 #pragma GCC unroll 8
       for (int j = 0; j < NV; ++j) total[r][j] += x.v * w[j].v;
     }
@@ -72,7 +73,7 @@ inline void panel_rows(const Segment<S> (&segments)[N], int64_t first, const S* 
     for (int j = 0; j < NV; ++j) sum[r][j] = bias ? V::load(bias + j * V::kLanes) : V(S(0));
   }
   for (const Segment<S>& segment : segments) {
-    multiply_add<MR, NV, S>(segment, first, panel, sum);
+    multiply_add<MR, NV>(segment, first, panel, sum);
     panel += segment.K * NV * V::kLanes;
   }
   for (int r = 0; r < MR; ++r) done(first + r, sum[r]);
