@@ -30,7 +30,8 @@ struct Segment {
   int64_t offset = 0;
 };
 
-// Inlined by force, and the sums in locals: out of line they would live in memory. kStep: from one
+// Inlined by force, and the sums in locals: out of line they would live in memory. Of rows and
+// weights the fewer are held in registers, so that with the sums they have room. kStep: from one
 // value of a row to the next.
 template <int MR, int NV, int kStep = 1, class S>
 __attribute__((always_inline)) inline void multiply_add(const Segment<S>& segment, int64_t first,
@@ -45,16 +46,28 @@ __attribute__((always_inline)) inline void multiply_add(const Segment<S>& segmen
     for (int j = 0; j < NV; ++j) total[r][j] = sum[r][j].v;
   }
   for (int64_t k = 0; k < segment.K; ++k) {
-    V w[NV];
-#pragma GCC unroll 8
-    for (int j = 0; j < NV; ++j) w[j] = V::load(panel + j * V::kLanes);
-    panel += NV * V::kLanes;
+    if constexpr (MR < NV) {
+      V x[MR];
 #pragma GCC unroll 16
-    for (int r = 0; r < MR; ++r) {
-      const V x(row[r][k * kStep]);
+      for (int r = 0; r < MR; ++r) x[r] = V(row[r][k * kStep]);
 #pragma GCC unroll 8
-      for (int j = 0; j < NV; ++j) total[r][j] += x.v * w[j].v;
+      for (int j = 0; j < NV; ++j) {
+        const V w = V::load(panel + j * V::kLanes);
+#pragma GCC unroll 16
+        for (int r = 0; r < MR; ++r) total[r][j] += x[r].v * w.v;
+      }
+    } else {
+      V w[NV];
+#pragma GCC unroll 8
+      for (int j = 0; j < NV; ++j) w[j] = V::load(panel + j * V::kLanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < MR; ++r) {
+        const V x(row[r][k * kStep]);
+#pragma GCC unroll 8
+        for (int j = 0; j < NV; ++j) total[r][j] += x.v * w[j].v;
+      }
     }
+    panel += NV * V::kLanes;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
@@ -63,19 +76,31 @@ __attribute__((always_inline)) inline void multiply_add(const Segment<S>& segmen
   }
 }
 
+// The sums of rows [first, first + MR) of one panel. A function of its own: beside a cell's gates
+// the compiler would keep sums in memory, and each step of k wait for the one before.
+template <int MR, int NV, int N, class S>
+__attribute__((noinline)) void sum_rows(const Segment<S> (&segments)[N], int64_t first,
+                                        const S* panel, const S* bias, Vec<S> (&sum)[MR][NV]) {
+  using V = Vec<S>;
+  V total[MR][NV];
+  for (int r = 0; r < MR; ++r) {
+    for (int j = 0; j < NV; ++j) total[r][j] = bias ? V::load(bias + j * V::kLanes) : V(S(0));
+  }
+  for (const Segment<S>& segment : segments) {
+    multiply_add<MR, NV>(segment, first, panel, total);
+    panel += segment.K * NV * V::kLanes;
+  }
+  for (int r = 0; r < MR; ++r) {
+    for (int j = 0; j < NV; ++j) sum[r][j] = total[r][j];
+  }
+}
+
 // Rows [first, first + MR) of one panel, then `done(row index, sums)` for each.
 template <int MR, int NV, int N, class S, class Done>
 inline void panel_rows(const Segment<S> (&segments)[N], int64_t first, const S* panel,
                        const S* bias, const Done& done) {
-  using V = Vec<S>;
-  V sum[MR][NV];
-  for (int r = 0; r < MR; ++r) {
-    for (int j = 0; j < NV; ++j) sum[r][j] = bias ? V::load(bias + j * V::kLanes) : V(S(0));
-  }
-  for (const Segment<S>& segment : segments) {
-    multiply_add<MR, NV>(segment, first, panel, sum);
-    panel += segment.K * NV * V::kLanes;
-  }
+  Vec<S> sum[MR][NV];
+  sum_rows<MR, NV>(segments, first, panel, bias, sum);
   for (int r = 0; r < MR; ++r) done(first + r, sum[r]);
 }
 
@@ -105,7 +130,7 @@ struct Operands {
 // One row against two panels at once: one panel's few sums would wait for one another, and two
 // streams of weights are read faster than one.
 template <int NV, class S, int N>
-inline void pair_product(const Operands<S, N> (&of)[2], Vec<S> (&sum)[2][NV]) {
+__attribute__((noinline)) void pair_product(const Operands<S, N> (&of)[2], Vec<S> (&sum)[2][NV]) {
   using V = Vec<S>;
   constexpr int L = V::kLanes;
   typename V::Native total[2][NV];
