@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from rnnfast import _ext
 from .cases import GATES, SIZES
 from .machine import cpu_model
 from .measure import alternate
+from .roofs import multiply_adds
 
 
 class Product(NamedTuple):
@@ -78,17 +78,6 @@ def of_layers() -> Iterator[Product]:
             yield Product(f"{name} dx", dgates, weight)
 
 
-def peak(threads: int, seconds: float = 0.2) -> float:
-    """Floating-point operations a second: the best of some rounds."""
-    module: Any = _ext.load()
-    best, deadline = 0.0, time.perf_counter() + seconds
-    while time.perf_counter() < deadline:
-        start = time.perf_counter()
-        done = module.cpu_multiply_adds(100_000, threads)
-        best = max(best, done / (time.perf_counter() - start))
-    return best
-
-
 def compare(product: Product, seconds: float, top: float) -> tuple[float, str]:
     """Torch's time over ours, and a line."""
     module: Any = _ext.load()
@@ -112,7 +101,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     module: Any = _ext.load()
-    top, load = peak(args.threads), os.getloadavg()[0]
+    top, load = multiply_adds(args.threads), os.getloadavg()[0]
     print(
         f"{cpu_model()}, {module.cpu_isa()}, {args.threads} threads, torch {torch.__version__}, "
         f"load {load:.1f}; peak {top / 1e9:.0f} GF/s"
@@ -125,7 +114,7 @@ def main() -> None:
         print(line, flush=True)
     print(
         f"geometric mean {statistics.geometric_mean(ratios):.3f}, least {min(ratios):.3f}; "
-        f"peak after it {peak(args.threads) / 1e9:.0f} GF/s"
+        f"peak after it {multiply_adds(args.threads) / 1e9:.0f} GF/s"
     )
 
 

@@ -1,16 +1,15 @@
-"""`python -m benchmarks.report`: result files as a Markdown page and a plot."""
+"""`python -m benchmarks.report`: result files as a Markdown page and plots."""
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import overhead, table
+from . import overhead, plots, table
 from .run import RESULTS
 from .table import Row
 
@@ -24,30 +23,33 @@ def markdown(title: str, rows: Sequence[Row], facts: dict[str, Any]) -> str:
     """One result file as a section: machine, table, mean, and the losses by name."""
     timed = [row for row in rows if row.timed]
     losses = [row for row in timed if row.ratio < 1]
+    peak = (facts.get("roofs") or {}).get("peak_gflops")
     lost = ", ".join(f"{row.case} ({row.ratio:.2f})" for row in losses) or "none"
     lines = [
         COLUMNS,
         RULE,
-        *(_line(row) for row in rows),
+        *(_line(row, peak) for row in rows),
         "",
         "The ratio is torch.nn's time over ours, the median over alternating pairs: above 1 is",
         f"faster. Geometric mean of {len(timed)} cases: **{table.geometric_mean(rows):.2f}**.",
         f"Slower than torch.nn: {len(losses)} of {len(timed)}: {lost}.",
+        f"torch's kernels were taken in {sum(row.taken == 'torch' for row in timed)}.",
     ]
     if facts["settings"]["overhead"]:
         lines = overhead.markdown(rows)
     return "\n".join([f"## {title}", "", _machine(facts), "", *lines, ""])
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, peak: float | None = None) -> str:
     if not row.timed:
         what = "near miss, not counted" if row.status == "near" else "failed, not timed"
         return f"| {row.case} | {what}: {table.one_line(row.reason)} | | | | | | |"
+    share = f" ({row.candidate_gflops / peak:.0%})" if peak else ""
     ratio = f"{row.ratio:.2f}" if row.ratio >= 1 else f"**{row.ratio:.2f}** (loss)"
     return (
         f"| {row.case} | {row.torch_ms:.3f} | {row.candidate_ms:.3f} | {ratio} | "
         f"{row.ratio_q1:.2f}–{row.ratio_q3:.2f} | "
-        f"{row.torch_gflops:.1f} | {row.candidate_gflops:.1f} | {row.taken} |"
+        f"{row.torch_gflops:.1f} | {row.candidate_gflops:.1f}{share} | {row.taken} |"
     )
 
 
@@ -63,62 +65,45 @@ def _machine(facts: dict[str, Any]) -> str:
         if facts["gpu"]
         else f"{facts['cpu']['model']} ({facts['cpu']['capability']})"
     )
+    roofs = facts.get("roofs")
+    top = f"; peak {roofs['peak_gflops']} GF/s, {roofs['bandwidth_gb_s']} GB/s" if roofs else ""
     return (
-        f"{hardware}, {settings['threads']} threads, {settings['dtype']}, {settings['mode']}; "
+        f"{hardware}{top}, {settings['threads']} threads, {settings['dtype']}, {settings['mode']}; "
         f"torch {facts['torch']['version']}; commit {commit}; {facts['date']}; "
         f"load before the run {facts['load_average'][0]}."
     )
 
 
-def plot(tables: Mapping[str, Sequence[Row]]) -> bytes:
-    """A PNG: a bar a case and file, its ratio on a logarithmic axis, quartiles as whiskers."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot, ticker
-
-    names = list(dict.fromkeys(row.case for rows in tables.values() for row in rows))
-    height = 0.8 / len(tables)
-    figure, axes = pyplot.subplots(figsize=(9, 1.5 + 0.22 * len(names) * (1 + len(tables)) / 1.5))
-    for index, (title, rows) in enumerate(tables.items()):
-        timed = [row for row in rows if row.timed]
-        places = [names.index(row.case) + (index - (len(tables) - 1) / 2) * height for row in timed]
-        ratios = [row.ratio for row in timed]
-        whiskers = [[r.ratio - r.ratio_q1 for r in timed], [r.ratio_q3 - r.ratio for r in timed]]
-        label = f"{title}: geometric mean {table.geometric_mean(rows):.2f}"
-        axes.barh(
-            places,
-            [r - 1 for r in ratios],
-            height,
-            left=1,
-            xerr=whiskers,
-            ecolor="gray",
-            label=label,
-        )
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set(xscale="log", yticks=range(len(names)), yticklabels=names)
-    axes.set_xlabel("time of torch.nn / time of ours: right of 1 is faster")
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(9, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.invert_yaxis()
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120, bbox_inches="tight")
-    pyplot.close(figure)
-    return image.getvalue()
-
-
 def write(paths: Sequence[Path], folder: Path) -> Path:
-    """Writes `report.md` and `report.png` of the CSV files `paths`; each has its JSON beside it."""
+    """Writes `report.md` and its pictures of the CSV files `paths`; each has its JSON beside it."""
     tables = {path.stem: table.read_csv(path) for path in paths}
     facts = {path.stem: json.loads(path.with_suffix(".json").read_text()) for path in paths}
     sections = [markdown(title, rows, facts[title]) for title, rows in tables.items()]
-    page = "\n".join(["# rnnfast against torch.nn", "", "![ratios](report.png)", "", *sections])
-    ratios = {t: rows for t, rows in tables.items() if not facts[t]["settings"]["overhead"]}
-    table.write_bytes(folder / "report.png", plot(ratios or tables))
+    drawn = _pictures(tables, facts)
+    pictures = [f"![{Path(name).stem}]({name})" for name in drawn]
+    page = "\n".join(["# rnnfast against torch.nn", "", *pictures, "", *sections])
+    for name, image in drawn.items():
+        table.write_bytes(folder / name, image)
     table.write_text(folder / "report.md", page)
     return folder / "report.md"
+
+
+def _pictures(
+    tables: Mapping[str, Sequence[Row]], facts: Mapping[str, dict[str, Any]]
+) -> dict[str, bytes]:
+    """By file name, what the tables can show."""
+    ratios = {t: rows for t, rows in tables.items() if not facts[t]["settings"]["overhead"]}
+    swept = {t: rows for t, rows in ratios.items() if facts[t]["settings"].get("set") == "sweep"}
+    barred = {t: rows for t, rows in (ratios or tables).items() if t not in swept}
+    found = {}
+    if barred:
+        found["report.png"] = plots.bars(barred)
+    if swept:
+        found["sweep.png"] = plots.sweeps(swept)
+    roofs = next((f["roofs"] for f in facts.values() if f.get("roofs")), None)
+    if roofs and any(row.timed for rows in ratios.values() for row in rows):
+        found["roofline.png"] = plots.roofline(ratios, roofs)
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import gate, machine, measure, overhead, table, workload
-from .cases import CASES, Case, select
+from . import gate, machine, measure, overhead, roofs, table, workload
+from .cases import SETS, Case, select
 from .table import Row
 from .workload import LayerWork
 
@@ -35,12 +36,14 @@ class Settings:
     budget: float
     overhead: bool
     seed: int
+    set: str = "cases"
 
     @property
     def stem(self) -> str:
         """The name of the result files, without their suffix."""
         side = "torch-nn" if self.candidate == "torch.nn" else f"rnnfast-{self.backend}"
-        return "-".join((["overhead"] if self.overhead else []) + [side, self.mode, self.dtype])
+        kind = ["overhead"] if self.overhead else [] if self.set == "cases" else [self.set]
+        return "-".join([*kind, side, self.mode, self.dtype])
 
 
 def measure_case(case: Case, settings: Settings) -> Row:
@@ -103,9 +106,9 @@ def _threads(count: int) -> Iterator[None]:
 def save(folder: Path, settings: Settings, facts: dict[str, Any], rows: Sequence[Row]) -> Path:
     """Writes the rows as CSV and the facts as JSON beside it; returns the path of the CSV.
 
-    A run of fewer or other cases than the 18 gets `-partial` in its name.
+    A run of fewer or other cases than its set has gets `-partial` in its name.
     """
-    expected = (overhead.BARE if settings.overhead else ()) + CASES
+    expected = (overhead.BARE if settings.overhead else ()) + SETS[settings.set]
     complete = [row.case for row in rows] == [case.name for case in expected]
     partial = folder / f"{settings.stem}-partial.csv"
     path = folder / f"{settings.stem}.csv" if complete else partial
@@ -138,9 +141,12 @@ def line(row: Row) -> str:
 def summary(rows: Sequence[Row]) -> str:
     timed = [row for row in rows if row.timed]
     losses = sum(row.ratio < 1 for row in timed)
+    least = min((row.ratio for row in timed), default=nan)
     return (
         f"geometric mean of {len(timed)} ratios: {table.geometric_mean(rows):.3f} "
-        f"(torch / ours, above 1 is faster); below 1: {losses}; failed: {len(rows) - len(timed)}"
+        f"(torch / ours, above 1 is faster), least {least:.3f}; "
+        f"below 1: {losses}; failed: {len(rows) - len(timed)}; "
+        f"torch's kernels taken: {sum(row.taken == 'torch' for row in timed)}"
     )
 
 
@@ -149,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        cases = select(options.cases)
+        cases = select(options.cases, SETS[options.set])
         settings = _settings(options)
     except ValueError as error:
         parser.error(str(error))
@@ -165,6 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[Row] = []
     with _threads(settings.threads):
         facts = machine.facts(settings.device)
+        facts["roofs"] = roofs.of(settings.device, settings.threads)
     if facts["load_average"][0] > BUSY:
         print(
             f"note: load average {facts['load_average'][0]}: something else runs here, or just did"
@@ -186,6 +193,8 @@ def _settings(options: argparse.Namespace) -> Settings:
         raise ValueError("--backend chooses among rnnfast's; --candidate torch.nn has none")
     if options.overhead and options.backend != "auto":
         raise ValueError("--overhead measures what `auto` costs; leave --backend out")
+    if options.overhead and options.set != "cases":
+        raise ValueError("--overhead has cases of its own; leave --set out")
     if options.threads < 1:
         raise ValueError(f"--threads {options.threads}: at least one")
     return Settings(
@@ -198,6 +207,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         budget=options.budget or (OVERHEAD_BUDGET if options.overhead else BUDGET),
         overhead=options.overhead,
         seed=options.seed,
+        set=options.set,
     )
 
 
@@ -212,6 +222,12 @@ def _parser() -> argparse.ArgumentParser:
         help="torch.nn: both sides the same, which shows the noise floor",
     )
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    add(
+        "--set",
+        choices=SETS,
+        default="cases",
+        help="the 18, shapes by chance, or one size after the other swept (default: cases)",
+    )
     add(
         "--cases",
         default="*",

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from .cases import parse
+from .cases import GATES, parse
 from .measure import Pairs, Summary
 
 NAN = math.nan
@@ -66,6 +66,14 @@ class Row:
     @property
     def candidate_gflops(self) -> float:
         return self.flops / self.candidate_ms * 1e-6
+
+    @property
+    def intensity(self) -> float:
+        """Floating-point operations for each byte that must pass through memory at least, of
+        float32: the input, output and weights, in training their gradients too."""
+        c = parse(self.case)
+        values = c.T * c.B * (c.I + c.H) + GATES[c.cell] * c.H * (c.I + c.H + 2)
+        return self.flops / (values * (8 if self.mode == "train" else 4))
 
     @property
     def overhead_percent(self) -> float:

@@ -70,7 +70,7 @@ def test_rows_are_written_as_they_come(tmp_path, monkeypatch):
 
 
 def test_a_complete_run_leaves_no_partial_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "CASES", run.select(f"{OTHER},{TINY}"))
+    monkeypatch.setitem(run.SETS, "cases", run.select(f"{OTHER},{TINY}"))
     assert run.main(arguments(tmp_path, "--cases", f"{OTHER},{TINY}")) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "torch-nn-train-float32.csv",
