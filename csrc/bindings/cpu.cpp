@@ -10,6 +10,7 @@
 #include <string>
 #include <tuple>
 
+#include "bindings/crowd.h"
 #include "bindings/scratch.h"
 #include "bindings/threads.h"
 #include "cpu/kernels.h"
@@ -96,7 +97,7 @@ struct Common {
     a.T = T, a.B = B, a.H = H, a.P = P;
     a.reverse = reverse;
     const HostPlan chosen = plan(cell, B, H, P, sizeof(S));
-    a.split = {chosen.rows, chosen.units};
+    a.split = {chosen.rows, crowd().known() ? 1 : chosen.units};
     a.w_hh = w_hh.const_data_ptr<S>();
     a.b_hh = data<S>(b_hh);
     a.w_hr = data<S>(w_hr);
@@ -117,10 +118,15 @@ void with_scalar(at::ScalarType dtype, const F& f) {
   dtype == at::kFloat ? f(0.0f) : f(0.0);
 }
 
-void run(CellId id, const cpu::Forward<float>& f) { cpu::kernels().forward_f32(id, f); }
-void run(CellId id, const cpu::Forward<double>& f) { cpu::kernels().forward_f64(id, f); }
-void run(CellId id, const cpu::Backward<float>& g) { cpu::kernels().backward_f32(id, g); }
-void run(CellId id, const cpu::Backward<double>& g) { cpu::kernels().backward_f64(id, g); }
+bool call(CellId id, const cpu::Forward<float>& f) { return cpu::kernels().forward_f32(id, f); }
+bool call(CellId id, const cpu::Forward<double>& f) { return cpu::kernels().forward_f64(id, f); }
+bool call(CellId id, const cpu::Backward<float>& g) { return cpu::kernels().backward_f32(id, g); }
+bool call(CellId id, const cpu::Backward<double>& g) { return cpu::kernels().backward_f64(id, g); }
+
+template <class Pass>
+void run(CellId id, const Pass& pass) {
+  if (call(id, pass)) crowd().seen();
+}
 
 using ForwardResult = std::tuple<Tensor, Tensor, Optional, Optional, Optional>;
 

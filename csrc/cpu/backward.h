@@ -28,8 +28,9 @@ class BackwardPass {
     lists_ = arena.take<char>(0);
   }
 
-  void run() {
-    with_team(g_.split, [&](const Place& place) {
+  // Whether the team was dissolved.
+  bool run() {
+    return with_team(g_.split, [&](const Place& place) {
       pack(place);
       place.wait_for_all();
       scan(place);
@@ -61,10 +62,10 @@ class BackwardPass {
       } else {
         pointwise(t, place, rows);
       }
-      place.wait();
+      if (!place.wait()) return;
       down<N - 1>(t, place, rows);
       // the next step's reads of dh are this thread's own, but for those of a later phase's product
-      if constexpr (N > 1) place.wait();
+      if (N > 1 && !place.wait()) return;
     }
   }
 
@@ -77,7 +78,7 @@ class BackwardPass {
       product<p>(place, rows, [&](int64_t i, int64_t j, int64_t n, V d) {
         unit_of_product<p - 1>(t, rows, i, j, n, d);
       });
-      place.wait();
+      if (!place.wait()) return;
       down<p - 1>(t, place, rows);
     }
   }

@@ -35,8 +35,9 @@ class ForwardPass {
     lists_ = arena.take<char>(0);
   }
 
-  void run() {
-    with_team(f_.split, [&](const Place& place) {
+  // Whether the team was dissolved.
+  bool run() {
+    return with_team(f_.split, [&](const Place& place) {
       pack(place);
       place.wait_for_all();
       scan(place);
@@ -71,14 +72,16 @@ class ForwardPass {
     if (kTwoStates && !f_.c && place.unit == 0) {
       copy(f_.c_last + mine.begin * f_.H, f_.c0 + mine.begin * f_.H, mine.size() * f_.H);
     }
-    place.wait();
+    if (!place.wait()) return;
     for (int64_t step = 0; step < f_.T; ++step) {
       const int64_t t = rules_.time(step);
       collect(t, mine, place, rows);
       unrolled<N>([&](auto p) {
+        if (place.gone) return;
         product<p>(t, place, rows);
         place.wait();
       });
+      if (place.gone) return;
     }
     if (place.unit == 0) keep_last(mine);
   }

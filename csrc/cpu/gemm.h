@@ -200,8 +200,10 @@ class GemmPart {
 };
 
 template <class S>
-void gemm(const Gemm<S>& g) {
+GemmTimes gemm(const Gemm<S>& g) {
   const int parts = g.split.rows * g.split.columns;
+  const int64_t before = worked();
+  int64_t own = 0, done = 0;
   on_threads(parts, [&](int id, int threads) {
     for (int p = id; p < parts; p += threads) {
       const Range rows = part(g.M, kGroupRows, p / g.split.columns, g.split.rows);
@@ -209,7 +211,9 @@ void gemm(const Gemm<S>& g) {
           part(g.N, kStripVectors * Vec<S>::kLanes, p % g.split.columns, g.split.columns);
       GemmPart<S>(g, rows, columns, static_cast<S*>(g.workspace) + id * GemmPart<S>::kRoom).run();
     }
+    if (id == 0) own = worked() - before, done = now();
   });
+  return {own, now() - done};
 }
 
 // Does nothing but multiply and add in registers, as fast as the processor can: `rounds` times, and

@@ -67,14 +67,15 @@ struct Backward : Scan<S> {
 struct Kernels {
   const char* isa;
   int vector_bytes;
-  void (*forward_f32)(CellId, const Forward<float>&);
-  void (*forward_f64)(CellId, const Forward<double>&);
-  void (*backward_f32)(CellId, const Backward<float>&);
-  void (*backward_f64)(CellId, const Backward<double>&);
+  // Each returns whether threads had to leave, since they waited for most of the time.
+  bool (*forward_f32)(CellId, const Forward<float>&);
+  bool (*forward_f64)(CellId, const Forward<double>&);
+  bool (*backward_f32)(CellId, const Backward<float>&);
+  bool (*backward_f64)(CellId, const Backward<double>&);
   // Bytes that a scan of these sizes needs, forward or backward.
   int64_t (*workspace)(CellId, int64_t B, int64_t H, int64_t P, int scalar_bytes, Split);
-  void (*gemm_f32)(const Gemm<float>&);
-  void (*gemm_f64)(const Gemm<double>&);
+  GemmTimes (*gemm_f32)(const Gemm<float>&);
+  GemmTimes (*gemm_f64)(const Gemm<double>&);
   // What parts of C are multiples of, and the bytes of workspace of each thread.
   GemmGrain (*gemm_grain)(int scalar_bytes);
   int64_t (*gemm_room)(int scalar_bytes);

@@ -110,7 +110,7 @@ class Backward(NamedTuple):
 
     def _sum(self, rows: GateRows) -> Tensor:
         values = rows.values.flatten(0, 1)
-        return self._restored(rows, values.sum(0, dtype=wide(values.dtype)))
+        return self._restored(rows, multiply.sum_of_rows(values, wide(values.dtype)))
 
     def _restored(self, rows: GateRows, total: Tensor) -> Tensor:
         return rows.restored(self.rounding(total))

@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import _ext
 
 FASTER = ("avx2",)  # the instruction sets for which it was measured
+MOST_VALUES = 1 << 20  # of which a sum is made as a product
 MOST_STEPS, MOST_WORK = 8192, 2e9  # of a sum, and multiply-adds: beyond them torch's is faster
 
 
@@ -29,6 +30,16 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
     if kernel is not None and total.is_contiguous():
         return kernel(left, right, into=total)
     return total.addmm_(left, right)
+
+
+def sum_of_rows(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum of the rows of [N, C] in ``dtype``: [C]. A small one as a product with ones: torch
+    would open a team of threads for it, which takes a loaded machine longer than all the rest."""
+    if values.dtype == dtype and values.device.type == "cpu" and values.numel() <= MOST_VALUES:
+        ones = values.new_ones(1, len(values))
+        if (kernel := _kernel(ones, values)) is not None:
+            return kernel(ones, values)[0]
+    return values.sum(0, dtype=dtype)
 
 
 def product_to(out: Tensor, left: Tensor, right: Tensor) -> Tensor:

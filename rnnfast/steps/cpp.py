@@ -66,15 +66,15 @@ class _Class(Emitter):
 
     def _stage(self, index: int, stage: Stage) -> list[str]:
         if stage.fused:
-            wait = [] if self._goes_on(index, stage) else ["place.wait();"]
+            wait = [] if self._goes_on(index, stage) else ["if (!place.wait()) return;"]
             return [f"// stage {index}", *self._fused(index, stage), *wait]
         lines = [f"// stage {index}"]
         for group in stage.groups:
             lines += self._apart(group)
         if stage.groups:
-            lines.append("place.wait();")
+            lines.append("if (!place.wait()) return;")
         if stage.stores or stage.waves:
-            lines += [f"rows{index}(place, live);", "place.wait();"]
+            lines += [f"rows{index}(place, live);", "if (!place.wait()) return;"]
             self.members += self._rows(index, stage)
         return lines
 

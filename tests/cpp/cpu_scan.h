@@ -206,6 +206,7 @@ class Run {
  public:
   Buffer<S> gates, extra, y, c, h_last, c_last, dgx, dgh_own, dh_total, dh0, dc0;
   std::vector<int16_t> fixed;  // the saved gates, if kept so
+  int dissolved = 0;           // of its passes, those whose threads had to leave
 
   Run(const cpu::Kernels& kernels, const Inputs& in, cpu::Split split, bool training, bool every_c,
       bool keep_fixed = false)
@@ -270,9 +271,9 @@ class Run {
     Workspace workspace(kernels_.workspace(p.cell, p.B, p.H, p.P, sizeof(S), split_));
     a.workspace = workspace.data();
     if constexpr (std::is_same_v<S, float>) {
-      f32(p.cell, a);
+      dissolved += f32(p.cell, a);
     } else {
-      f64(p.cell, a);
+      dissolved += f64(p.cell, a);
     }
     CHECK_IN(workspace.intact(), in_.label() + " workspace");
   }

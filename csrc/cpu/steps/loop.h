@@ -280,9 +280,9 @@ class Pass {
       const int64_t t = rules_.time(Self::kBackward ? a_.T - 1 - count : count);
       collect(count, t, mine, place, live);
       self().step(place, live);
+      if (place.gone) return;
     }
-    place.wait();
-    if (place.unit == 0) keep_last(mine);
+    if (place.wait() && place.unit == 0) keep_last(mine);
   }
 
   void collect(int64_t count, int64_t t, Range mine, const Place& place, Live<S>& live) {
