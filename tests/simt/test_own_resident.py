@@ -59,6 +59,21 @@ def five(gx, states, w):
     return torch.sigmoid(e) * torch.tanh(c) + 0.3 * torch.relu(f), c
 
 
+@rnnfast.cell(gates=2)
+def functions(gx, states, w):
+    """What a step may call, behind a product."""
+    (h,) = states
+    a, b = (gx + F.linear(h, w.w_hh, w.b_hh)).chunk(2, -1)
+    s = a.abs() + 0.1
+    found = torch.exp(a * 0.3) + torch.exp2(b * 0.3) + torch.expm1(a * 0.3) + torch.log(s)
+    found = found + torch.log1p(s) + torch.sqrt(s) + torch.rsqrt(s) + torch.erf(a) + s**1.7
+    found = found + torch.sin(a) * torch.cos(b) + torch.sinh(a * 0.3) + torch.atan2(s, b)
+    found = found + F.softplus(a) + F.logsigmoid(b) + F.silu(a) + F.gelu(b) + a.clamp(-0.7, 0.6)
+    found = found + torch.maximum(a, b) + torch.minimum(a, h)
+    found = found + torch.where((a > b) | ~(b < 0), a, h.detach())
+    return (torch.tanh(found * 0.1),)
+
+
 BUDGET = resident.budget_of("sm_90")
 CELLS_HERE: list[CellSpec] = [
     own_cells.lstm,
@@ -149,6 +164,11 @@ def test_products_in_tf32() -> None:
             found, expected = own.results(scan, "executed"), own.results(exact, "loop")
             for a, b in zip(found, expected, strict=True):
                 assert (a - b).abs().max() <= 2.0**-9 * b.abs().max()
+
+
+@pytest.mark.usefixtures("executed")
+def test_every_function_is_torchs() -> None:
+    check(functions, T=2)
 
 
 @pytest.mark.usefixtures("executed")
