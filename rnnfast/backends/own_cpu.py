@@ -37,7 +37,7 @@ def strategy(problem: Problem) -> str:
 
 def saved_like(problem: Problem) -> list[TensorLike]:
     kernel = _kernel(problem.cell, problem.H, problem.bias, problem.dtype)
-    return own_loops.saved_like(kernel, problem)
+    return own_loops.saved_like(kernel.layout, problem)
 
 
 def forward(scan: Scan) -> tuple[ScanResult, list[Tensor]]:

@@ -21,15 +21,16 @@ from ..problem import (
 )
 from ..products.projection import own_projection
 from ..steps import run
+from ..steps.layout import Layout
 from ..steps.run import Loop, Loops, Rows
 from . import own_saved
 from .base import TensorLike
 from .own_products import Left
 
 
-def saved_like(kernel: Loops, problem: Problem) -> list[TensorLike]:
+def saved_like(layout: Layout, problem: Problem) -> list[TensorLike]:
     all_states = problem.options.all_states
-    return own_saved.like(kernel.layout, problem.T, problem.B, problem.dtype, all_states)
+    return own_saved.like(layout, problem.T, problem.B, problem.dtype, all_states)
 
 
 def forward(kernel: Loops, scan: Scan) -> tuple[ScanResult, list[Tensor]]:

@@ -7,6 +7,7 @@ stages     cuts both at what needs a whole row: products and reductions
 layout     which rows of memory hold what
 cpp        C++ of it, over csrc/cpu/steps/loop.h; source makes the file, run compiles and calls it
 cuda_text  CUDA C++, over csrc/cuda/steps/loop.h; run_cuda compiles and calls it
+resident   which passes are one launch, in which shape; resident_text is their CUDA C++
 code       what both say
 triton_text   Triton of it (a function: triton_code), over rnnfast/triton/vocabulary.py
 check      all of it run by torch (evaluate), against the step and torch's gradients
@@ -19,6 +20,7 @@ import torch
 from .. import library
 from ..cells import CellSpec
 from ..problem import wide
+from .resident import math_of
 from .run import Kernel, kernel
 from .run_cuda import cuda_library
 
@@ -38,7 +40,7 @@ def compile_ahead(
         if target == library.HOST:
             found: object = kernel(spec.name, hidden_size, bias, wide(dtype))
         elif wide(dtype) == torch.float32:
-            found = cuda_library(spec, hidden_size, bias, target)
+            found = cuda_library(spec, hidden_size, bias, target, math_of(dtype))
         else:
             found = f"kernels for GPUs compute in float32, not in {dtype}"
         if isinstance(found, str):

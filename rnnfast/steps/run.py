@@ -78,9 +78,15 @@ class Loop(NamedTuple):
 
 
 class Loops:
-    """The compiled loops of a cell for layers of H units."""
+    """The compiled loops of a cell for layers of H units: of ``passes``."""
 
-    def __init__(self, made: Source, loaded: ctypes.CDLL, where: str) -> None:
+    def __init__(
+        self,
+        made: Source,
+        loaded: ctypes.CDLL,
+        where: str,
+        passes: Sequence[str] = ("forward", "backward"),
+    ) -> None:
         self.source, self.layout, self.where = made, made.layout, where
         views = [
             _View(
@@ -96,7 +102,7 @@ class Loops:
         constants = made.needs.constants
         self._constants = (ctypes.c_double * max(len(constants), 1))(*constants)
         self.calls = {}
-        for name in ("forward", "backward"):
+        for name in passes:
             call, size = (getattr(loaded, f"rnnfast_{name}{end}") for end in ("", "_bytes"))
             size.restype = _int
             self.calls[name] = call, size
@@ -127,8 +133,8 @@ class Loops:
         for buffer in buffers:
             fields += _buffer(*rows[buffer])
         table = (_int * len(fields))(*fields)
-        names = self.source.needs.weights
-        weights = (_int * len(names))(*[loop.weights[name].data_ptr() for name in names])
+        given = self.weights(name, loop, rows)
+        weights = (_int * len(given))(*[0 if w is None else w.data_ptr() for w in given])
         arguments = Arguments(
             loop.T,
             loop.B,
@@ -146,6 +152,10 @@ class Loops:
             loop.grad_clip_time,
         )
         self.run(name, arguments, _device(rows))
+
+    def weights(self, name: str, loop: Loop, rows: Mapping[str, Rows]) -> Sequence[Tensor | None]:
+        """What the text calls weights."""
+        return [loop.weights[weight] for weight in self.source.needs.weights]
 
     def bytes(self, name: str, arguments: Arguments) -> int:
         """Of workspace."""

@@ -16,21 +16,15 @@ import torch
 from rnnfast._build import host
 from rnnfast.backends import registry
 from rnnfast.backends.cuda import Cuda
-from rnnfast.steps import run_cuda
-from rnnfast.steps.run import Arguments
-from rnnfast.steps.run_cuda import CudaKernel, Gpus
-from rnnfast.steps.source import Source
+from rnnfast.steps import resident, run_cuda
+from rnnfast.steps.resident import Budget
+from rnnfast.steps.run_cuda import Gpus
 
 from .build import EXECUTOR, FOLDER, INCLUDES, ROOT, SANITIZE, SANITIZED, library
 
 Edit = tuple[str, str, str]  # header, old, new
 WIDE: Edit = ("cuda/steps/loop.h", "kFewBlocks = 64;", "kFewBlocks = 0;")  # tiles for small sizes
 FLAGS = ["-O1", "-g1", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-DRNNFAST_SIMT"]
-
-
-class ExecutedKernel(CudaKernel):
-    def run(self, name: str, arguments: Arguments, device: torch.device) -> None:
-        self.start(name, arguments, device, None)
 
 
 class Executed(Cuda):
@@ -54,8 +48,15 @@ class Executor(Gpus):
         self.flags = [*FLAGS, *(SANITIZE if sanitized else [])]
         self.includes = [f"-I{_edited(edits)}", *INCLUDES] if edits else INCLUDES
 
-    def load(self, made: Source, name: str, index: int) -> CudaKernel | str:
-        return ExecutedKernel(made, ctypes.CDLL(str(self._compiled(made.text))), "executed")
+    def load(self, text: str, name: str, index: int) -> tuple[ctypes.CDLL, str]:
+        return ctypes.CDLL(str(self._compiled(text))), "executed"
+
+    def budget(self, index: int) -> Budget:
+        return resident.budget_of("sm_90")
+
+    @contextmanager
+    def stream(self, device: torch.device) -> Iterator[None]:
+        yield None
 
     def _compiled(self, text: str) -> Path:
         headers = [
@@ -102,8 +103,11 @@ def _edited(edits: Sequence[Edit]) -> Path:
 
 
 @contextmanager
-def executing(*edits: Edit, sanitized: bool = False) -> Iterator[ctypes.CDLL]:
-    """Within the block, the backend ``executed`` runs the CUDA C++ of cells of one's own."""
+def executing(
+    *edits: Edit, sanitized: bool = False, plan: str = "stepwise", precision: str = "ieee"
+) -> Iterator[ctypes.CDLL]:
+    """Within the block, the backend ``executed`` runs the CUDA C++ of cells of one's own.
+    ``plan``: RNNFAST_PLAN. ``precision``: that of torch's RNNs in float32, "ieee" or "tf32"."""
     executor = Executor(edits, sanitized)
     settings = ctypes.CDLL(str(executor.executor))
     settings.simt_begin.argtypes = [ctypes.c_int64]
@@ -114,8 +118,15 @@ def executing(*edits: Edit, sanitized: bool = False) -> Iterator[ctypes.CDLL]:
     registry.BACKENDS["executed"] = Executed()
     run_cuda.KINDS["cpu"] = executor
     run_cuda.forget()
+    rnn = torch.backends.cudnn.rnn
+    before = rnn.fp32_precision, os.environ.get("RNNFAST_PLAN")
+    rnn.fp32_precision, os.environ["RNNFAST_PLAN"] = precision, plan
     try:
         yield settings
     finally:
+        rnn.fp32_precision = before[0]
+        os.environ.pop("RNNFAST_PLAN")
+        if before[1] is not None:
+            os.environ["RNNFAST_PLAN"] = before[1]
         del registry.BACKENDS["executed"], run_cuda.KINDS["cpu"]
         run_cuda.forget()

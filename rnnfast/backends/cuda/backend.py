@@ -56,11 +56,15 @@ class Cuda(Kernels, KernelBackend):
         if not problem.spec.own:
             return why_not_own(problem) or why_no_kernel(problem, self.device, DTYPES)
         reason = why_no_kernel(problem, self.device, own_cuda.DTYPES)
-        return reason or own_cuda.why_not(self.device, *_own(problem))
+        return reason or own_cuda.why_not(problem.options.training, *self._own(problem))
+
+    def _own(self, problem: Problem) -> own_cuda.Key:
+        """What the kernels of a cell of one's own are chosen by."""
+        return own_cuda.key(self.device, problem)
 
     def strategy(self, problem: Problem) -> str:
         if problem.spec.own:
-            return own_cuda.strategy(self.device, problem)
+            return own_cuda.strategy(self._own(problem), problem.options.training)
         forward = self.plan("forward", problem).text
         if not problem.options.training:
             return forward
@@ -68,7 +72,7 @@ class Cuda(Kernels, KernelBackend):
 
     def saved_like(self, problem: Problem) -> list[TensorLike]:
         if problem.spec.own:
-            return own_loops.saved_like(own_cuda.kernel(self.device, *_own(problem)), problem)
+            return own_loops.saved_like(own_cuda.layout(self._own(problem)), problem)
         return super().saved_like(problem)
 
     def saved_apart(self, spec: CellSpec) -> str | None:
@@ -112,7 +116,8 @@ class Cuda(Kernels, KernelBackend):
     def forward_all(self, scans: Sequence[Scan]) -> list[tuple[ScanResult, list[Tensor]]]:
         first = scans[0]
         if first.spec.own:
-            return [own_loops.forward(own_cuda.kernel_of(self.device, s), s) for s in scans]
+            own = own_cuda.kernel(self._own(problem_of(first)), "forward")
+            return [own_loops.forward(own, scan) for scan in scans]
         training, all_states = first.options.training, first.options.all_states
         clean = [_without_nan(scan) for scan in scans]
         gates = [slots_of_input(scan) for scan in clean]
@@ -144,9 +149,8 @@ class Cuda(Kernels, KernelBackend):
         first = scans[0]
         if first.spec.own:
             each = zip(scans, saved, cotangents, needs, strict=True)
-            return [
-                own_loops.backward(own_cuda.kernel_of(self.device, one[0]), *one) for one in each
-            ]
+            own = own_cuda.kernel(self._own(problem_of(first)), "backward")
+            return [own_loops.backward(own, *one) for one in each]
         kept = [self.kept(scan, s) for scan, s in zip(scans, saved, strict=True)]
         storage = first.weights[0].dtype
         scale = _scale(cotangents) if storage == torch.float16 else None
@@ -177,11 +181,6 @@ class Cuda(Kernels, KernelBackend):
             )
             made.append(backward.gradients(needs[i], [dh0[i]] + ([dc0[i]] if dc0 else [])))
         return made
-
-
-def _own(problem: Problem) -> tuple[int, str, int, bool]:
-    """What the kernels of a cell of one's own are compiled for."""
-    return problem.device_index, problem.cell, problem.H, problem.bias
 
 
 def _without_nan(scan: Scan) -> Scan:

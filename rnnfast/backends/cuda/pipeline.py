@@ -67,7 +67,7 @@ def why_not(kernels: Kernels, problems: Sequence[Problem], call: Call) -> str | 
         (len(problems) < 2, "there is one layer"),
         (call.directions > 1, "a reversed layer begins with the last step"),
         (first.T <= steps, f"T is no more than a part's {steps} steps"),
-        (first.spec.own, "cells of one's own run step by step"),
+        (first.spec.own, "cells of one's own are not cut into parts"),
         (first.spec.projected, "projected layers run step by step"),
         (call.dropout, "dropout draws one mask for all steps of a layer"),
         (call.packed, "packed data is padded first"),
