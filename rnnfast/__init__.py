@@ -30,6 +30,7 @@ from .family import (
 from .functional import scan
 from .modules import GRU, LSTM, MGU, RNN, AllStates
 from .own_modules import Recurrent, RecurrentCell
+from .stream import Stream
 from .tuning import Tuning, tune
 
 from . import compat  # isort: skip  builds on the modules
@@ -64,6 +65,7 @@ __all__ = [
     "RecurrentCell",
     "Replacement",
     "StepError",
+    "Stream",
     "Tuning",
     "__version__",
     "block_linear",

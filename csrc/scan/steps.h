@@ -49,7 +49,8 @@ struct Arguments {
   const double* constants;
   double grad_clip_time;
   void* workspace;
-  Team team;  // the host's
+  Team team;       // the host's
+  int64_t packed;  // the host's: whether the workspace has the packed weights of a call before
 };
 
 }  // namespace rnnfast::steps

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -49,6 +49,7 @@ class Arguments(ctypes.Structure):
         ("grad_clip_time", ctypes.c_double),
         ("workspace", _pointer),
         ("team", _pointer),
+        ("packed", _int),
     ]
 
 
@@ -75,6 +76,21 @@ class Loop(NamedTuple):
     reverse: bool
     training: bool
     grad_clip_time: float = 0.0
+
+
+class Call(NamedTuple):
+    """A loop, what it is given, and the tables that this points to."""
+
+    function: Any
+    arguments: Arguments
+    kept: list[Any]
+
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Of the function and of its arguments."""
+        function = ctypes.cast(self.function, _pointer).value
+        assert function is not None
+        return function, ctypes.addressof(self.arguments)
 
 
 class Loops:
@@ -121,14 +137,17 @@ class Loops:
         )
 
     def forward(self, loop: Loop, rows: Mapping[str, Rows]) -> None:
-        self._call("forward", self.source.forward, loop, rows)
+        self._call("forward", loop, rows)
 
     def backward(self, loop: Loop, rows: Mapping[str, Rows]) -> None:
-        self._call("backward", self.source.backward, loop, rows)
+        self._call("backward", loop, rows)
 
-    def _call(
-        self, name: str, buffers: Sequence[str], loop: Loop, rows: Mapping[str, Rows]
-    ) -> None:
+    def _call(self, name: str, loop: Loop, rows: Mapping[str, Rows]) -> None:
+        call = self._described(name, loop, rows)
+        self.run(name, call.arguments, _device(rows))
+
+    def _described(self, name: str, loop: Loop, rows: Mapping[str, Rows]) -> Call:
+        buffers = self.source.forward if name == "forward" else self.source.backward
         fields: list[int] = []
         for buffer in buffers:
             fields += _buffer(*rows[buffer])
@@ -151,7 +170,7 @@ class Loops:
             ctypes.addressof(self._constants),
             loop.grad_clip_time,
         )
-        self.run(name, arguments, _device(rows))
+        return Call(self.calls[name][0], arguments, [table, weights])
 
     def weights(self, name: str, loop: Loop, rows: Mapping[str, Rows]) -> Sequence[Tensor | None]:
         """What the text calls weights."""
@@ -185,9 +204,20 @@ class Kernel(Loops):
         H = self.layout.traced.hidden
         return _module().cpu_split(*self._cost, B, H, self._scalar_bytes)
 
-    def run(self, name: str, arguments: Arguments, device: torch.device) -> None:
+    def prepared(self, name: str, loop: Loop, rows: Mapping[str, Rows]) -> Call:
+        """A call that is made elsewhere, more than once, with a workspace of its own; the tensors
+        of ``loop`` and ``rows`` are not kept."""
+        call = self._described(name, loop, rows)
+        self._share(call.arguments)
+        return call
+
+    def _share(self, arguments: Arguments) -> None:
+        """Among threads."""
         arguments.rows, arguments.units, _ = self.split(arguments.B)
         arguments.team = _team()
+
+    def run(self, name: str, arguments: Arguments, device: torch.device) -> None:
+        self._share(arguments)
         arguments.workspace = _workspace(self.bytes(name, arguments))
         self.calls[name][0](ctypes.byref(arguments))
 

@@ -92,8 +92,10 @@ class Pass {
     const Split split{int(a_.rows), int(a_.units)};
     fill_zero(zeros_, zeros_width_);
     with_team(split, [&](const Place& place) {
-      self().pack(place);
-      place.wait_for_all();
+      if (!a_.packed) {
+        self().pack(place);
+        place.wait_for_all();
+      }
       scan(place);
     });
   }
