@@ -31,6 +31,10 @@ class AllStates(NamedTuple):
     c: list[Tensor] | None
 
 
+# so that an exported program that returns them can be saved
+torch.utils._pytree._register_namedtuple(AllStates, serialized_type_name="rnnfast.AllStates")
+
+
 def _all_states(shown: dict[str, list[Tensor]]) -> AllStates | dict[str, list[Tensor]]:
     """By their names where they are not h, or h and c."""
     if tuple(shown) in (("h",), ("h", "c")):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 _CHILD = """
@@ -32,6 +33,13 @@ for name in names:
         found[name] = f"{type(error).__name__}: {error}"
 torch.save(found, f"{folder}/found")
 """
+
+
+def asked_for(request: pytest.FixtureRequest, cases: dict[str, Any]) -> dict[str, Any]:
+    """Of ``cases`` those that this run's tests are parametrized with, as ``name``."""
+    specs = [getattr(item, "callspec", None) for item in request.session.items]
+    names = {spec.params.get("name") for spec in specs if spec is not None}
+    return {name: case for name, case in cases.items() if name in names}
 
 
 def run_elsewhere(kind: str, folder: Path, inputs: dict[str, list[Any]]) -> dict[str, Any]:

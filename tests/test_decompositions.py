@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import rnnfast
 
-from .elsewhere import run_elsewhere
+from .elsewhere import asked_for, run_elsewhere
 from .layers import makers
 from .test_trace import FAMILY, Call, plain, with_lengths, with_resets
 
@@ -49,7 +50,8 @@ def everything(T: int, B: int) -> tuple[Tensor, ...]:
 
 
 def all_of_it(layer: nn.Module, x: Tensor, lengths: Tensor, resets: Tensor) -> Any:
-    return layer(x, lengths=lengths, resets=resets, return_all_states=True)
+    y, final, states = layer(x, lengths=lengths, resets=resets, return_all_states=True)
+    return y, final, states if isinstance(states, dict) else tuple(states)  # of torch's types
 
 
 def maker(cls: type, **more: Any) -> Callable[[], nn.Module]:
@@ -78,7 +80,7 @@ for _cls in (rnnfast.LSTM, rnnfast.compat.GRU):
     )
     CASES[f"{_name}_zoneout"] = Case(maker(_cls, zoneout=0.1, recurrent_dropout=0.1), plain, dense)
     CASES[f"{_name}_clipped"] = Case(
-        maker(_cls, grad_clip_time=0.1, checkpoint_every=3), plain, dense
+        maker(_cls, grad_clip_time=0.1), plain, dense
     )
 
 
@@ -89,12 +91,14 @@ def exported(model: nn.Module, args: tuple[Tensor, ...]) -> torch.export.Exporte
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any]]:
+def found(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Any, Any]]:
     """(expected, found) of each case, at sizes other than the example's."""
     folder = tmp_path_factory.mktemp("exported")
     expected, inputs = {}, {}
     torch.manual_seed(0)
-    for name, case in CASES.items():
+    for name, case in asked_for(request, CASES).items():
         model = Call(case.make(), case.how).eval()
         program = exported(model, case.args(4, 3)).run_decompositions(rnnfast.decompositions())
         assert "rnnfast" not in program.graph_module.code
@@ -103,7 +107,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any]
         with torch.no_grad(), rnnfast.use_backend("reference"):
             expected[name] = [tree_leaves(model(*args)) for args in inputs[name]]
     there = run_elsewhere("export", folder, inputs)
-    return {name: (expected[name], there[name]) for name in CASES}
+    return {name: (expected[name], there[name]) for name in there}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -117,6 +121,24 @@ def test_a_program_runs_without_rnnfast(name: str, found: dict[str, tuple[Any, A
 def test_without_the_decompositions_it_does_not() -> None:
     program = exported(Call(rnnfast.GRU(I, H), plain), dense(4, 3))
     assert "rnnfast.scan_forward" in program.graph_module.code
+
+
+def test_a_layer_with_checkpoints_is_exported_without_gradients() -> None:
+    model = Call(rnnfast.GRU(I, H, checkpoint_every=3), plain)
+    with torch.no_grad():
+        program = exported(model, dense(4, 3)).run_decompositions(rnnfast.decompositions())
+        (x,) = dense(7, 2)
+        torch.testing.assert_close(program.module()(x), model(x))
+
+
+def test_a_program_that_returns_all_states_is_saved() -> None:
+    model = Call(rnnfast.LSTM(I, H), lambda layer, x: layer(x, return_all_states=True)).eval()
+    file, (x,) = io.BytesIO(), dense(6, 2)
+    torch.export.save(exported(model, dense(4, 3)), file)
+    file.seek(0)
+    found = torch.export.load(file).module()(x)
+    assert isinstance(found[2], rnnfast.modules.AllStates)
+    torch.testing.assert_close(tree_leaves(found), tree_leaves(model(x)))
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru_reset_before", "peephole"])

@@ -157,7 +157,7 @@ def test_what_does_not_work() -> None:
     """torch.jit.script and quantize_dynamic, as the page says; both are deprecated in torch."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(RuntimeError, match="torch.nn has no layer of the cell"):
+        with pytest.raises(RuntimeError, match=r"torch\.nn has no layer of the cell"):
             torch.jit.script(rnnfast.MGU(3, 4))
         model = nn.Sequential(rnnfast.compat.LSTM(3, 4))
         quantized = torch.ao.quantization.quantize_dynamic(model, {nn.LSTM})
