@@ -47,7 +47,7 @@ def test_encodec_of_transformers() -> None:
         upsampling_ratios=[4, 2],
         codebook_size=16,
         codebook_dim=16,
-        target_bandwidths=[60],
+        target_bandwidths=[60.0],
     )
     model = transformers.EncodecModel(config).double().eval()
     sound = torch.randn(2, 1, 320, dtype=torch.float64)
@@ -107,6 +107,6 @@ def test_tft_of_pytorch_forecasting_is_left_as_it_is() -> None:
 
 def test_demucs_of_torchaudio() -> None:
     models = pytest.importorskip("torchaudio.models", reason="torchaudio is not installed")
-    model = models.HDemucs(["a", "b"], audio_channels=1, channels=8, nfft=512, depth=5)
-    sound = torch.randn(1, 1, 4096)
+    model = models.HDemucs(["a", "b"], audio_channels=1, channels=8, nfft=1024, depth=5)
+    sound = torch.randn(1, 1, 8192)
     compare(model.double().eval(), lambda m: m(sound.double()), layers=2)
