@@ -40,6 +40,7 @@ def test_torchinfo() -> None:
     theirs = torchinfo.summary(nn.LSTM(I, H, 2), (T, B, I), verbose=0)
     ours = torchinfo.summary(rnnfast.compat.LSTM(I, H, 2), (T, B, I), verbose=0)
     assert ours.total_params == theirs.total_params
+    assert ours.total_mult_adds == theirs.total_mult_adds
     assert "LSTM" in str(ours)
     found = torchinfo.summary(Tagger(), (B, T, I), verbose=0)
     assert [str(info.class_name) for info in found.summary_list] == ["Tagger", "LSTM", "Linear"]
