@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .cells import CellSpec, StepWeights
 from .problem import Scan, ScanResult, wide
 from .products.projection import project_input
 from .rules import alive, without_padding
@@ -32,9 +33,36 @@ def scratch_scan(scan: Scan) -> ScanResult:
     return result if storage == wide(storage) else result.to(storage)
 
 
+def one_step(
+    spec: CellSpec,
+    gx: Tensor,
+    states: tuple[Tensor, ...],
+    weights: StepWeights,
+    live: Tensor | None,
+    reset: Tensor | None,
+    grad_clip_time: float = 0.0,
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """(the states after a step from ``gx`` [B, G*H], what the outputs show of them).
+
+    ``live``, ``reset``: bool [B], at this step.
+    """
+    before = states
+    states = tuple(limited_in_time(s, grad_clip_time) for s in states)
+    if reset is not None:
+        keep = reset.logical_not().unsqueeze(-1)
+        states = tuple(torch.where(keep, s, torch.zeros_like(s)) for s in states)
+    states = spec.step(gx, states, weights)
+    if live is None:
+        return states, states
+    live = live.unsqueeze(-1)
+    shown = tuple(torch.where(live, s, torch.zeros_like(s)) for s in states)
+    frozen = tuple(torch.where(live, s, old) for s, old in zip(states, before, strict=False))
+    return frozen, shown
+
+
 def scratch_loop(scan: Scan) -> ScanResult:
     """The loop itself, every step in the dtype of the tensors."""
-    step, weights = scan.spec.step, scan.step_weights()
+    weights = scan.step_weights()
     T = scan.input.shape[0]
     gx = project_input(scan).unbind(0)
     live_at = alive(scan)
@@ -42,19 +70,10 @@ def scratch_loop(scan: Scan) -> ScanResult:
     visited: list[tuple[Tensor, ...]] = []
     order = range(T - 1, -1, -1) if scan.options.reverse else range(T)
     for t in order:
-        before = states
-        states = tuple(limited_in_time(s, scan.options.grad_clip_time) for s in states)
-        if scan.resets is not None:
-            keep = scan.resets[t].logical_not().unsqueeze(-1)
-            states = tuple(torch.where(keep, s, torch.zeros_like(s)) for s in states)
-        states = step(gx[t], states, weights)
-        shown = states
-        if live_at is not None:
-            live = live_at[t].unsqueeze(-1)
-            shown = tuple(torch.where(live, s, torch.zeros_like(s)) for s in states)
-            states = tuple(
-                torch.where(live, s, old) for s, old in zip(states, before, strict=False)
-            )
+        live = None if live_at is None else live_at[t]
+        reset = None if scan.resets is None else scan.resets[t]
+        clip = scan.options.grad_clip_time
+        states, shown = one_step(scan.spec, gx[t], states, weights, live, reset, clip)
         visited.append(shown)
     if scan.options.reverse:
         visited.reverse()

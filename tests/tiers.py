@@ -67,6 +67,9 @@ LEFT_OUT = {
     "tests/test_ops.py::test_opcheck_backward": "torch's checks of an op, which are slow",
     "tests/test_surroundings.py::test_a_compiled_transform": "compiles each transform: slow",
     "tests/test_surroundings.py::test_a_transform_of_*": "compiles each transform: slow",
+    "tests/test_decompositions.py::test_a_program_runs_*": "exports each layer: slow",
+    "tests/test_trace.py::test_a_trace_runs_*": "traces each layer: slow",
+    "tests/compat/*": "runs other packages",
     "tests/test_tiers.py::*": "tests the tiers themselves",
 }
 
