@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .cells import StepWeights
 from .problem import Scan, ScanResult, wide
 from .products.projection import project_input
 from .rules import alive, without_padding
@@ -34,7 +35,7 @@ def scratch_scan(scan: Scan) -> ScanResult:
 
 def scratch_loop(scan: Scan) -> ScanResult:
     """The loop itself, every step in the dtype of the tensors."""
-    step, weights = scan.spec.step, scan.step_weights()
+    weights = scan.step_weights()
     T = scan.input.shape[0]
     gx = project_input(scan).unbind(0)
     live_at = alive(scan)
@@ -42,19 +43,9 @@ def scratch_loop(scan: Scan) -> ScanResult:
     visited: list[tuple[Tensor, ...]] = []
     order = range(T - 1, -1, -1) if scan.options.reverse else range(T)
     for t in order:
-        before = states
-        states = tuple(limited_in_time(s, scan.options.grad_clip_time) for s in states)
-        if scan.resets is not None:
-            keep = scan.resets[t].logical_not().unsqueeze(-1)
-            states = tuple(torch.where(keep, s, torch.zeros_like(s)) for s in states)
-        states = step(gx[t], states, weights)
-        shown = states
-        if live_at is not None:
-            live = live_at[t].unsqueeze(-1)
-            shown = tuple(torch.where(live, s, torch.zeros_like(s)) for s in states)
-            states = tuple(
-                torch.where(live, s, old) for s, old in zip(states, before, strict=False)
-            )
+        live = None if live_at is None else live_at[t]
+        reset = None if scan.resets is None else scan.resets[t]
+        states, shown = advance(scan, weights, states, gx[t], live, reset)
         visited.append(shown)
     if scan.options.reverse:
         visited.reverse()
@@ -63,3 +54,29 @@ def scratch_loop(scan: Scan) -> ScanResult:
     if scan.options.all_states:
         trace = [torch.stack(series) for series in list(zip(*visited, strict=False))[1:]]
     return ScanResult(y, list(states), trace)
+
+
+def advance(
+    scan: Scan,
+    weights: StepWeights,
+    states: tuple[Tensor, ...],
+    gx: Tensor,
+    live: Tensor | None,
+    reset: Tensor | None,
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """One step: the states after it, and what the results show of them.
+
+    gx: [B, G*H]. live, reset: bool [B], whether a sequence is before its end and whether it begins
+    anew; None: all of them are, none does. Of ``scan`` only the cell and its options are read.
+    """
+    before = states
+    states = tuple(limited_in_time(s, scan.options.grad_clip_time) for s in states)
+    if reset is not None:
+        keep = reset.logical_not().unsqueeze(-1)
+        states = tuple(torch.where(keep, s, torch.zeros_like(s)) for s in states)
+    states = scan.spec.step(gx, states, weights)
+    if live is None:
+        return states, states
+    live = live.unsqueeze(-1)
+    shown = tuple(torch.where(live, s, torch.zeros_like(s)) for s in states)
+    return tuple(torch.where(live, s, old) for s, old in zip(states, before, strict=False)), shown
