@@ -28,8 +28,23 @@ from .surroundings import constant_while_tracing
 @constant_while_tracing
 def exporting() -> bool:
     """Whether torch's calls are recorded for torch.onnx.export with ``dynamo=True``."""
+    return _in_export() and get_proxy_mode() is not None
+
+
+def _in_export() -> bool:
     onnx = sys.modules.get("torch.onnx")
-    return onnx is not None and onnx.is_in_onnx_export() and get_proxy_mode() is not None
+    return onnx is not None and onnx.is_in_onnx_export()
+
+
+def refuse_torchscript(scan: Scan) -> None:
+    """torch.onnx.OnnxExporterError where the older exporter would find the op, which it does not
+    know."""
+    if _in_export():
+        raise torch.onnx.OnnxExporterError(
+            f"torch.onnx.export with dynamo=False can't export the cell {scan.cell!r} as it is "
+            "called here: it knows what torch.nn's layers do, without resets and all states. With "
+            "dynamo=True it can."
+        )
 
 
 class _Node(NamedTuple):
@@ -144,8 +159,8 @@ def _direction(scans: list[Scan]) -> str:
 def _reordered(weight: Tensor, gates: tuple[int, ...]) -> Tensor:
     if len(gates) == 1:
         return weight
-    parts = weight.chunk(len(gates))
-    return torch.cat([parts[gate] for gate in gates])
+    H = weight.shape[0] // len(gates)  # slices, which the exporter computes; no chunks
+    return torch.cat([weight[gate * H : gate * H + H] for gate in gates])
 
 
 def _kept(scan: Scan, final: list[Tensor]) -> list[Tensor]:

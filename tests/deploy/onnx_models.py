@@ -47,7 +47,7 @@ NODES = {
 # value may be rounded to another neighbour, and later layers and steps go on with it.
 TOLERANCE = {
     torch.float32: 1e-5,
-    torch.float64: 1e-12,
+    torch.float64: 1e-10,
     torch.float16: 4e-3,
     torch.bfloat16: 3e-2,
 }
@@ -100,7 +100,7 @@ cases = st.builds(
     all_states=st.sampled_from([False, False, True]),
     I=st.sampled_from([1, 3, 30]),
     H=st.sampled_from([4, 6]),
-    example=st.tuples(st.integers(1, 6), st.integers(1, 4)),
+    example=st.tuples(st.integers(2, 6), st.integers(2, 4)),  # torch.export may keep a size of 1
     run=st.tuples(st.integers(1, 9), st.integers(1, 5)),
     seed=st.integers(0, 1000),
 )
