@@ -14,6 +14,7 @@ from .backends.registry import BackendError, use_backend
 from .cell_modules import GRUCell, LSTMCell, RNNCell
 from .cells import CELLS, CellSpec, StepError, block_linear, cell
 from .clip import clip_grad_norm_, clip_grad_value_, clip_grads_with_norm_, get_total_norm
+from .decompositions import decompositions
 from .explain import Explanation, explain
 from .family import (
     SLSTM,
@@ -72,6 +73,7 @@ __all__ = [
     "clip_grad_value_",
     "clip_grads_with_norm_",
     "compat",
+    "decompositions",
     "explain",
     "get_total_norm",
     "replace",

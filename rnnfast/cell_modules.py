@@ -7,14 +7,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .cells import CELLS, StepWeights
+from .tracers import leaf_call, not_scripted, twin
 
 
 class RNNCell(nn.RNNCell):
     """One step of an Elman RNN: all as :class:`torch.nn.RNNCell`, whose kernel it is."""
 
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """As :class:`torch.nn.RNNCell`'s."""
+        node = leaf_call(self, input, hx)
+        return super().forward(input, hx) if node is None else node
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return twin(self, nn.RNNCell)
+
 
 class LSTMCell(nn.LSTMCell):
     """One step of an LSTM: all as :class:`torch.nn.LSTMCell`, whose kernel it is."""
+
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As :class:`torch.nn.LSTMCell`'s."""
+        node = leaf_call(self, input, hx)
+        return super().forward(input, hx) if node is None else node
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        return twin(self, nn.LSTMCell)
 
 
 class GRUCell(nn.GRUCell):
@@ -52,6 +71,8 @@ class GRUCell(nn.GRUCell):
         Raises:
             ValueError, RuntimeError: torch.nn.GRUCell's, with its words.
         """
+        if (node := leaf_call(self, input, hx)) is not None:
+            return node
         if self.reset_after:
             return super().forward(input, hx)
         self._check(input, hx)
@@ -60,6 +81,11 @@ class GRUCell(nn.GRUCell):
         gx = F.linear(input, self.weight_ih, self.bias_ih)
         weights = StepWeights(self.weight_hh, self.bias_hh)
         return CELLS["gru_reset_before"].step(gx, (hx,), weights)[0]
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        if not self.reset_after:
+            raise not_scripted(self, "torch.nn's GRUCell resets after the product")
+        return twin(self, nn.GRUCell)
 
     def _check(self, input: Tensor, hx: Tensor | None) -> None:
         for name, tensor in (("input", input), ("hidden", hx)):

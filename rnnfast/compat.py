@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 
 from . import modules
 from .recurrent import RecurrentLayer
+from .tracers import twin
 
 
 class RNN(modules.RNN, nn.RNN):
@@ -78,7 +79,7 @@ def replace(model: nn.Module, fullgraph: bool = False) -> Replacement:
             continue
         target = targets[type(layer)]
         if layer not in made:
-            made[layer] = _twin(layer, target)
+            made[layer] = twin(layer, target)
         report.swapped.append((name, _class_name(type(layer)), _class_name(target)))
         if name == "":
             report.model = made[layer]
@@ -112,32 +113,6 @@ def why_left(layer: nn.Module) -> str | None:
 def _is_patch(layer: nn.Module, name: str, value: object) -> bool:
     """Whether an attribute of the instance hides a method of its class."""
     return callable(value) and callable(getattr(type(layer), name, None))
-
-
-def _twin(layer: nn.RNNBase, target: type) -> nn.Module:
-    """An object of class ``target`` with the very attributes, parameters and hooks of ``layer``.
-
-    What was compiled of ``layer`` (``layer.compile()``) is not taken over.
-    """
-    twin: nn.Module = object.__new__(target)
-    state = dict(layer.__dict__)
-    state.pop("_compiled_call_impl", None)
-    for key, value in state.items():  # containers of its own; what they hold is shared, and the
-        if isinstance(value, (dict, list, set)) and "hook" not in key:  # hooks' handles go on
-            state[key] = value.copy()
-    twin.__dict__.update(state)
-    _bind_anew(twin)
-    # weak references to a tensor forbid torch.utils.swap_tensors to swap it
-    layer._flat_weight_refs = [None] * len(layer._flat_weight_refs)
-    return twin
-
-
-def _bind_anew(twin: nn.Module) -> None:
-    """Hooks that hold their module weakly, as torch wraps some, hold ``twin`` from here on."""
-    for hooks in (value for key, value in vars(twin).items() if "hook" in key):
-        for key, hook in hooks.items() if isinstance(hooks, dict) else ():
-            if getattr(hook, "with_module", False):
-                hooks[key] = type(hook)(hook.hook, twin)
 
 
 def _put(model: nn.Module, name: str, layer: nn.Module) -> None:

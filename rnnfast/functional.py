@@ -17,8 +17,8 @@ from .checks import check_checkpoint_every, check_metadata, check_names, check_v
 from .direct import run_direct
 from .problem import Options, Problem, Scan, ScanResult, kind_of, problem_of
 from .schema import pack
-from .surroundings import observed, surroundings
-from .time_clip import GradClipTime, as_option
+from .surroundings import observed, surroundings, warn_of_trace
+from .time_clip import GradClipTime, as_option, clip_of
 
 
 def scan(
@@ -91,8 +91,8 @@ def _scan(
     around = surroundings(device)
     records = torch.is_grad_enabled() or around.recorded  # a trace is for calls with and without
     training = records and any(t.requires_grad for t in (input, *states, *weights))
-    clip = grad_clip_time if training else 0.0
-    every = check_checkpoint_every(checkpoint_every)
+    clip = clip_of(grad_clip_time, training, around.recorded)
+    every = check_checkpoint_every(0 if around.recorded else checkpoint_every)
     options = Options(reverse, all_states, training, every, clip)
     kind = "gates" if projected else kind_of(input)
     asked = Scan(cell, kind, input, list(states), list(weights), lengths, resets, options)
@@ -130,6 +130,8 @@ def run_chosen(scan: Scan, problem: Problem, backend: Backend) -> ScanResult:
         seen = observed(scan.tensors)
         # torch.jit.trace is to find torch's own calls in what is made of them
         as_torch_calls = backend.composite and (problem.recorded or not seen)
+        if problem.recorded and backend.name == "reference" and problem.T > 1:
+            warn_of_trace(f"fixes the number of steps, {int(problem.T)}, of the cell {scan.cell!r}")
         if problem.transformed or as_torch_calls:
             check_values(scan)
             return backend.run(scan)

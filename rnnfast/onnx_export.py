@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from .problem import Scan, ScanResult, changed, wide
+from .decompositions import looped
+from .problem import Scan, ScanResult, wide
 from .products.projection import project_input
-from .rules import alive, without_padding
-from .scratch import advance
+from .rules import without_padding
 from .surroundings import constant_while_tracing
 
 
@@ -37,13 +37,13 @@ def _in_export() -> bool:
 
 
 def refuse_torchscript(scan: Scan) -> None:
-    """torch.onnx.OnnxExporterError where the older exporter would find the op, which it does not
+    """torch.onnx.OnnxExporterError where the older exporter would find the op, which it doesn't
     know."""
     if _in_export():
         raise torch.onnx.OnnxExporterError(
-            f"torch.onnx.export with dynamo=False can't export the cell {scan.cell!r} as it is "
-            "called here: it knows what torch.nn's layers do, without resets and all states. With "
-            "dynamo=True it can."
+            f"torch.onnx.export with dynamo=False has no translation of the kernel that was asked "
+            f"for by name for the cell {scan.cell!r}: leave the backend to `auto`, or export with "
+            "dynamo=True"
         )
 
 
@@ -84,7 +84,12 @@ def layer_as_node(scans: Sequence[Scan]) -> list[ScanResult] | None:
 def scan_as_nodes(scan: Scan) -> ScanResult:
     """One direction of one layer."""
     found = layer_as_node([scan])
-    return _loop(scan) if found is None else found[0]
+    if found is not None:
+        return found[0]
+    # no gradients: torch would make a graph of them, which fails for some steps
+    tensors = scan.input.detach(), [s.detach() for s in scan.states]
+    weights = [w.detach() for w in scan.weights]
+    return looped(scan._replace(input=tensors[0], states=tensors[1], weights=weights))
 
 
 # --- nodes ---------------------------------------------------------------------------------------
@@ -104,11 +109,10 @@ def _for_a_node(scan: Scan) -> Scan:
         return scan._replace(kind="dense", input=one_hot)
     gates = project_input(scan)  # which the node multiplies by 1
     eye = torch.eye(gates.shape[-1], dtype=gates.dtype, device=gates.device)
-    rest = _inner(scan).weights
-    weights = [eye, *rest]
-    if scan.has_bias:
-        weights = [eye, rest[0], torch.zeros_like(rest[1]), rest[1]]
-    return scan._replace(kind="dense", input=gates, weights=weights)
+    w_hh, b_hh = scan.weight("w_hh"), scan.weight("b_hh")
+    assert w_hh is not None
+    biases = [] if b_hh is None else [torch.zeros_like(b_hh), b_hh]
+    return scan._replace(kind="dense", input=gates, weights=[eye, w_hh, *biases])
 
 
 def _node(scans: list[Scan]) -> list[ScanResult]:
@@ -169,44 +173,3 @@ def _kept(scan: Scan, final: list[Tensor]) -> list[Tensor]:
         return final
     ran = (scan.lengths > 0).unsqueeze(-1)
     return [torch.where(ran, s, s0) for s, s0 in zip(final, scan.states, strict=True)]
-
-
-# --- a loop --------------------------------------------------------------------------------------
-
-
-def _loop(scan: Scan) -> ScanResult:
-    """ONNX's Scan over the steps, with the cell's step as its body."""
-    storage = scan.dtype
-    scan = without_padding(scan).to(wide(storage))
-    scan = scan._replace(options=changed(scan.options, grad_clip_time=0.0))
-    marks = [mark for mark in (alive(scan), scan.resets) if mark is not None]
-    series = [project_input(scan), *marks]
-    if scan.options.reverse:
-        series = [values.flip(0) for values in series]
-    inner, n = _inner(scan), len(scan.states)
-
-    def body(*given: Tensor) -> list[Tensor]:
-        states, (gx, *rest) = given[:n], given[n : n + len(series)]
-        live = None if scan.lengths is None else rest.pop(0)
-        reset = None if scan.resets is None else rest.pop(0)
-        weights = inner._replace(weights=list(given[n + len(series) :])).step_weights()
-        after, shown = advance(scan, weights, states, gx, live, reset)
-        return [s.clone() for s in (*after, *shown)]  # no output may be another, or an input
-
-    # no gradients: a graph of them would be made, and fail for some steps
-    given = [[t.detach() for t in tensors] for tensors in (scan.states, series, inner.weights)]
-    found = torch.ops.higher_order.scan(body, given[0], given[1], tuple(given[2]))
-    final, (y, *trace) = list(found[:n]), found[n:]
-    if scan.options.reverse:
-        y, *trace = (values.flip(0) for values in (y, *trace))
-    return ScanResult(y, final, trace if scan.options.all_states else []).to(storage)
-
-
-def _inner(scan: Scan) -> Scan:
-    """``scan`` without the weights of the projection."""
-    names = scan.spec.weight_names(scan.kind, scan.has_bias)
-    weights = [w for name, w in zip(names, scan.weights, strict=True) if name not in _OF_INPUT]
-    return scan._replace(kind="gates", weights=weights)
-
-
-_OF_INPUT = ("w_ih", "b_ih")

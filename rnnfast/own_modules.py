@@ -17,6 +17,7 @@ from .masks import Zoneout
 from .problem import wide
 from .recurrent import RecurrentLayer
 from .time_clip import GradClipTime
+from .tracers import leaf_call, not_scripted
 
 Init = Callable[[Tensor], Any]
 
@@ -178,6 +179,8 @@ class RecurrentCell(nn.Module):
             ValueError: other dimensions, another number of states.
             RuntimeError: another size or dtype.
         """
+        if (node := leaf_call(self, input, hx)) is not None:
+            return node
         if input.dim() not in (1, 2):
             raise ValueError(
                 f"RecurrentCell: Expected input to be 1D or 2D, got {input.dim()}D instead"
@@ -201,6 +204,9 @@ class RecurrentCell(nn.Module):
         if not batched:
             final = [s.squeeze(0) for s in final]
         return final[0] if len(final) == 1 else tuple(final)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise not_scripted(self, "it runs a step that is not written in TorchScript")
 
     def _check_states(self, states: Sequence[Tensor], shape: tuple[int, ...]) -> None:
         for name, state in zip(self.cell.states, states, strict=True):

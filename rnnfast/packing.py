@@ -7,6 +7,13 @@ from torch import _VF, Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 
+def batch_of(packed: PackedSequence) -> int:
+    """The number of sequences; in a trace of torch.jit.trace as a tensor, which it records."""
+    first = packed.batch_sizes[0]
+    traced = torch._C._get_tracing_state() is not None
+    return first if traced else int(first)  # type: ignore[return-value]
+
+
 class Packing:
     """Where each row of packed data lies in [T, B, …].
 
@@ -16,7 +23,7 @@ class Packing:
 
     def __init__(self, packed: PackedSequence) -> None:
         self.sizes, self.steps = packed.batch_sizes, len(packed.batch_sizes)
-        self.batch, self.rows = int(packed.batch_sizes[0]), packed.data.shape[0]
+        self.batch, self.rows = batch_of(packed), packed.data.shape[0]
         self.traced = torch.compiler.is_compiling()
 
     def lengths(self) -> Tensor:

@@ -13,10 +13,11 @@ from torch.nn.utils.rnn import PackedSequence
 from . import checks, masks, repeat
 from .cells import CELLS, CellSpec
 from .masks import Zoneout
-from .packing import Packing
+from .packing import Packing, batch_of
 from .problem import Stack, StackResult, kind_of
 from .stack import run_packed, run_stack
 from .time_clip import GradClipTime, as_option
+from .tracers import layer_of_torch_nn, leaf_call
 
 
 class AllStates(NamedTuple):
@@ -28,6 +29,10 @@ class AllStates(NamedTuple):
 
     h: list[Tensor]
     c: list[Tensor] | None
+
+
+# so that an exported program that returns them can be saved
+torch.utils._pytree._register_namedtuple(AllStates, serialized_type_name="rnnfast.AllStates")
 
 
 def _all_states(shown: dict[str, list[Tensor]]) -> AllStates | dict[str, list[Tensor]]:
@@ -102,6 +107,10 @@ class RecurrentLayer(nn.RNNBase):
         """
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx, lengths, resets, return_all_states)
+        if type(input) is not Tensor or hx is not None or lengths is not None or resets is not None:
+            options = {"lengths": lengths, "resets": resets, "return_all_states": return_all_states}
+            if (node := leaf_call(self, input, hx, **options)) is not None:
+                return node
         weights = self._called_weights()
         facts = None
         plain = lengths is None and resets is None and not return_all_states
@@ -141,6 +150,10 @@ class RecurrentLayer(nn.RNNBase):
         state = super().__getstate__()
         state.pop("_served_by_torch", None)  # true of this process only
         return state
+
+    def __prepare_scriptable__(self) -> nn.RNNBase:
+        """What torch.jit.script compiles: torch.nn's layer with these parameters."""
+        return layer_of_torch_nn(self)
 
     # --- the input -----------------------------------------------------------------------------
 
@@ -425,7 +438,7 @@ class RecurrentLayer(nn.RNNBase):
                 "are for padded input"
             )
         checks.check_packed(packed)
-        batch = int(packed.batch_sizes[0])
+        batch = batch_of(packed)
         states = self._batch_hidden(hx, batched=True)
         weights = self._called_weights()
         self._check(packed.data, states, weights, batch)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .cells import StepWeights
+from .cells import CellSpec, StepWeights
 from .problem import Scan, ScanResult, wide
 from .products.projection import project_input
 from .rules import alive, without_padding
@@ -33,6 +33,33 @@ def scratch_scan(scan: Scan) -> ScanResult:
     return result if storage == wide(storage) else result.to(storage)
 
 
+def one_step(
+    spec: CellSpec,
+    gx: Tensor,
+    states: tuple[Tensor, ...],
+    weights: StepWeights,
+    live: Tensor | None,
+    reset: Tensor | None,
+    grad_clip_time: float = 0.0,
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """(the states after a step from ``gx`` [B, G*H], what the outputs show of them).
+
+    ``live``, ``reset``: bool [B], at this step.
+    """
+    before = states
+    states = tuple(limited_in_time(s, grad_clip_time) for s in states)
+    if reset is not None:
+        keep = reset.logical_not().unsqueeze(-1)
+        states = tuple(torch.where(keep, s, torch.zeros_like(s)) for s in states)
+    states = spec.step(gx, states, weights)
+    if live is None:
+        return states, states
+    live = live.unsqueeze(-1)
+    shown = tuple(torch.where(live, s, torch.zeros_like(s)) for s in states)
+    frozen = tuple(torch.where(live, s, old) for s, old in zip(states, before, strict=False))
+    return frozen, shown
+
+
 def scratch_loop(scan: Scan) -> ScanResult:
     """The loop itself, every step in the dtype of the tensors."""
     weights = scan.step_weights()
@@ -45,7 +72,8 @@ def scratch_loop(scan: Scan) -> ScanResult:
     for t in order:
         live = None if live_at is None else live_at[t]
         reset = None if scan.resets is None else scan.resets[t]
-        states, shown = advance(scan, weights, states, gx[t], live, reset)
+        clip = scan.options.grad_clip_time
+        states, shown = one_step(scan.spec, gx[t], states, weights, live, reset, clip)
         visited.append(shown)
     if scan.options.reverse:
         visited.reverse()
@@ -54,29 +82,3 @@ def scratch_loop(scan: Scan) -> ScanResult:
     if scan.options.all_states:
         trace = [torch.stack(series) for series in list(zip(*visited, strict=False))[1:]]
     return ScanResult(y, list(states), trace)
-
-
-def advance(
-    scan: Scan,
-    weights: StepWeights,
-    states: tuple[Tensor, ...],
-    gx: Tensor,
-    live: Tensor | None,
-    reset: Tensor | None,
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """One step: the states after it, and what the results show of them.
-
-    gx: [B, G*H]. live, reset: bool [B], whether a sequence is before its end and whether it begins
-    anew; None: all of them are, none does. Of ``scan`` only the cell and its options are read.
-    """
-    before = states
-    states = tuple(limited_in_time(s, scan.options.grad_clip_time) for s in states)
-    if reset is not None:
-        keep = reset.logical_not().unsqueeze(-1)
-        states = tuple(torch.where(keep, s, torch.zeros_like(s)) for s in states)
-    states = scan.spec.step(gx, states, weights)
-    if live is None:
-        return states, states
-    live = live.unsqueeze(-1)
-    shown = tuple(torch.where(live, s, torch.zeros_like(s)) for s in states)
-    return tuple(torch.where(live, s, old) for s, old in zip(states, before, strict=False)), shown

@@ -17,6 +17,7 @@ from .cells import CELLS
 from .masks import masked
 from .problem import Options, Problem, Stack, changed, index_of, kind_of
 from .surroundings import surroundings
+from .time_clip import clip_of
 
 
 class Assigned(NamedTuple):
@@ -74,8 +75,8 @@ def asked_of(
             False,
             all_states,
             training,
-            stack.checkpoint_every,
-            stack.grad_clip_time if training else 0.0,
+            0 if around.recorded else stack.checkpoint_every,
+            clip_of(stack.grad_clip_time, training, around.recorded),
         ),
         around.tracing,
         around.recorded,

@@ -18,6 +18,7 @@ from .direct import run_directions, run_whole
 from .functional import run_chosen
 from .masks import masked, with_masks, without_zeros
 from .onnx_export import exporting, layer_as_node
+from .packing import batch_of
 from .problem import Problem, Scan, ScanResult, Stack, StackResult, changed, kind_of, wide
 from .selection import (
     Assigned,
@@ -101,7 +102,7 @@ def run_packed(
 
     ``hx`` in the packed order.
     """
-    batch, steps = int(packed.batch_sizes[0]), len(packed.batch_sizes)
+    batch, steps = batch_of(packed), len(packed.batch_sizes)
     like = packed.data.new_empty(0).expand(steps, batch, 0)  # only its metadata is read
     first, cast, _ = asked_of(stack, like, hx, has_lengths=True, data=packed.data)
     assigned = choose(stack, first)

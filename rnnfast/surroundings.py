@@ -5,11 +5,20 @@ It changes who can serve the call and how it is made.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+# torch.jit.trace warns of each check of a size, but not of those in torch's own modules
+warnings.filterwarnings(
+    "ignore",
+    message="Converting a tensor|Using len|Iterating over|torch.tensor results",
+    category=torch.jit.TracerWarning,  # type: ignore[attr-defined]
+    module=r"rnnfast\b",
+)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -68,6 +77,12 @@ _DERIVATIVES = (torch._C._functorch.TransformType.Grad, torch._C._functorch.Tran
 
 def _dual_level() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
+
+
+def warn_of_trace(message: str) -> None:
+    """A warning to whoever records the call by torch.jit.trace."""
+    category = torch.jit.TracerWarning  # type: ignore[attr-defined]
+    warnings.warn(f"torch.jit.trace {message}", category, stacklevel=2)
 
 
 def observed(tensors: Iterable[Tensor]) -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .surroundings import warn_of_trace
+
 GradClipTime = float | tuple[str, float]
 
 
@@ -30,6 +32,17 @@ def as_option(value: GradClipTime) -> float:
     if not 0 <= bound < math.inf:  # false of a NaN; isfinite could not be traced
         raise ValueError(f"grad_clip_time should be finite and not negative, got {bound}")
     return -float(bound) if mode == "zero" else float(bound)
+
+
+def clip_of(option: float, training: bool, recorded: bool) -> float:
+    """``option`` for one call: 0 where no gradient will be asked for, and in a trace of
+    torch.jit.trace, whose graph has no operation that limits a gradient."""
+    if not training or option == 0:
+        return 0.0
+    if recorded:
+        warn_of_trace("leaves grad_clip_time out: the gradients of the trace are not limited")
+        return 0.0
+    return option
 
 
 def limited_in_time(state: Tensor, option: float) -> Tensor:

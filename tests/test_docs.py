@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUN = ["README.md"]
 RUN += [f"docs/{n}.md" for n in ("migration", "lengths-and-resets", "clipping", "tuning", "cells")]
 RUN += ["docs/recurrent-dropout.md", "docs/your-own-cell.md", "docs/recurrent-highway.md"]
+RUN += ["docs/deployment.md"]
 FOLDERS = ("docs", "csrc", "rnnfast", "tests", "benchmarks")
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
@@ -54,6 +55,7 @@ def blocks(text: str) -> list[Block]:
     return found
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("page", RUN)
 def test_examples_run_and_print_what_the_page_says(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -155,8 +157,8 @@ def test_what_does_not_work() -> None:
     """torch.jit.script and quantize_dynamic, as the page says; both are deprecated in torch."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(torch.jit.frontend.NotSupportedError):
-            torch.jit.script(rnnfast.LSTM(3, 4))
+        with pytest.raises(RuntimeError, match=r"torch\.nn has no layer of the cell"):
+            torch.jit.script(rnnfast.MGU(3, 4))
         model = nn.Sequential(rnnfast.compat.LSTM(3, 4))
         quantized = torch.ao.quantization.quantize_dynamic(model, {nn.LSTM})
     assert type(quantized[0]) is rnnfast.compat.LSTM

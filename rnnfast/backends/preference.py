@@ -21,6 +21,7 @@ TORCH_FIRST = ("torch", "cpu", "cuda", "triton", "reference")
 # For cells of one's own on a GPU, where neither was measured: Triton needs no nvcc, and replays the
 # launches of its steps as a graph.
 TRITON_FIRST = ("torch", "cpu", "triton", "cuda", "reference")
+RECORDED = ("torch", "reference", "cpu", "cuda", "triton")
 CPU_FIRST = ("cpu", "torch", "cuda", "triton", "reference")
 
 # Below, a vector of the native kernels is mostly padding; not measured. Nor may their rounding be
@@ -39,7 +40,7 @@ class Order(NamedTuple):
 def order(problem: Problem) -> Order:
     """The order in which ``auto`` asks about ``problem``."""
     if problem.recorded:
-        return Order(TORCH_FIRST, "a trace of torch's own kernels loads without rnnfast")
+        return Order(RECORDED, "a trace of torch's own calls loads without rnnfast")
     if problem.device == "cuda":
         return _on_gpu(problem)
     if problem.device != "cpu":
