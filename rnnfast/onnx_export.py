@@ -78,7 +78,10 @@ def layer_as_node(scans: Sequence[Scan]) -> list[ScanResult] | None:
         or not shows_all
     ):
         return None
-    return [result.to(first.dtype) for result in _node([_for_a_node(scan) for scan in scans])]
+    ready = [_for_a_node(scan) for scan in scans]
+    one_input = first.kind == "dense" or _shows_tokens(first)  # for both directions
+    results = _node(ready) if one_input else [_node([scan])[0] for scan in ready]
+    return [result.to(first.dtype) for result in results]
 
 
 def scan_as_nodes(scan: Scan) -> ScanResult:
@@ -87,9 +90,14 @@ def scan_as_nodes(scan: Scan) -> ScanResult:
     if found is not None:
         return found[0]
     # no gradients: torch would make a graph of them, which fails for some steps
-    tensors = scan.input.detach(), [s.detach() for s in scan.states]
-    weights = [w.detach() for w in scan.weights]
-    return looped(scan._replace(input=tensors[0], states=tensors[1], weights=weights))
+    scan = scan._replace(
+        input=scan.input.detach(),
+        states=[s.detach() for s in scan.states],
+        weights=[w.detach() for w in scan.weights],
+    )
+    return looped(scan.to(wide(scan.dtype))).to(
+        scan.dtype
+    )  # onnxruntime makes no zeros of bfloat16
 
 
 # --- nodes ---------------------------------------------------------------------------------------
@@ -102,8 +110,8 @@ def _for_a_node(scan: Scan) -> Scan:
     if scan.kind == "dense":
         return scan
     scan = without_padding(scan)
-    rows, columns = scan.weights[0].shape
-    if scan.kind == "tokens" and columns <= rows:
+    if _shows_tokens(scan):
+        columns = scan.weights[0].shape[1]
         place = torch.arange(columns, device=scan.input.device)
         one_hot = (scan.input.unsqueeze(-1) == place).to(scan.dtype)
         return scan._replace(kind="dense", input=one_hot)
@@ -113,6 +121,12 @@ def _for_a_node(scan: Scan) -> Scan:
     assert w_hh is not None
     biases = [] if b_hh is None else [torch.zeros_like(b_hh), b_hh]
     return scan._replace(kind="dense", input=gates, weights=[eye, w_hh, *biases])
+
+
+def _shows_tokens(scan: Scan) -> bool:
+    """Whether tokens are shown to the node, as their one-hot, and not what W_ih makes of them."""
+    rows, columns = scan.weights[0].shape
+    return scan.kind == "tokens" and columns <= rows
 
 
 def _node(scans: list[Scan]) -> list[ScanResult]:

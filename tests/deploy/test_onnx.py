@@ -60,10 +60,10 @@ FEW = {
     "all states, gru": Case("gru", all_states=True, lengths=True),
     "one step, one sequence": Case("lstm", example=(1, 1)),
     "tokens": Case("gru", tokens=True, lengths=True),
-    "tokens, many": Case("lstm", tokens=True, lengths=True, I=30),
+    "tokens, many": Case("lstm", bidirectional=True, tokens=True, lengths=True, I=30),
     "float16": Case("lstm", dtype=torch.float16, layers=2, states=True),
-    "bfloat16": Case("gru", dtype=torch.bfloat16, layers=2, states=True),
-    "bfloat16, loop": Case("mgu", dtype=torch.bfloat16),
+    "bfloat16": Case("gru", dtype=torch.bfloat16, layers=2, bidirectional=True, states=True),
+    "bfloat16, loop": Case("mgu", dtype=torch.bfloat16, lengths=True),
     "float64": Case("lstm", dtype=torch.float64),
 }
 
