@@ -38,9 +38,13 @@ def _forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tenso
         problem = problem_of(scan)
         likes = registry.named(given["backend"], problem).saved_like(problem)
         saved = [scan.states[0].new_empty(shape, dtype=dtype) for shape, dtype in likes]
+    return (*looped(scan), saved)
+
+
+def looped(scan: Scan) -> ScanResult:
+    """``scan`` by torch's scan over the steps, without what its options say of gradients."""
     storage = scan.dtype
-    result = _run(without_padding(scan).to(wide(storage)))
-    return (*result.to(storage), saved)
+    return _run(without_padding(scan).to(wide(storage))).to(storage)
 
 
 def _run(scan: Scan) -> ScanResult:

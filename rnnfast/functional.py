@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from . import onnx_export
 from .autocast import cast_all, cast_of, without_autocast
 from .backends import registry
 from .backends.base import Backend
@@ -137,5 +138,7 @@ def run_chosen(scan: Scan, problem: Problem, backend: Backend) -> ScanResult:
         if not seen:
             check_values(scan)
             return run_direct(scan, backend)
+        if problem.recorded:
+            onnx_export.refuse_torchscript(scan)
     y, final, trace, _ = torch.ops.rnnfast.scan_forward(*pack(scan, backend.name))
     return ScanResult(y, final, trace)

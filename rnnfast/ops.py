@@ -14,7 +14,7 @@ op without seeing the transform.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,11 +22,12 @@ from torch import Tensor
 from torch._library.autograd import Info, make_autograd_impl
 from torch.utils._pytree import tree_leaves
 
+from . import onnx_export
 from .autocast import without_autocast
 from .autodiff import differentiate
 from .backends import registry
 from .checks import check_metadata, check_values
-from .problem import Cotangents, Needs, Options, Saved, Scan, problem_of
+from .problem import Cotangents, Needs, Options, Saved, Scan, ScanResult, problem_of
 from .schema import BACKWARD, FORWARD, in_order, lib, named, pack, scan_of
 from .scratch import scratch_scan
 from .surroundings import differentiating
@@ -281,16 +282,22 @@ _record_backward = make_autograd_impl(
 
 
 def _forward_autograd(keyset: Any, *args: Any) -> tuple[Any, ...]:
-    if not _derivatives_of(args):
-        found: tuple[Any, ...] = _record_forward(keyset, *args)
-        return found
+    if onnx_export.exporting():
+        return _without_saved(args, onnx_export.scan_as_nodes)
+    if _derivatives_of(args):
+        return _without_saved(args, scratch_scan)
+    found: tuple[Any, ...] = _record_forward(keyset, *args)
+    return found
+
+
+def _without_saved(args: tuple[Any, ...], run: Callable[[Scan], ScanResult]) -> tuple[Any, ...]:
     given = named(FORWARD, args)
     scan, saved = scan_of(given), list[Tensor]()
     if scan.options.training:  # nobody reads them, but a recorded graph takes them apart
         problem = problem_of(scan)
         likes = registry.named(given["backend"], problem).saved_like(problem)
         saved = [scan.input.new_empty(0) for _ in likes]
-    return (*scratch_scan(scan), saved)
+    return (*run(scan), saved)
 
 
 def _backward_autograd(keyset: Any, *args: Any) -> tuple[Any, ...]:

@@ -140,6 +140,12 @@ class RecurrentLayer(nn.RNNBase):
             self.__dict__["_served_by_torch"] = facts  # not an attribute that nn.Module knows of
         return self._results(result, _Layout(batched, None), return_all_states)
 
+    def _slow_forward(self, *args: Any, **more: Any) -> Any:
+        """What torch calls for ``forward`` while it records. torch.onnx.export with
+        ``dynamo=False`` gives the layer that it exports every argument by position."""
+        more.update(zip(("lengths", "resets", "return_all_states"), args[2:], strict=False))
+        return super()._slow_forward(*args[:2], **more)
+
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         state.pop("_served_by_torch", None)  # true of this process only

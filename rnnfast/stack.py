@@ -17,8 +17,9 @@ from .checks import check_tokens, check_values
 from .direct import run_directions, run_whole
 from .functional import run_chosen
 from .masks import masked, with_masks, without_zeros
+from .onnx_export import exporting, layer_as_node
 from .packing import batch_of
-from .problem import Problem, Scan, ScanResult, Stack, StackResult, changed, kind_of
+from .problem import Problem, Scan, ScanResult, Stack, StackResult, changed, kind_of, wide
 from .selection import (
     Assigned,
     asked_of,
@@ -158,8 +159,11 @@ def _zeros(stack: Stack, problem: Problem, input: Tensor) -> list[Tensor]:
     rows = stack.num_layers * stack.directions
     dtype = zeros_dtype(stack, input)
     widths = CELLS[stack.cell].state_widths(problem.P, problem.H)
+    # onnxruntime can't make any of bfloat16
+    made = wide(dtype) if problem.tracing and exporting() else dtype
     return [
-        torch.zeros(rows, problem.B, width, dtype=dtype, device=input.device) for width in widths
+        torch.zeros(rows, problem.B, width, dtype=made, device=input.device).to(dtype)
+        for width in widths
     ]
 
 
@@ -246,6 +250,10 @@ def _run_layer(stack: Stack, scans: list[Scan], assigned: Sequence[Assigned]) ->
 def _run_directions(scans: list[Scan], assigned: Sequence[Assigned]) -> list[ScanResult]:
     """At once where the backend wants that, else one by one."""
     problem, backend = assigned[0]
+    if problem.tracing and exporting():
+        node = layer_as_node(scans)
+        if node is not None:
+            return node
     together = backend.paired and len(scans) > 1 and all(b is backend for _, b in assigned)
     seen = problem.tracing or problem.transformed
     if not together or seen or observed(scans[0].tensors):
