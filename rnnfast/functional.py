@@ -16,8 +16,9 @@ from .checks import check_checkpoint_every, check_metadata, check_names, check_v
 from .direct import run_direct
 from .problem import Options, Problem, Scan, ScanResult, kind_of, problem_of
 from .schema import pack
-from .surroundings import observed, surroundings
+from .surroundings import observed, surroundings, wants_gradients
 from .time_clip import GradClipTime, as_option
+from .transforms import run_transformed
 
 
 def scan(
@@ -88,8 +89,10 @@ def _scan(
     """What a tensor subclass's ``__torch_function__`` is asked about."""
     device = input.device.type
     around = surroundings(device)
-    records = torch.is_grad_enabled() or around.recorded  # a trace is for calls with and without
-    training = records and any(t.requires_grad for t in (input, *states, *weights))
+    given = (input, *states, *weights)
+    training = wants_gradients(given)
+    if around.recorded:  # a trace is for calls with and without
+        training = any(t.requires_grad for t in given)
     clip = grad_clip_time if training else 0.0
     every = check_checkpoint_every(checkpoint_every)
     options = Options(reverse, all_states, training, every, clip)
@@ -129,9 +132,12 @@ def run_chosen(scan: Scan, problem: Problem, backend: Backend) -> ScanResult:
         seen = observed(scan.tensors)
         # torch.jit.trace is to find torch's own calls in what is made of them
         as_torch_calls = backend.composite and (problem.recorded or not seen)
-        if problem.transformed or as_torch_calls:
+        if as_torch_calls or (problem.transformed and backend.composite):
             check_values(scan)
             return backend.run(scan)
+        if problem.transformed:
+            check_values(scan)
+            return run_transformed(scan, backend.name)
         if not seen:
             check_values(scan)
             return run_direct(scan, backend)
