@@ -5,7 +5,8 @@ kernels, fake kernels and autograd formulas (``batching`` has the rules for vmap
 by name here.
 
 scan_backward has an autograd formula of its own: the scratch loop, run anew with gradients. Double
-backward is therefore right for every backend, and slow.
+backward through the op is therefore right for every backend, and slow; eager code goes by
+``transforms`` instead.
 
 Under a transform that takes derivatives (torch.func's grad and jvp, forward-mode AD) scan_forward
 is the scratch loop, which torch differentiates: so it is also for whoever compiled or recorded the

@@ -198,7 +198,7 @@ class _Second(NamedTuple):
     """Gradients of a scan's tensors, and of the cotangents that its backward was given."""
 
     tensors: list[Tensor | None]
-    cotangents: Cotangents
+    cotangents: Any  # as Cotangents
 
 
 def _asked(ctx: Any) -> _Asked:
@@ -211,10 +211,11 @@ def _asked(ctx: Any) -> _Asked:
 def _second(asked: _Asked, along: Tangents, wanted: tuple[bool, ...]) -> _Second:
     """The gradient of the sum of ``along`` times the gradients that were asked for. ``wanted``:
     of which tensors of the scan."""
+    if all(d is None for d in (along.input, *along.states, *along.weights)):
+        nothing = [[None] * len(given) for given in asked.cotangents[1:]]
+        return _Second([None] * len(wanted), (None, *nothing))
     if asked.needs.groups:
         return _second_by_group(asked, along, wanted)
-    if all(d is None for d in (along.input, *along.states, *along.weights)):
-        return _Second([None] * len(wanted), Cotangents(None, [], []))
     if asked.scan.options.grad_clip_time != 0:
         return _second_by_loop(asked, along, wanted)
     scan, (dy, dfinal, dtrace), _, backend = asked

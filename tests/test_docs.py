@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUN = ["README.md"]
 RUN += [f"docs/{n}.md" for n in ("migration", "lengths-and-resets", "clipping", "tuning", "cells")]
 RUN += ["docs/recurrent-dropout.md", "docs/your-own-cell.md", "docs/recurrent-highway.md"]
+RUN += ["docs/transforms.md"]
 FOLDERS = ("docs", "csrc", "rnnfast", "tests", "benchmarks")
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
