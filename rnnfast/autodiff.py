@@ -1,9 +1,10 @@
-"""Two helpers around torch.autograd."""
+"""Helpers around torch.autograd and torch.func."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,3 +57,11 @@ def differentiate(
         for i, grad in zip(wanted, found, strict=False):
             grads[i] = grad
     return grads
+
+
+def vjp(
+    function: Callable[..., tuple[Tensor, ...]], primals: Sequence[Tensor]
+) -> tuple[tuple[Tensor, ...], Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]]:
+    """torch.func.vjp."""
+    found: Any = torch.func.vjp(function, *primals)
+    return found

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .schema import FORWARD, lib, named
+from .schema import BACKWARD, FORWARD, lib, named, needs_among
 
 
 def _mapped(dims: Any) -> bool:
@@ -29,34 +29,72 @@ def _fold(tensor: Tensor, dim: int | None, batch_dim: int, size: int) -> Tensor:
     return mapped.flatten(batch_dim, batch_dim + 1)
 
 
-def _forward_rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-    op = torch.ops.rnnfast.scan_forward
+def _listed(dims: Any, values: list[Tensor]) -> list[int | None]:
+    return dims or [None] * len(values)
+
+
+class _Folded:
+    """The arguments of an op with the mapped axis, of ``size``, folded into the batch."""
+
+    def __init__(self, given: dict[str, Any], dims: dict[str, Any], size: int) -> None:
+        self.given, self.dims, self.size = dict(given), dims, size
+        self.fold("input", 1)
+        self.fold("lengths", 0)
+        self.fold("resets", 1)
+        self.fold_all("states", 0)
+
+    def fold(self, name: str, batch_dim: int) -> None:
+        value = self.given[name]
+        if value is not None:
+            self.given[name] = _fold(value, self.dims[name], batch_dim, self.size)
+
+    def fold_all(self, name: str, batch_dim: int) -> None:
+        values = self.given[name]
+        pairs = zip(values, _listed(self.dims[name], values), strict=True)
+        self.given[name] = [_fold(value, dim, batch_dim, self.size) for value, dim in pairs]
+
+    def split(self, tensor: Tensor, batch_dim: int) -> Tensor:
+        """A result with the mapped axis apart, where the batch was."""
+        return tensor.unflatten(batch_dim, (self.size, tensor.shape[batch_dim] // self.size))
+
+
+def forward_rule(op: Any, info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
+    """scan_forward under vmap: what ``op`` (which takes its arguments and returns its results)
+    makes of them, and the results' mapped axes. Whatever backends save has the batch as its second
+    axis."""
     given, dims = named(FORWARD, args), named(FORWARD, in_dims)
-    # backward loops, and what was saved for it has to be each element's own
-    if _mapped(dims["weights"]) or given["checkpoint_every"]:
+    if _mapped(dims["weights"]):
         return _loop(op, info, in_dims, args)
-    size = info.batch_size
-    folded = dict(given)
-    folded["input"] = _fold(given["input"], dims["input"], 1, size)
-    state_dims = dims["states"] or [None] * len(given["states"])
-    folded["states"] = [
-        _fold(s, d, 0, size) for s, d in zip(given["states"], state_dims, strict=False)
-    ]
-    for name, batch_dim in (("lengths", 0), ("resets", 1)):
-        if given[name] is not None:
-            folded[name] = _fold(given[name], dims[name], batch_dim, size)
-    y, final, trace, saved = op(**folded)
-
-    def split(tensor: Tensor, dim: int) -> Tensor:
-        return tensor.unflatten(dim, (size, tensor.shape[dim] // size))
-
-    outputs = (split(y, 1), [split(s, 0) for s in final], [split(t, 1) for t in trace], saved)
-    # what was saved belongs to the folded problem as a whole
-    return outputs, (1, [0] * len(final), [1] * len(trace), [None] * len(saved))
+    folded = _Folded(given, dims, info.batch_size)
+    y, final, trace, saved = op(*folded.given.values())
+    split = folded.split
+    states, series = [split(s, 0) for s in final], [split(t, 1) for t in trace]
+    outputs = (split(y, 1), states, series, [split(t, 1) for t in saved])
+    return outputs, (1, [0] * len(final), [1] * len(trace), [1] * len(saved))
 
 
-def _backward_rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-    return _loop(torch.ops.rnnfast.scan_backward, info, in_dims, args)
+def backward_rule(op: Any, info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
+    """The same of scan_backward. The gradients of the weights are each element's own (``groups``):
+    a product for each over its part of the batch."""
+    given, dims = named(BACKWARD, args), named(BACKWARD, in_dims)
+    if _mapped(dims["weights"]):
+        return _loop(op, info, in_dims, args)
+    size, groups, needs = info.batch_size, given["groups"], needs_among(given)
+    folded = _Folded(given, dims, size)
+    for name in ("dy", "y"):
+        folded.fold(name, 1)
+    folded.fold_all("dfinal", 0)
+    for name in ("dtrace", "trace", "saved"):
+        folded.fold_all(name, 1)
+    folded.given["groups"] = size * max(groups, 1) if needs.weights else 0
+    dinput, dstates, dweights = op(*folded.given.values())
+    if needs.input:
+        dinput = folded.split(dinput, 1)
+    dstates = [folded.split(d, 0) for d in dstates]
+    if groups:
+        dweights = [folded.split(d, 0) for d in dweights]
+    in_front = [0] * len(dweights)
+    return (dinput, dstates, dweights), (1 if needs.input else None, [0] * len(dstates), in_front)
 
 
 def _loop(op: Any, info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -88,8 +126,8 @@ def of_older_vmap(tensor: Any) -> bool:
     return isinstance(tensor, Tensor) and torch._C._functorch.is_legacy_batchedtensor(tensor)
 
 
-def older_backward_rule(*args: Any) -> Any:
-    """scan_backward under that vmap: once for each element."""
+def _older_rule(rule: Any, op: Any, args: tuple[Any, ...]) -> Any:
+    """An op under that vmap, by its rule."""
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
 
@@ -110,16 +148,36 @@ def older_backward_rule(*args: Any) -> Any:
     plain, in_dims = zip(*map(unwrap, args), strict=True)
     size = first_size(list(plain), list(in_dims))
     info = SimpleNamespace(batch_size=size)
-    outputs, _ = _backward_rule(info, in_dims, *plain)
+    found = rule(op, info, in_dims, plain)
 
-    def wrap(value: Any) -> Any:
+    def wrap(value: Any, dim: Any) -> Any:
         if isinstance(value, list):
-            return [wrap(v) for v in value]
-        return torch._add_batch_dim(value, 0, level)
+            return [wrap(v, d) for v, d in zip(value, dim, strict=True)]
+        if dim is None:
+            return value
+        # it wants the mapped axis first in memory, too
+        return torch._add_batch_dim(value.movedim(dim, 0).contiguous(), 0, level)
 
-    return tuple(wrap(output) for output in outputs)
+    return tuple(wrap(*one) for one in zip(*found, strict=True))
 
 
-torch.library.register_vmap("rnnfast::scan_forward", _forward_rule)
-torch.library.register_vmap("rnnfast::scan_backward", _backward_rule)
+@torch.library.register_vmap("rnnfast::scan_forward")
+def _forward_rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+    return forward_rule(torch.ops.rnnfast.scan_forward, info, in_dims, args)
+
+
+@torch.library.register_vmap("rnnfast::scan_backward")
+def _backward_rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+    return backward_rule(torch.ops.rnnfast.scan_backward, info, in_dims, args)
+
+
+def older_forward_rule(*args: Any) -> Any:
+    return _older_rule(forward_rule, torch.ops.rnnfast.scan_forward, args)
+
+
+def older_backward_rule(*args: Any) -> Any:
+    return _older_rule(backward_rule, torch.ops.rnnfast.scan_backward, args)
+
+
+lib.impl("scan_forward", older_forward_rule, "Batched")
 lib.impl("scan_backward", older_backward_rule, "Batched")

@@ -2,8 +2,8 @@
 
 The op (``rnnfast.ops``) is what a tracer sees. Its Python kernels and registered autograd cost some
 hundred microseconds a call on a slow core, as much as a short scan itself, so eager code does the
-same work in one autograd Function. Where the backward is itself to be differentiated, it goes
-through the op, whose formula knows how.
+same work in one autograd Function. Where the backward is itself to be differentiated or mapped, it
+goes by ``transforms``, which has rules for that.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import transforms
 from .autocast import without_autocast
 from .autodiff import differentiate
 from .backends.base import Backend
@@ -104,8 +105,8 @@ class _Direct(torch.autograd.Function):
         kept, incoming = saved_tensors(ctx), list(grads)
         flags = list(ctx.needs_input_grad[2:])
         jobs = [_job(part, take(kept, part.n_kept), incoming, flags) for part in ctx.parts]
-        if _needs_the_op(grads):
-            found = [_by_op(job, ctx.backend.name) for job in jobs]
+        if _is_differentiated(grads):
+            found = [_differentiable(job, ctx.backend.name) for job in jobs]
         else:
             with without_autocast(jobs[0].scan.input.device.type):  # of whoever calls backward()
                 found = ctx.backend.backward_all(*map(list, zip(*jobs, strict=True)))
@@ -150,8 +151,8 @@ class _Whole(torch.autograd.Function):
             if level > 0:
                 flags.insert(0, True)
             jobs.append(_job(part, take(kept, part.n_kept), own, flags))
-        if _needs_the_op((dy, *grads)):
-            found = _whole_by_op(jobs, ctx.backend.name)
+        if _is_differentiated((dy, *grads)):
+            found = _whole_differentiable(jobs, ctx.backend.name)
         else:
             with without_autocast(jobs[0].scan.input.device.type):
                 found = ctx.backend.backward_whole(*map(list, zip(*jobs, strict=True)))
@@ -162,7 +163,7 @@ class _Whole(torch.autograd.Function):
         return (None, None, *dtensors)
 
 
-def _whole_by_op(jobs: Sequence[_Job], backend: str) -> list[Gradients]:
+def _whole_differentiable(jobs: Sequence[_Job], backend: str) -> list[Gradients]:
     """The gradients of layers on top of one another, bottom to top, to be differentiated: forward
     is run anew, so that what lies between the layers has its part in that."""
     outputs: list[Tensor] = []
@@ -174,7 +175,7 @@ def _whole_by_op(jobs: Sequence[_Job], backend: str) -> list[Gradients]:
             states = [alias(s) for s in job.scan.states]
             weights = [alias(w) for w in job.scan.weights]
             scan = job.scan._replace(input=y, states=states, weights=weights)
-            y, final, _, _ = torch.ops.rnnfast.scan_forward(*pack(scan, backend))
+            y, final, _, _ = transforms.scan_forward(*pack(scan, backend))
             outputs += final
             primals += [*states, *weights]
         cotangents = [d for job in jobs for d in job.cotangents.dfinal]
@@ -209,8 +210,8 @@ def _job(part: _Part, kept: list[Tensor], incoming: list[Any], flags: list[bool]
     return _Job(scan, Saved(y, trace, rest), Cotangents(dy, dfinal, dtrace), needs)
 
 
-def _needs_the_op(grads: Sequence[Any]) -> bool:
-    """Whether backward is to be differentiated again, or mapped: the op has rules for both."""
+def _is_differentiated(grads: Sequence[Any]) -> bool:
+    """Whether backward is to be differentiated again, or mapped."""
     return (
         torch.is_grad_enabled()
         or torch._C._are_functorch_transforms_active()
@@ -219,16 +220,9 @@ def _needs_the_op(grads: Sequence[Any]) -> bool:
     )
 
 
-def _by_op(job: _Job, backend: str) -> Gradients:
+def _differentiable(job: _Job, backend: str) -> Gradients:
     scan, (y, trace, saved), (dy, dfinal, dtrace), needs = job
-    found = torch.ops.rnnfast.scan_backward(
-        *pack(scan, backend),
-        dy=dy,
-        dfinal=dfinal,
-        dtrace=dtrace,
-        y=y,
-        trace=trace,
-        saved=saved,
-        needs=list(needs),
-    )
-    return Gradients(*found)
+    args = (*pack(scan, backend), dy, dfinal, dtrace, y, trace, saved, list(needs[:3]), 0)
+    older = any(map(of_older_vmap, (dy, *dfinal, *dtrace)))  # which only an op has a rule for
+    run = torch.ops.rnnfast.scan_backward if older else transforms.scan_backward
+    return Gradients(*run(*args))

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from .problem import Needs, Scan
-from .schema import BACKWARD, FORWARD, named, scan_of
+from .problem import Scan
+from .schema import BACKWARD, FORWARD, named, needs_among, scan_of
 
 COUNTER = "torch.utils.flop_counter"
 
@@ -43,7 +43,7 @@ def _forward(*args: Any, out_val: Any = None, **_: Any) -> int:
 
 def _backward(*args: Any, out_val: Any = None, **_: Any) -> int:
     given = named(BACKWARD, args)
-    needs = Needs(*given["needs"])
+    needs = needs_among(given)
     input, recurrent = _products(scan_of(given))
     total = recurrent + (input if needs.input else 0)
     return total + (input + recurrent if needs.weights else 0)

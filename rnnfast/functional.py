@@ -17,8 +17,9 @@ from .checks import check_checkpoint_every, check_metadata, check_names, check_v
 from .direct import run_direct
 from .problem import Options, Problem, Scan, ScanResult, kind_of, problem_of
 from .schema import pack
-from .surroundings import observed, surroundings, warn_of_trace
+from .surroundings import observed, surroundings, wants_gradients, warn_of_trace
 from .time_clip import GradClipTime, as_option, clip_of
+from .transforms import run_transformed
 
 
 def scan(
@@ -89,8 +90,10 @@ def _scan(
     """What a tensor subclass's ``__torch_function__`` is asked about."""
     device = input.device.type
     around = surroundings(device)
-    records = torch.is_grad_enabled() or around.recorded  # a trace is for calls with and without
-    training = records and any(t.requires_grad for t in (input, *states, *weights))
+    given = (input, *states, *weights)
+    training = wants_gradients(given)
+    if around.recorded:  # a trace is for calls with and without
+        training = any(t.requires_grad for t in given)
     clip = clip_of(grad_clip_time, training, around.recorded)
     every = check_checkpoint_every(0 if around.recorded else checkpoint_every)
     options = Options(reverse, all_states, training, every, clip)
@@ -132,9 +135,12 @@ def run_chosen(scan: Scan, problem: Problem, backend: Backend) -> ScanResult:
         as_torch_calls = backend.composite and (problem.recorded or not seen)
         if problem.recorded and backend.name == "reference" and problem.T > 1:
             warn_of_trace(f"fixes the number of steps, {int(problem.T)}, of the cell {scan.cell!r}")
-        if problem.transformed or as_torch_calls:
+        if as_torch_calls or (problem.transformed and backend.composite):
             check_values(scan)
             return backend.run(scan)
+        if problem.transformed:
+            check_values(scan)
+            return run_transformed(scan, backend.name)
         if not seen:
             check_values(scan)
             return run_direct(scan, backend)

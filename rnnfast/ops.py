@@ -5,7 +5,8 @@ kernels, fake kernels and autograd formulas (``batching`` has the rules for vmap
 by name here.
 
 scan_backward has an autograd formula of its own: the scratch loop, run anew with gradients. Double
-backward is therefore right for every backend, and slow.
+backward through the op is therefore right for every backend, and slow; eager code goes by
+``transforms`` instead.
 
 Under a transform that takes derivatives (torch.func's grad and jvp, forward-mode AD) scan_forward
 is the scratch loop, which torch differentiates: so it is also for whoever compiled or recorded the
@@ -28,14 +29,15 @@ from .autodiff import differentiate
 from .backends import registry
 from .checks import check_metadata, check_values
 from .problem import Cotangents, Needs, Options, Saved, Scan, ScanResult, problem_of
-from .schema import BACKWARD, FORWARD, in_order, lib, named, pack, scan_of
+from .schema import BACKWARD, FORWARD, in_order, lib, named, needs_among, pack, scan_of
 from .scratch import scratch_scan
 from .surroundings import differentiating
 
 # --- what runs ---------------------------------------------------------------------------------
 
 
-def _forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+def run_forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    """scan_forward, below autograd."""
     given = named(FORWARD, args)
     scan = scan_of(given)
     check_metadata(scan)
@@ -53,21 +55,22 @@ def _own(tensor: Tensor) -> Tensor:
     return tensor.contiguous()
 
 
-def _backward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+def run_backward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """scan_backward, below autograd."""
     given = named(BACKWARD, args)
     scan = scan_of(given)
     chosen = registry.named(given["backend"], problem_of(scan))
     outputs = Saved(given["y"], given["trace"], given["saved"])
     cotangents = Cotangents(given["dy"], given["dfinal"], given["dtrace"])
     with without_autocast(scan.input.device.type):
-        grads = chosen.backward(scan, outputs, cotangents, Needs(*given["needs"]))
+        grads = chosen.backward(scan, outputs, cotangents, needs_among(given))
     dinput = outputs.y.new_empty(0) if grads.dinput is None else _own(grads.dinput)
     dstates = [_own(d) for d in grads.dstates or []]
     return dinput, dstates, [_own(d) for d in grads.dweights or []]
 
 
-lib.impl("scan_forward", _forward, "CompositeExplicitAutograd")
-lib.impl("scan_backward", _backward, "CompositeExplicitAutograd")
+lib.impl("scan_forward", run_forward, "CompositeExplicitAutograd")
+lib.impl("scan_backward", run_backward, "CompositeExplicitAutograd")
 
 
 # --- what a tracer sees ------------------------------------------------------------------------
@@ -93,10 +96,13 @@ def _fake_forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[
 @torch.library.register_fake("rnnfast::scan_backward", lib=lib)
 def _fake_backward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     given = named(BACKWARD, args)
-    scan, needs = scan_of(given), Needs(*given["needs"])
+    scan, needs = scan_of(given), needs_among(given)
     dinput = _contiguous_like(scan.input) if needs.input else scan.states[0].new_empty(0)
     dstates = [_contiguous_like(s) for s in scan.states] if needs.states else []
-    dweights = [_contiguous_like(w) for w in scan.weights] if needs.weights else []
+    dweights = []
+    if needs.weights:
+        apart = (needs.groups,) if needs.groups else ()
+        dweights = [w.new_empty(*apart, *w.shape) for w in scan.weights]
     return dinput, dstates, dweights
 
 
@@ -169,30 +175,40 @@ def saved_tensors(ctx: Any) -> list[Tensor]:
         ) from None
 
 
-def _set_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+def set_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> list[Tensor]:
+    """Returns the tensors of the scan, which are the first of those saved."""
     given = named(FORWARD, inputs)
     y, _, trace, saved = output
     ctx.counts = (len(trace), len(saved))
     ctx.set_materialize_grads(False)
     tensors = save_scan(ctx, scan_of(given), given["backend"])
     ctx.save_for_backward(*tensors, y, *trace, *saved)
+    return tensors
 
 
-def _forward_grad(ctx: Any, dy: Any, dfinal: Any, dtrace: Any, dsaved: Any) -> tuple[Any, ...]:
+def _forward_grad(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+    return forward_grad(ctx, ctx.needs_input_grad, torch.ops.rnnfast.scan_backward, *grads)
+
+
+def forward_grad(
+    ctx: Any, flags: Any, backward: Any, dy: Any, dfinal: Any, dtrace: Any, _: Any
+) -> tuple[Any, ...]:
+    """``flags``: which arguments need gradients. ``backward``: what runs scan_backward."""
     scan, rest = load_scan(ctx, saved_tensors(ctx))
     n_trace, n_saved = ctx.counts
     y, trace, saved = rest[0], rest[1 : 1 + n_trace], rest[1 + n_trace : 1 + n_trace + n_saved]
-    wanted = named(FORWARD, ctx.needs_input_grad)
+    wanted = named(FORWARD, flags)
     needed = needs_of(scan, wanted["input"], wanted["states"], wanted["weights"])
-    found = torch.ops.rnnfast.scan_backward(
+    found = backward(
         *pack(scan, ctx.form.backend),
-        dy=dy,
-        dfinal=filled(dfinal, scan.states),  # which the final states are alike
-        dtrace=filled(dtrace, trace),
-        y=y,
-        trace=trace,
-        saved=saved,
-        needs=list(needed),
+        dy,
+        filled(dfinal, scan.states),  # which the final states are alike
+        filled(dtrace, trace),
+        y,
+        trace,
+        saved,
+        list(needed[:3]),
+        0,
     )
     names = ("input", "states", "weights")
     return in_order(FORWARD, dict(zip(names, input_grads(needed, scan, *found), strict=True)))
@@ -222,18 +238,20 @@ def filled(grads: Any, like: list[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(t) if g is None else g for g, t in zip(grads, like, strict=False)]
 
 
-def _set_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+def set_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> list[Tensor]:
+    """Returns the tensors that it saves."""
     given = named(BACKWARD, inputs)
     dy = given["dy"]
-    ctx.has_dy, ctx.needs = dy is not None, Needs(*given["needs"])
+    ctx.has_dy, ctx.needs = dy is not None, needs_among(given)
     ctx.counts = (len(given["trace"]), len(given["saved"]))
     ctx.set_materialize_grads(False)
     cotangents = [*([dy] if dy is not None else []), *given["dfinal"], *given["dtrace"]]
-    tensors = save_scan(ctx, scan_of(given), given["backend"])
-    ctx.save_for_backward(*tensors, *cotangents)
+    tensors = [*save_scan(ctx, scan_of(given), given["backend"]), *cotangents]
+    ctx.save_for_backward(*tensors)
+    return tensors
 
 
-def _backward_grad(ctx: Any, ddinput: Any, ddstates: Any, ddweights: Any) -> tuple[Any, ...]:
+def backward_grad(ctx: Any, ddinput: Any, ddstates: Any, ddweights: Any) -> tuple[Any, ...]:
     """Differentiates the scratch loop's gradients: for every backend, and again to any order."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
@@ -274,10 +292,10 @@ def alias(tensor: Tensor) -> Tensor:
 
 
 _record_forward = make_autograd_impl(
-    torch.ops.rnnfast.scan_forward.default, Info(_forward_grad, _set_forward)
+    torch.ops.rnnfast.scan_forward.default, Info(_forward_grad, set_forward)
 )
 _record_backward = make_autograd_impl(
-    torch.ops.rnnfast.scan_backward.default, Info(_backward_grad, _set_backward)
+    torch.ops.rnnfast.scan_backward.default, Info(backward_grad, set_backward)
 )
 
 

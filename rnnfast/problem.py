@@ -35,8 +35,8 @@ class Problem(NamedTuple):
 
     T, B, I, H, P may be symbolic while a compiler traces. ``dtype`` is what it is computed in: that
     of the weights, or what ``autocast`` (its dtype, where it changes anything) makes of them.
-    ``tracing``: by a compiler; ``recorded``: by torch.jit.trace; ``transformed``: by torch.func.
-    ``device_index``: among the devices of its type.
+    ``tracing``: by a compiler; ``recorded``: by torch.jit.trace; ``transformed``: by torch.func or
+    forward-mode AD, and ``dual``: by forward mode. ``device_index``: among the devices of its type.
     """
 
     cell: str
@@ -57,6 +57,7 @@ class Problem(NamedTuple):
     transformed: bool = False
     autocast: torch.dtype | None = None
     device_index: int = 0
+    dual: bool = False
 
     @property
     def spec(self) -> CellSpec:
@@ -154,11 +155,13 @@ class Cotangents(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """Which gradients are wanted."""
+    """Which gradients are wanted. ``groups``: the batch is of so many parts, and each has gradients
+    of the weights of its own, [groups, …]; 0: the weights have one gradient, as they are."""
 
     input: bool
     states: bool
     weights: bool
+    groups: int = 0
 
 
 class Gradients(NamedTuple):
@@ -257,6 +260,7 @@ def problem_of(scan: Scan) -> Problem:
     """The metadata of ``scan``, as it stands now (tracing and transforms included; autocast has
     done its work on a scan)."""
     input = scan.input
+    around = surroundings(input.device.type)
     if scan.kind == "dense":
         width = input.shape[2]
     elif scan.kind == "tokens":
@@ -277,7 +281,10 @@ def problem_of(scan: Scan) -> Problem:
         scan.lengths is not None,
         scan.resets is not None,
         scan.options,
-        *surroundings(input.device.type)[:3],
+        around.tracing,
+        around.recorded,
+        around.transformed,
         None,
         index_of(input),
+        around.dual,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .problem import Options, Scan
+from .problem import Needs, Options, Scan
 
 _INPUTS = (
     "str cell, str kind, Tensor input, Tensor[] states, Tensor[] weights, Tensor? lengths, "
@@ -19,7 +19,7 @@ lib = torch.library.Library("rnnfast", "DEF")
 lib.define(f"scan_forward({_INPUTS}) -> (Tensor y, Tensor[] final, Tensor[] trace, Tensor[] saved)")
 lib.define(
     f"scan_backward({_INPUTS}, Tensor? dy, Tensor[] dfinal, Tensor[] dtrace, Tensor y, "
-    "Tensor[] trace, Tensor[] saved, bool[] needs) "
+    "Tensor[] trace, Tensor[] saved, bool[] needs, int groups) "
     "-> (Tensor dinput, Tensor[] dstates, Tensor[] dweights)"
 )
 
@@ -48,6 +48,12 @@ def scan_of(given: Mapping[str, Any]) -> Scan:
     options = Options(*[given[name] for name in Options._fields])
     fields = [given[name] for name in Scan._fields[:-1]]
     return Scan._make([*fields, options])
+
+
+def needs_among(given: Mapping[str, Any]) -> Needs:
+    """What of the named arguments of scan_backward says which gradients are wanted."""
+    input, states, weights = given["needs"]
+    return Needs(input, states, weights, given["groups"])
 
 
 def in_order(names: Sequence[str], values: Mapping[str, Any]) -> tuple[Any, ...]:

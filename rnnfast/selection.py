@@ -16,7 +16,7 @@ from .backends.registry import AUTO, requested_backend
 from .cells import CELLS
 from .masks import masked
 from .problem import Options, Problem, Stack, changed, index_of, kind_of
-from .surroundings import surroundings
+from .surroundings import surroundings, wants_gradients
 from .time_clip import clip_of
 
 
@@ -83,6 +83,7 @@ def asked_of(
         around.transformed,
         None if cast is None else around.autocast,
         index_of(input),
+        around.dual,
     )
     return Asked(first, cast, around.autocast is not None)
 
@@ -123,6 +124,9 @@ def _differentiable(
     """Whether the results of a stack will have gradients; a trace is for calls with and without."""
     if not (torch.is_grad_enabled() or recorded):
         return False
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        every = [w for weights in stack.weights for w in weights]
+        return wants_gradients([*every, data, *(hx or ())])
     for weights in stack.weights:
         for weight in weights:
             if weight.requires_grad:

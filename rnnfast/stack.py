@@ -222,7 +222,7 @@ def _run_at_once(
             assigned, below, per_row, stack.weights, strict=True
         )
     ]
-    if any(observed(scan.tensors) for scan in scans):
+    if assigned[0].problem.transformed or any(observed(scan.tensors) for scan in scans):
         return None
     check_values(scans[0])
     results = run_whole(scans, backend)

@@ -6,11 +6,12 @@ It changes who can serve the call and how it is made.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
 
 # torch.jit.trace warns of each check of a size, but not of those in torch's own modules
 warnings.filterwarnings(
@@ -25,12 +26,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 class Surroundings(NamedTuple):
     """``tracing``: by a compiler; ``recorded``: by torch.jit.trace; ``transformed``: by torch.func
-    or forward-mode AD; ``autocast``: its dtype, None where it is off."""
+    or forward-mode AD; ``autocast``: its dtype, None where it is off; ``dual``: among the
+    transforms is forward mode."""
 
     tracing: bool
     recorded: bool
     transformed: bool
     autocast: torch.dtype | None
+    dual: bool
 
 
 def surroundings(device_type: str) -> Surroundings:
@@ -46,9 +49,9 @@ def constant_while_tracing(function: Function) -> Function:
 
 
 @constant_while_tracing
-def _seen(device_type: str, tracing: bool) -> tuple[bool, bool, torch.dtype | None]:
-    """(recorded, transformed, autocast). A tracer calls this and keeps the answer; its own guards
-    tell when the levels of torch.func or autocast are others.
+def _seen(device_type: str, tracing: bool) -> tuple[bool, bool, torch.dtype | None, bool]:
+    """(recorded, transformed, autocast, dual). A tracer calls this and keeps the answer; its own
+    guards tell when the levels of torch.func or autocast are others.
 
     While tracing, levels of vmap alone leave the call as it is: the op has a rule for them.
     """
@@ -60,19 +63,20 @@ def _seen(device_type: str, tracing: bool) -> tuple[bool, bool, torch.dtype | No
     has_autocast = torch.amp.is_autocast_available(device_type)  # "meta" has none
     if has_autocast and torch.is_autocast_enabled(device_type):
         autocast = torch.get_autocast_dtype(device_type)
-    return torch._C._get_tracing_state() is not None, transformed, autocast
+    dual = transformed and (_dual_level() or _within((TransformType.Jvp,)))
+    return torch._C._get_tracing_state() is not None, transformed, autocast, dual
 
 
 def differentiating() -> bool:
     """Whether a transform that takes derivatives surrounds the call: a level of torch.func's grad,
     vjp or jvp, or of forward-mode AD."""
-    if _dual_level():
-        return True
+    return _dual_level() or _within((TransformType.Grad, TransformType.Jvp))
+
+
+def _within(kinds: Sequence[TransformType]) -> bool:
+    """Whether a level of torch.func is of these kinds."""
     levels = torch._C._functorch.get_interpreter_stack() or ()
-    return any(level.key() in _DERIVATIVES for level in levels)
-
-
-_DERIVATIVES = (torch._C._functorch.TransformType.Grad, torch._C._functorch.TransformType.Jvp)
+    return any(level.key() in kinds for level in levels)
 
 
 def _dual_level() -> bool:
@@ -83,6 +87,23 @@ def warn_of_trace(message: str) -> None:
     """A warning to whoever records the call by torch.jit.trace."""
     category = torch.jit.TracerWarning  # type: ignore[attr-defined]
     warnings.warn(f"torch.jit.trace {message}", category, stacklevel=2)
+
+
+def wants_gradients(tensors: Iterable[Tensor]) -> bool:
+    """Whether what is made of ``tensors`` will have gradients at any level of torch.func."""
+    if not torch.is_grad_enabled():
+        return False
+    if torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active():
+        return any(t.requires_grad for t in tensors)
+    return any(map(_requires_grad_within, tensors))
+
+
+def _requires_grad_within(tensor: Tensor) -> bool:
+    while not tensor.requires_grad:
+        if not torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return False
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return True
 
 
 def observed(tensors: Iterable[Tensor]) -> bool:

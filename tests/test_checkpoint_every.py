@@ -251,7 +251,7 @@ def test_opcheck(backend: str, options: dict) -> None:
         y, _, trace, saved = torch.ops.rnnfast.scan_forward(*args)
     assert [list(s.shape) for s in saved] == [[2, 2, 2], [2, 2, 2]]
     dtrace = [t["dtrace"]] if case.all_states else []
-    rest = (t["dy"], [t["dh"], t["dc"]], dtrace, y, trace, saved, [True] * 3)
+    rest = (t["dy"], [t["dh"], t["dc"]], dtrace, y, trace, saved, [True] * 3, 0)
     torch.library.opcheck(torch.ops.rnnfast.scan_backward.default, (*args, *rest))
 
 

@@ -23,6 +23,7 @@ RUN += [f"docs/{n}.md" for n in ("migration", "lengths-and-resets", "clipping", 
 RUN += ["docs/recurrent-dropout.md", "docs/your-own-cell.md", "docs/recurrent-highway.md"]
 RUN += ["docs/streaming.md"]
 RUN += ["docs/deployment.md"]
+RUN += ["docs/transforms.md"]
 FOLDERS = ("docs", "csrc", "rnnfast", "tests", "benchmarks")
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]

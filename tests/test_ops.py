@@ -63,7 +63,7 @@ def test_opcheck_backward(case: Case, backend: str) -> None:
     dfinal = [t["d" + n] for n in rnnfast.CELLS[case.cell].states]
     dtrace = [t["dtrace"]] if case.all_states else []
     needs = [case.kind != "tokens", True, True]
-    args = (*pack(scan, backend), t["dy"], dfinal, dtrace, y, trace, saved, needs)
+    args = (*pack(scan, backend), t["dy"], dfinal, dtrace, y, trace, saved, needs, 0)
     torch.library.opcheck(torch.ops.rnnfast.scan_backward.default, args)
 
 

@@ -153,6 +153,8 @@ class CompositeBackend(Backend):
             return self.run(scan), []
 
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
+        if needs.groups:
+            return self._backward_of_groups(scan, saved, cotangents, needs)
         with recording():
             own = scan._replace(
                 input=_leaf(scan.input, needs.input),
@@ -175,6 +177,34 @@ class CompositeBackend(Backend):
             grads[0] if needs.input else None,
             grads[1:first_weight] if needs.states else None,
             grads[first_weight:] if needs.weights else None,
+        )
+
+    def _backward_of_groups(
+        self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs
+    ) -> Gradients:
+        """One part of the batch after the other."""
+        size, wanted = scan.input.shape[1] // needs.groups, needs._replace(groups=0)
+        found = []
+        for group in range(needs.groups):
+            at = slice(group * size, (group + 1) * size)
+            own = scan._replace(
+                input=scan.input[:, at],
+                states=[s[at] for s in scan.states],
+                lengths=None if scan.lengths is None else scan.lengths[at],
+                resets=None if scan.resets is None else scan.resets[:, at],
+            )
+            dy, dfinal, dtrace = cotangents
+            incoming = Cotangents(
+                None if dy is None else dy[:, at],
+                [d[at] for d in dfinal],
+                [d[:, at] for d in dtrace],
+            )
+            found.append(self.backward(own, saved, incoming, wanted))
+        dinput, dstates, dweights = zip(*found, strict=True)
+        return Gradients(
+            torch.cat(dinput, 1) if needs.input else None,
+            [torch.cat(each) for each in zip(*dstates, strict=True)] if needs.states else None,
+            [torch.stack(each) for each in zip(*dweights, strict=True)] if needs.weights else None,
         )
 
 
@@ -248,6 +278,8 @@ def why_no_kernel(problem: Problem, device: str, dtypes: Sequence[torch.dtype]) 
         return f"it computes on {device} tensors only, not on {problem.device}"
     if problem.dtype not in dtypes:
         return f"it has no kernel for {problem.dtype}"
-    if problem.transformed:
-        return "its kernels have no rules for vmap and forward-mode AD"
+    if problem.transformed and (problem.tracing or problem.recorded):
+        return "under a compiler its kernels have no rules for derivatives by torch.func"
+    if problem.dual and problem.options.grad_clip_time != 0:
+        return "its kernels have no forward mode over a backward with grad_clip_time"
     return None

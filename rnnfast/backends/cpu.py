@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _ext
+from .. import _ext, library
 from ..problem import (
     Cotangents,
     Gradients,
@@ -50,6 +50,8 @@ class Cpu(KernelBackend):
 
     def why_not(self, problem: Problem) -> str | None:
         reason = why_no_kernel(problem, "cpu", DTYPES)
+        if reason is None and problem.dual and (missing := library.why_not()) is not None:
+            reason = f"kernels for tangents are compiled, and {missing}"
         if reason is None and problem.spec.own:
             reason = own_cpu.why_not(problem.cell, problem.H, problem.bias, problem.dtype)
         return reason
@@ -57,6 +59,9 @@ class Cpu(KernelBackend):
     def strategy(self, problem: Problem) -> str:
         if problem.spec.own:
             return own_cpu.strategy(problem)
+        return self._plan(problem) + ("; tangents compiled from the step" if problem.dual else "")
+
+    def _plan(self, problem: Problem) -> str:
         bytes_each = wide(problem.dtype).itemsize
         return module().cpu_plan(problem.cell, problem.B, problem.H, problem.P, bytes_each)
 

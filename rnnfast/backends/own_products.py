@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..problem import Gradients, Needs, Scan, cast
-from ..products.arithmetic import Rounding, block_product
+from ..products.arithmetic import Rounding, summed, summed_product
 from ..products.gates import GateMajor, GateRows
 from ..products.gradients import Backward, BeganWith
 from ..steps.evaluate import view
@@ -18,26 +18,28 @@ from ..steps.layout import Layout, MatrixGradient, Place
 
 
 class _Part(NamedTuple):
-    """The gradient of a part of a weight's elements."""
+    """The gradient of a part of a weight's elements; of each group, where there are any."""
 
     of: Matrix
     total: Tensor
 
 
-def _whole(parts: list[_Part], weight: Tensor) -> Tensor:
+def _whole(parts: list[_Part], weight: Tensor, groups: int) -> Tensor:
     """The gradient of a weight: the parts side by side, or their sum where they may overlap."""
-    if len(parts) == 1 and parts[0].of.is_dense and parts[0].total.numel() == weight.numel():
-        return parts[0].total.reshape(weight.shape)
+    apart = (groups,) if groups else ()
     parts = sorted(parts, key=lambda part: part.of.offset)
     at = 0
     for of, total in parts:
-        at = at + total.numel() if of.offset == at and of.is_dense else -1
+        units = total.numel() // max(groups, 1)
+        at = at + units if of.offset == at and of.is_dense else -1
     if at == weight.numel() > 0:
-        flat = [part.total.reshape(-1) for part in parts]
-        return (flat[0] if len(flat) == 1 else torch.cat(flat)).view(weight.shape)
-    found = torch.zeros_like(weight, memory_format=torch.contiguous_format)
+        flat = [part.total.reshape(*apart, -1) for part in parts]
+        whole = flat[0] if len(flat) == 1 else torch.cat(flat, -1)
+        return whole.view(*apart, *weight.shape)
+    found = weight.new_zeros(*apart, *weight.shape)
     for of, total in parts:
-        view(found, of).add_(total)
+        for each, part in zip(found, total, strict=True) if groups else [(found, total)]:
+            view(each, of).add_(part)
     return found
 
 
@@ -67,12 +69,15 @@ class Left:
     ) -> None:
         self.scan, self.layout, self.buffers, self.history = scan, layout, buffers, history
         self.rounding = Rounding(storage)
+        self.groups = 0  # as Needs has them
         self._began: dict[Place, BeganWith] = {}
 
     def gradients(self, needs: Needs, dstates: list[Tensor]) -> Gradients:
         """All of the scan's, of which the loop made ``dstates``."""
+        self.groups = needs.groups
         dgates = GateMajor(self.scan.spec, self.buffers["dgx"])
-        products = Backward(self.scan, self.history[0], dgates, self.rounding, {})
+        y, rounding, groups = self.history[0], self.rounding, self.groups
+        products = Backward(self.scan, y, dgates, rounding, {}, groups=groups)
         return Gradients(
             products.input() if needs.input else None,
             [cast(d, self.rounding.storage) for d in dstates] if needs.states else None,
@@ -87,19 +92,19 @@ class Left:
             parts[matrix.matrix.weight].append(_Part(matrix.matrix, self._matrix(matrix)))
         for name, offset, place in self.layout.elements:
             total = self._sum(place, made.get("b_ih"))
-            elements = Matrix(name, offset, 1, total.shape[0], total.shape[0], 1)
-            parts[name].append(_Part(elements, total[None]))
+            elements = Matrix(name, offset, 1, total.shape[-1], total.shape[-1], 1)
+            parts[name].append(_Part(elements, total.unsqueeze(-2)))
         for name, weight in zip(names, self.scan.weights, strict=True):
             if name in parts:
-                made[name] = self.rounding(_whole(parts[name], weight))
+                made[name] = self.rounding(_whole(parts[name], weight, self.groups))
         return [made[name] for name in names]
 
     def _sum(self, place: Place, of_gx: Tensor | None) -> Tensor:
         """Of the rows at ``place`` over steps and sequences; ``of_gx``: that of all of "dgx"."""
         buffer, offset, width = place
         if of_gx is not None and buffer == "dgx" and of_gx.dtype == self.buffers["dgx"].dtype:
-            return of_gx[offset : offset + max(width, 1)].clone()
-        return self._values(place).flatten(0, -2).sum(0)
+            return of_gx[..., offset : offset + max(width, 1)].clone()
+        return summed(self._values(place), self.groups)
 
     def _values(self, place: Place) -> Tensor:
         buffer, offset, width = place
@@ -115,9 +120,9 @@ class Left:
                 k = int(operand.buffer.removeprefix("state"))
                 scan = self.scan._replace(states=[_columns(self.scan.states[k], *columns)])
                 self._began[operand] = BeganWith(scan, _columns(self.history[k], *columns))
-            return self._began[operand].times(GateRows(gradient), blocks)
+            return self._began[operand].times(GateRows(gradient), blocks, self.groups)
         if operand.buffer.startswith("new"):
             values = _columns(self.history[int(operand.buffer.removeprefix("new"))], *columns)
         else:
             values = self._values(operand)
-        return block_product(gradient.flatten(0, 1), values.flatten(0, 1), blocks)
+        return summed_product(gradient, values, blocks, self.groups)

@@ -45,7 +45,8 @@ def masked_cell(cell: str, P: int, bias: bool, recurrent: bool, zoned: tuple[boo
         raise ValueError(f"recurrent_dropout: the cell {cell!r} has no weight_hh")
     of = [name for name, on in zip(spec.states, zoned, strict=True) if on]
     masks = ("recurrent_dropout",) * recurrent + tuple(f"zoneout {name}" for name in of)
-    name = f"{cell} with {', '.join(masks)}" + ("" if bias else ", without bias")
+    name = f"{cell} with {', '.join(masks) or 'projected gates'}"
+    name += "" if bias else ", without bias"
     if spec.projected:
         name += f", proj_size {P}"
     if name not in CELLS:
@@ -62,6 +63,15 @@ def masked_cell(cell: str, P: int, bias: bool, recurrent: bool, zoned: tuple[boo
             masks=masks,
         )
     return name
+
+
+def plain_cell(cell: str, P: int, bias: bool) -> str:
+    """The name of ``cell`` as a cell of one's own that takes gates that are projected: itself, or
+    as ``masked_cell`` has it, without a mask."""
+    spec = CELLS[cell]
+    if spec.own and spec.recurrent is None:
+        return cell
+    return masked_cell(cell, P, bias, False, (False,) * len(spec.states))
 
 
 def _weights(spec: CellSpec, P: int, bias: bool) -> tuple[Param, ...]:

@@ -31,6 +31,36 @@ def block_product(left: Tensor, right: Tensor, blocks: int) -> Tensor:
     return by_block[0].transpose(1, 2) @ by_block[1]
 
 
+def summed_product(left: Tensor, right: Tensor, blocks: int, groups: int) -> Tensor:
+    """``block_product`` of [T, B, R] and [T, B, C]; with ``groups`` that of each part of the batch
+    with its own: [groups, R, C] or [groups, K, R/K, C/K]."""
+    if not groups:
+        return block_product(left.flatten(0, 1), right.flatten(0, 1), blocks)
+    dtype = wide(left.dtype)
+    left, right = (_by_group(t.to(dtype), groups) for t in (left, right))
+    if blocks == 1:
+        return torch.bmm(left.transpose(1, 2), right)
+    by_block = [t.unflatten(-1, (blocks, -1)).transpose(1, 2) for t in (left, right)]
+    return by_block[0].transpose(2, 3) @ by_block[1]
+
+
+def _by_group(values: Tensor, groups: int) -> Tensor:
+    """[T, B, N] → [groups, T*B/groups, N]; of groups of one sequence no copy."""
+    apart = values.unflatten(1, (groups, values.shape[1] // groups))
+    if apart.shape[2] == 1:
+        return apart.squeeze(2).transpose(0, 1)
+    return apart.transpose(0, 1).flatten(1, 2)
+
+
+def summed(values: Tensor, groups: int) -> Tensor:
+    """[…, B, N] → [N], the sum in the wide dtype; with ``groups`` each part's: [groups, N]."""
+    dtype = wide(values.dtype)
+    if not groups:
+        return multiply.sum_of_rows(values.flatten(0, -2), dtype)
+    apart = values.unflatten(-2, (groups, values.shape[-2] // groups))
+    return apart.transpose(-3, 0).flatten(1, -2).sum(1, dtype=dtype)
+
+
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """``total``, to which left @ right was added."""
     if left.dtype == total.dtype:

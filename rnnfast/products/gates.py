@@ -21,10 +21,12 @@ class GateRows(NamedTuple):
     slots: tuple[int, ...] | None = None
     width: int = 0
 
-    def restored(self, matrix: Tensor) -> Tensor:
-        """[N, …] → [gates*H, …], gate by gate."""
+    def restored(self, matrix: Tensor, axis: int = 0) -> Tensor:
+        """[N, …] → [gates*H, …], gate by gate; or of another axis."""
         if self.slots is None:
             return matrix
+        if axis != 0:
+            return self.restored(matrix.movedim(axis, 0)).movedim(0, axis).contiguous()
         by_slot = matrix.unflatten(0, (-1, self.width)).transpose(0, 1)
         return torch.cat([by_slot[slot] for slot in self.slots])
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..problem import Gradients, Needs, Scan, cast, wide
 from ..rules import at_first_step, initial_h, states_between, without_padding
 from . import multiply
-from .arithmetic import Rounding, add_product, block_product, wide_product
+from .arithmetic import Rounding, add_product, block_product, summed, summed_product, wide_product
 from .gates import GateGradients, GateRows
 from .projection import weight_of_input
 
@@ -25,6 +25,8 @@ class Backward(NamedTuple):
         rounding: ``dgates`` and ``doutput`` carry its scale.
         operands: by name, the saved values [T, B, H] that a product multiplies instead of h.
         doutput: of h' at each step [T, B, P], of projected cells.
+        groups: the batch is of so many parts, each with gradients of the weights of its own, which
+            have an axis of them first; 0: there are none.
     """
 
     scan: Scan
@@ -33,6 +35,7 @@ class Backward(NamedTuple):
     rounding: Rounding
     operands: Mapping[str | None, Tensor | None]
     doutput: Tensor | None = None
+    groups: int = 0
 
     def gradients(self, needs: Needs, dstates: list[Tensor]) -> Gradients:
         """All of the scan's, of which the loop made ``dstates``."""
@@ -40,7 +43,7 @@ class Backward(NamedTuple):
         return Gradients(
             self.input() if needs.input else None,
             [cast(d, storage) for d in dstates] if needs.states else None,
-            self.weights() if needs.weights else None,
+            self._replace(groups=needs.groups).weights() if needs.weights else None,
         )
 
     def input(self) -> Tensor:
@@ -74,11 +77,15 @@ class Backward(NamedTuple):
     def _w_ih(self) -> Tensor:
         rows, clean = self.dgates.of_input(), without_padding(self.scan).input
         if self.scan.kind == "dense":
-            return self._restored(rows, wide_product(_columns(rows.values), clean.flatten(0, 1)))
-        width = weight_of_input(self.scan).shape[1]
+            return self._restored(rows, summed_product(rows.values, clean, 1, self.groups), -2)
+        width, groups = weight_of_input(self.scan).shape[1], max(self.groups, 1)
         values = rows.values.to(wide(rows.values.dtype))
-        table = torch.ops.aten.embedding_dense_backward(values, clean, width, -1, False)
-        return self._restored(rows, table.t())
+        if self.groups:  # a table of its own for each
+            first = torch.arange(groups, device=clean.device).mul_(width)
+            clean = clean + first.repeat_interleave(clean.shape[1] // groups)
+        table = torch.ops.aten.embedding_dense_backward(values, clean, groups * width, -1, False)
+        made = table.unflatten(0, (groups, width)).transpose(1, 2)
+        return self._restored(rows, made if self.groups else made[0], -2)
 
     def _w_hh(self) -> Tensor:
         pieces = []
@@ -87,9 +94,12 @@ class Backward(NamedTuple):
             if product.weight == "w_hh":
                 of_h, operand = product.operand == "h", self.operands.get(product.operand)
                 for rows in self.dgates.of_product(product.gates):
-                    made = began.times(rows) if of_h else self._times(rows.values, operand)
-                    pieces.append(self._restored(rows, made))
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+                    if of_h:
+                        made = began.times(rows, groups=self.groups)
+                    else:
+                        made = self._times(rows.values, operand)
+                    pieces.append(self._restored(rows, made, -2))
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces, -2)
 
     def _w_hr(self) -> Tensor:
         (operand,) = (p.operand for p in self.scan.spec.products if p.weight == "w_hr")
@@ -101,19 +111,18 @@ class Backward(NamedTuple):
         total = self._sum(self.dgates.of_input()) if b_ih is None else b_ih.clone()
         if own is not None:  # of the others the recurrent product's gradients are gx's
             (rows,) = self.dgates.of_product([own])
-            total.unflatten(0, (self.scan.spec.gates, -1))[own] = self._sum(rows)
+            total.unflatten(-1, (self.scan.spec.gates, -1))[..., own, :] = self._sum(rows)
         return total
 
     def _times(self, values: Tensor, operand: Tensor | None) -> Tensor:
         assert operand is not None
-        return wide_product(_columns(values), cast(operand, values.dtype).flatten(0, 1))
+        return summed_product(values, cast(operand, values.dtype), 1, self.groups)
 
     def _sum(self, rows: GateRows) -> Tensor:
-        values = rows.values.flatten(0, 1)
-        return self._restored(rows, multiply.sum_of_rows(values, wide(values.dtype)))
+        return self._restored(rows, summed(rows.values, self.groups), -1)
 
-    def _restored(self, rows: GateRows, total: Tensor) -> Tensor:
-        return rows.restored(self.rounding(total))
+    def _restored(self, rows: GateRows, total: Tensor, axis: int) -> Tensor:
+        return rows.restored(self.rounding(total), axis % total.dim())
 
 
 class BeganWith:
@@ -124,17 +133,18 @@ class BeganWith:
         self.later, self.between = states_between(scan, y)
         self._joined: Tensor | None = None
 
-    def times(self, rows: GateRows, blocks: int = 1) -> Tensor:
-        """Σ over t and b of the rows' values at (t, b) times that h; ``blocks`` as
-        ``block_product`` has it."""
+    def times(self, rows: GateRows, blocks: int = 1, groups: int = 0) -> Tensor:
+        """Σ over t and b of the rows' values at (t, b) times that h; ``blocks`` and ``groups`` as
+        ``summed_product`` has them."""
         if self._is_small(rows.values):
-            return block_product(rows.values.flatten(0, 1), self.joined().flatten(0, 1), blocks)
-        later, between = rows.values[self.later].flatten(0, 1), self.between.flatten(0, 1)
-        total = block_product(later, between, blocks)
+            return summed_product(rows.values, self.joined(), blocks, groups)
+        total = summed_product(rows.values[self.later], self.between, blocks, groups)
+        first = at_first_step(self.scan, rows.values)
+        if groups:
+            return total.add_(summed_product(first[None], self.initial[None], blocks, groups))
         if blocks > 1:
-            first = at_first_step(self.scan, rows.values)
             return total.add_(block_product(first, self.initial, blocks))
-        return add_product(total, at_first_step(self.scan, rows.values).t(), self.initial)
+        return add_product(total, first.t(), self.initial)
 
     def _is_small(self, values: Tensor) -> bool:
         """Whether copying all of h costs less than going through the sums a second time."""
@@ -147,8 +157,3 @@ class BeganWith:
             parts = [self.initial[None], self.between]
             self._joined = torch.cat(parts[::-1] if self.scan.options.reverse else parts)
         return self._joined
-
-
-def _columns(values: Tensor) -> Tensor:
-    """[T, B, N] → [N, T*B]."""
-    return values.flatten(0, 1).t()

@@ -16,7 +16,11 @@ def project_input(scan: Scan) -> Tensor:
     """gx [T, B, G*H] = x W_ihᵀ + b_ih, for every kind of input; differentiable."""
     if scan.kind == "gates":
         return scan.input
-    w_ih, b_ih = weight_of_input(scan), scan.weight("b_ih")
+    return projected_by(scan, weight_of_input(scan), scan.weight("b_ih"))
+
+
+def projected_by(scan: Scan, w_ih: Tensor, b_ih: Tensor | None) -> Tensor:
+    """The same of other weights; of a scan whose gates are not projected."""
     if scan.kind == "dense":
         return F.linear(scan.input, w_ih, b_ih)
     rows = _columns(w_ih, scan.input)  # a one-hot row times Wᵀ is a column of W

@@ -15,7 +15,8 @@ from ..products.arithmetic import block_product
 from .evaluate import evaluate, view
 from .layout import Layout, Place, layout
 from .stages import Program, Store
-from .trace import step_weights, trace, weight_shapes
+from .tangent import graph_of
+from .trace import step_weights, weight_shapes
 
 ROWS = 3  # sequences
 
@@ -36,7 +37,7 @@ def check(spec: CellSpec, hidden: int, bias: bool) -> None:
     """
     try:
         made = [
-            layout(trace(spec, hidden, bias, torch.float64, True, blocks), spec.gates)
+            layout(graph_of(spec, hidden, bias, torch.float64, True, blocks), spec.gates)
             for blocks in (True, False)
         ]
         if not made[0].has_blocks():

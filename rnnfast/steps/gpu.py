@@ -11,7 +11,7 @@ from ..cells import CELLS, CellSpec
 from ..cells.step_error import StepError
 from .layout import Layout, layout
 from .run import checked
-from .trace import trace
+from .tangent import graph_of
 
 
 def layout_of(cell: str, hidden: int, bias: bool, blocks: bool = False) -> Layout | str:
@@ -30,6 +30,6 @@ def _made(spec: CellSpec, hidden: int, bias: bool, blocks: bool) -> Layout | str
 def _make(spec: CellSpec, hidden: int, bias: bool, blocks: bool) -> Layout | str:
     try:
         checked(spec, hidden, bias)
-        return layout(trace(spec, hidden, bias, torch.float32, blocks=blocks), spec.gates)
+        return layout(graph_of(spec, hidden, bias, torch.float32, blocks=blocks), spec.gates)
     except StepError as error:
         return str(error)

@@ -10,7 +10,7 @@ from ..cells import CellSpec
 from .code import Class, Needs
 from .cpp import emit
 from .layout import Layout, layout
-from .trace import trace
+from .tangent import graph_of
 
 _TYPES = {torch.float32: "float", torch.float64: "double"}
 
@@ -33,7 +33,7 @@ def source(spec: CellSpec, hidden: int, bias: bool, dtype: torch.dtype) -> Sourc
     Raises:
         StepError: no kernel can be made of the step.
     """
-    made = layout(trace(spec, hidden, bias, dtype, blocks=True), spec.gates)
+    made = layout(graph_of(spec, hidden, bias, dtype, blocks=True), spec.gates)
     needs = Needs(hidden)
     forward = emit("Forward", made.forward, needs, backward=False)
     backward = emit("Backward", made.backward, needs, backward=True)

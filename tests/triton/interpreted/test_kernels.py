@@ -157,7 +157,7 @@ def test_opcheck(case: Case, dtype: torch.dtype) -> None:
     dfinal = [t["d" + n] for n in rnnfast.CELLS[case.cell].states]
     dtrace = [t["dtrace"]] if case.all_states else []
     needs = [case.kind != "tokens", True, True]
-    arguments = (*arguments, t["dy"], dfinal, dtrace, y, trace, saved, needs)
+    arguments = (*arguments, t["dy"], dfinal, dtrace, y, trace, saved, needs, 0)
     torch.library.opcheck(torch.ops.rnnfast.scan_backward.default, arguments)
 
 

@@ -1,0 +1,389 @@
+"""The ops as autograd Functions that have a rule for every transform of torch: grad, vjp, vmap and
+jvp of torch.func in any order, dual numbers, and backward to any order.
+
+``scan_forward`` and ``scan_backward`` here take and return what the ops of these names do. torch
+calls each rule at the level of the transform that it is for, so that what a rule calls is the next
+level's; below all levels a backend runs. Their derivatives are those of ``tangents``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers  # which torch does to all but Functions
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+
+from . import batching, ops
+from .autodiff import vjp
+from .batching import of_older_vmap
+from .cells import CELLS
+from .ops import load_scan, take
+from .problem import Cotangents, Needs, Scan, ScanResult
+from .schema import BACKWARD, FORWARD, in_order, named, needs_among, pack
+from .scratch import scratch_scan
+from .surroundings import in_dispatch_mode
+from .tangents import Tangents, linearize, with_tensors
+
+
+def run_transformed(scan: Scan, backend: str) -> ScanResult:
+    """Runs ``scan`` where a transform surrounds it."""
+    y, final, trace, _ = scan_forward(*pack(scan, backend))
+    return ScanResult(y, final, trace)
+
+
+def scan_forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    leaves, spec = tree_flatten(args)
+    return _results(args, _Forward.apply(spec, *unwrap_dead_wrappers(tuple(leaves))))
+
+
+def scan_backward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    leaves, spec = tree_flatten(args)
+    return _gradients(args, _Backward.apply(spec, *unwrap_dead_wrappers(tuple(leaves))))
+
+
+def _results(args: Sequence[Any], flat: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
+    """(y, final, trace, saved) of what scan_forward made of ``args``."""
+    given, rest = named(FORWARD, args), list(flat)
+    count = len(CELLS[given["cell"]].states)
+    (y,), final = take(rest, 1), take(rest, count)
+    return y, final, take(rest, count - 1 if given["all_states"] else 0), rest
+
+
+def _gradients(args: Sequence[Any], flat: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """(dinput, dstates, dweights) of what scan_backward made of ``args``."""
+    given, rest = named(BACKWARD, args), list(flat)
+    (dinput,) = take(rest, 1)
+    return dinput, take(rest, len(given["states"]) if needs_among(given).states else 0), rest
+
+
+def _flat(results: Sequence[Any]) -> tuple[Any, ...]:
+    """Results of an op, or their axes, without lists."""
+    return tuple(one for part in results for one in (part if isinstance(part, list) else [part]))
+
+
+def _as_leaves(gradients: Sequence[Any], spec: TreeSpec) -> list[Any]:
+    """A gradient for each leaf of an op's arguments, None for all of a list that has none."""
+    found: list[Any] = []
+    for gradient, child in zip(gradients, spec.children(), strict=True):
+        none = gradient is None
+        found += [None] * child.num_leaves if none else _flat([gradient])
+    return found
+
+
+def _sees_ops(leaves: Sequence[Any]) -> bool:
+    """Whether someone is there who has to see an op: who replaces or records torch's calls, or the
+    older vmap."""
+    return in_dispatch_mode() or any(map(of_older_vmap, leaves))
+
+
+class _Forward(torch.autograd.Function):
+    """(how the arguments are nested, the arguments flat) -> the results flat."""
+
+    @staticmethod
+    def forward(spec: TreeSpec, *leaves: Any) -> tuple[Tensor, ...]:
+        args = tree_unflatten(leaves, spec)
+        run = torch.ops.rnnfast.scan_forward if _sees_ops(leaves) else ops.run_forward
+        return _flat(run(*args))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.spec, args = inputs[0], tree_unflatten(inputs[1:], inputs[0])
+        results = _results(args, output)
+        ctx.mark_non_differentiable(*results[3])
+        ctx.save_for_forward(*ops.set_forward(ctx, args, results))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        flags = tree_unflatten(ctx.needs_input_grad[1:], ctx.spec)
+        n_trace, _ = ctx.counts
+        rest = list(grads)
+        (dy,), dfinal = take(rest, 1), take(rest, ctx.form.n_states)
+        found = ops.forward_grad(ctx, flags, scan_backward, dy, dfinal, rest[:n_trace], None)
+        return None, *_as_leaves(found, ctx.spec)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *leaves: Any) -> tuple[Tensor | None, ...]:
+        scan, _rest = load_scan(ctx, ctx.saved_tensors)
+        along = named(FORWARD, tree_unflatten(leaves, ctx.spec))
+        tangents = Tangents(along["input"], along["states"], along["weights"])
+        y, final, trace = linearize(scan, tangents, ctx.form.backend, scan_forward).tangent
+        return (y, *final, *trace, *(None for _ in range(ctx.counts[1])))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, spec: TreeSpec, *leaves: Any) -> tuple[Any, Any]:
+        args, dims = (tree_unflatten(each, spec) for each in (leaves, in_dims[1:]))
+        found, out_dims = batching.forward_rule(scan_forward, info, dims, args)
+        return _flat(found), _flat(out_dims)
+
+
+class _Backward(torch.autograd.Function):
+    """The same of scan_backward."""
+
+    @staticmethod
+    def forward(spec: TreeSpec, *leaves: Any) -> tuple[Tensor, ...]:
+        args = tree_unflatten(leaves, spec)
+        run = torch.ops.rnnfast.scan_backward if _sees_ops(leaves) else ops.run_backward
+        return _flat(run(*args))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.spec = inputs[0]
+        args = tree_unflatten(inputs[1:], inputs[0])
+        ctx.save_for_forward(*ops.set_backward(ctx, args, output))
+        if not ctx.needs.input:
+            ctx.mark_non_differentiable(output[0])  # it stands for none
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        asked = _asked(ctx)
+        along = asked.tangents(grads)
+        flags = named(BACKWARD, tree_unflatten(ctx.needs_input_grad[1:], ctx.spec))
+        wanted = [flags["input"], *flags["states"], *flags["weights"]]
+        found = _second(asked, along, tuple(map(bool, wanted)))
+        return None, *_as_leaves(in_order(BACKWARD, asked.by_name(found, ctx.counts)), ctx.spec)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, *leaves: Any) -> tuple[Any, ...]:
+        asked = _asked(ctx)
+        along = named(BACKWARD, tree_unflatten(leaves, ctx.spec))
+        tangents = Tangents(along["input"], along["states"], along["weights"])
+        given = Cotangents(along["dy"], along["dfinal"], along["dtrace"])
+        return _tangent_of_gradients(asked, tangents, given)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, spec: TreeSpec, *leaves: Any) -> tuple[Any, Any]:
+        args, dims = (tree_unflatten(each, spec) for each in (leaves, in_dims[1:]))
+        found, out_dims = batching.backward_rule(scan_backward, info, dims, args)
+        return _flat(found), _flat(out_dims)
+
+
+# --- derivatives of backward ----------------------------------------------------------------------
+
+
+class _Asked(NamedTuple):
+    """What a scan_backward was asked for."""
+
+    scan: Scan
+    cotangents: Cotangents
+    needs: Needs
+    backend: str
+
+    def tangents(self, grads: Sequence[Any]) -> Tangents:
+        """What came in for each gradient that was made, as the scan's tensors are."""
+        rest, needs = list(grads), self.needs
+        (input,) = take(rest, 1)
+        n_states, n_weights = len(self.scan.states), len(self.scan.weights)
+        states = take(rest, n_states) if needs.states else [None] * n_states
+        weights = rest if needs.weights else [None] * n_weights
+        return Tangents(input if needs.input else None, states, weights)
+
+    def by_name(self, found: _Second, counts: tuple[int, int]) -> dict[str, Any]:
+        """``found`` by the names of scan_backward's arguments."""
+        tensors, (dy, dfinal, dtrace) = list(found.tensors), found.cotangents
+        (input,), states = take(tensors, 1), take(tensors, len(self.scan.states))
+        return {
+            "input": input,
+            "states": states,
+            "weights": tensors,
+            "dy": None if self.cotangents.dy is None else dy,
+            "dfinal": dfinal,
+            "dtrace": dtrace,
+        }
+
+
+class _Second(NamedTuple):
+    """Gradients of a scan's tensors, and of the cotangents that its backward was given."""
+
+    tensors: list[Tensor | None]
+    cotangents: Any  # as Cotangents
+
+
+def _asked(ctx: Any) -> _Asked:
+    scan, rest = load_scan(ctx, ctx.saved_tensors)
+    dy = take(rest, 1)[0] if ctx.has_dy else None
+    dfinal = take(rest, len(scan.states))
+    return _Asked(scan, Cotangents(dy, dfinal, rest), ctx.needs, ctx.form.backend)
+
+
+def _second(asked: _Asked, along: Tangents, wanted: tuple[bool, ...]) -> _Second:
+    """The gradient of the sum of ``along`` times the gradients that were asked for. ``wanted``:
+    of which tensors of the scan."""
+    if all(d is None for d in (along.input, *along.states, *along.weights)):
+        nothing = [[None] * len(given) for given in asked.cotangents[1:]]
+        return _Second([None] * len(wanted), (None, *nothing))
+    if asked.needs.groups:
+        return _second_by_group(asked, along, wanted)
+    if asked.scan.options.grad_clip_time != 0:
+        return _second_by_loop(asked, along, wanted)
+    scan, (dy, dfinal, dtrace), _, backend = asked
+    places = [k for k, on in enumerate(wanted) if on]
+
+    def run(*primals: Tensor) -> tuple[Tensor, ...]:
+        own = with_tensors(scan, dict(zip(places, primals, strict=True)))
+        y, final, trace = linearize(own, along, backend, scan_forward).tangent
+        return (y, *final, *trace)
+
+    tensors: list[Tensor | None] = [None] * len(wanted)
+    if places:
+        flat, back = vjp(run, [scan.tensors[k] for k in places])
+        y, *rest = flat
+        found = back((torch.zeros_like(y) if dy is None else dy, *dfinal, *dtrace))
+        for k, d in zip(places, found, strict=True):
+            tensors[k] = d
+    else:
+        y, *rest = run()
+    final = take(rest, len(scan.states))
+    return _Second(tensors, Cotangents(y, final, rest))
+
+
+def _second_by_loop(asked: _Asked, along: Tangents, wanted: tuple[bool, ...]) -> _Second:
+    """By the loop in plain torch, whose gradient is clipped at each step."""
+    scan, (dy, dfinal, dtrace), _, _ = asked
+    places = [k for k, on in enumerate(wanted) if on]
+    given = [along.input, *along.states, *along.weights]
+    moving = [k for k, d in enumerate(given) if d is not None]
+    cotangents = [*([] if dy is None else [dy]), *dfinal, *dtrace]
+
+    def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
+        rest = list(tensors)
+        own = with_tensors(scan, dict(zip(places, take(rest, len(places)), strict=True)))
+
+        def run(*primals: Tensor) -> tuple[Tensor, ...]:
+            found = scratch_scan(with_tensors(own, dict(zip(moving, primals, strict=True))))
+            return (*([] if dy is None else [found.y]), *found.final, *found.trace)
+
+        _, back = vjp(run, [own.tensors[k] for k in moving])
+        return back(tuple(rest))
+
+    _, back = vjp(gradients, [*(scan.tensors[k] for k in places), *cotangents])
+    found = list(back(tuple(d for d in given if d is not None)))
+    tensors: list[Tensor | None] = [None] * len(wanted)
+    for k, d in zip(places, take(found, len(places)), strict=True):
+        tensors[k] = d
+    of_y = None if dy is None else take(found, 1)[0]
+    return _Second(tensors, Cotangents(of_y, take(found, len(dfinal)), found))
+
+
+def _tangent_of_gradients(asked: _Asked, along: Tangents, given: Cotangents) -> tuple[Any, ...]:
+    """The tangents of the gradients that were asked for, flat; ``given``: those of the cotangents,
+    None where there is none.
+
+    The gradient of <dy, y'> + <dy', y>, where ' marks tangents: that by x of <dy, F(x)> moves as
+    the first does, and is linear in dy.
+    """
+    if asked.needs.groups:
+        return _gradients_by_group(asked, along, given)
+    scan, (dy, dfinal, dtrace), needs, backend = asked
+    if scan.options.grad_clip_time != 0:
+        raise NotImplementedError(
+            "forward-mode AD over a backward with grad_clip_time is the backend 'reference' only"
+        )
+    wanted = [
+        needs.input,
+        *(needs.states for _ in scan.states),
+        *(needs.weights for _ in scan.weights),
+    ]
+    places = [k for k, on in enumerate(wanted) if on]
+
+    def run(*primals: Tensor) -> tuple[Tensor, ...]:
+        own = with_tensors(scan, dict(zip(places, primals, strict=True)))
+        made = linearize(own, along, backend, scan_forward, values=True)
+        return tuple(t for result in made for t in (result.y, *result.final, *result.trace))
+
+    flat, back = vjp(run, [scan.tensors[k] for k in places])
+    incoming = [dy, *dfinal, *dtrace, given.dy, *given.dfinal, *given.dtrace]
+    pairs = zip(incoming, flat, strict=True)
+    rest = list(back(tuple(torch.zeros_like(o) if d is None else d for d, o in pairs)))
+    dinput = take(rest, 1)[0] if needs.input else None
+    return (dinput, *rest)
+
+
+# --- where each part of the batch has gradients of the weights of its own -------------------------
+
+
+def _each_group(asked: _Asked, run: Callable[..., Any], *more: tuple[Any, int]) -> Any:
+    """What ``run`` returns for what was asked for of each group, stacked. ``more``: its further
+    arguments, and the axis of their groups."""
+    scan, (dy, dfinal, dtrace), needs, _ = asked
+    of_batch = [(scan.input, 1), (scan.states, 0), (scan.lengths, 0), (scan.resets, 1)]
+    of_batch += [(dy, 1), (dfinal, 0), (dtrace, 1)]
+    given = [(_apart(value, axis, needs.groups), axis) for value, axis in of_batch]
+    given += more
+    leaves, spec = tree_flatten([value for value, _ in given])
+    axes = [axis for value, axis in given for _ in tree_leaves(value)]
+    there = [k for k, leaf in enumerate(leaves) if leaf is not None]
+
+    def one(*tensors: Tensor) -> Any:
+        known = dict(zip(there, tensors, strict=True))
+        every = tree_unflatten([known.get(k) for k in range(len(leaves))], spec)
+        input, states, lengths, resets, dy, dfinal, dtrace, *rest = every
+        own = asked._replace(
+            scan=scan._replace(input=input, states=states, lengths=lengths, resets=resets),
+            cotangents=Cotangents(dy, dfinal, dtrace),
+            needs=needs._replace(groups=0),
+        )
+        return run(own, *rest)
+
+    mapped = torch.vmap(one, in_dims=tuple(axes[k] for k in there))
+    return mapped(*(leaves[k] for k in there))
+
+
+def _second_by_group(asked: _Asked, along: Tangents, wanted: tuple[bool, ...]) -> _Second:
+    groups = asked.needs.groups
+
+    def run(own: _Asked, input: Any, states: Any, weights: Any) -> Any:
+        tensors, (dy, dfinal, dtrace) = _second(own, Tangents(input, states, weights), wanted)
+        made = {k: d for k, d in enumerate(tensors) if d is not None}
+        return made, [] if dy is None else [dy], dfinal, dtrace
+
+    more = ((_apart(along.input, 1, groups), 1), (_apart(along.states, 0, groups), 0))
+    made, dy, dfinal, dtrace = _each_group(asked, run, *more, (along.weights, 0))
+    last_state = len(asked.scan.states)
+    tensors: list[Tensor | None] = [None] * len(wanted)
+    for k, d in made.items():
+        if k == 0:
+            tensors[k] = _together(d, 1)
+        else:
+            tensors[k] = _together(d, 0) if k <= last_state else d.sum(0)
+    of_y = _together(dy[0], 1) if dy else None
+    of_trace = [_together(d, 1) for d in dtrace]
+    return _Second(tensors, Cotangents(of_y, [_together(d, 0) for d in dfinal], of_trace))
+
+
+def _gradients_by_group(asked: _Asked, along: Tangents, given: Cotangents) -> tuple[Any, ...]:
+    groups, needs = asked.needs.groups, asked.needs
+
+    def run(own: _Asked, input: Any, states: Any, dy: Any, dfinal: Any, dtrace: Any) -> Any:
+        tangents, cotangents = (
+            along._replace(input=input, states=states),
+            Cotangents(dy, dfinal, dtrace),
+        )
+        found = _tangent_of_gradients(own, tangents, cotangents)
+        return list(found if needs.input else found[1:])
+
+    each = (
+        (along.input, 1),
+        (along.states, 0),
+        (given.dy, 1),
+        (given.dfinal, 0),
+        (given.dtrace, 1),
+    )
+    made = _each_group(asked, run, *((_apart(value, axis, groups), axis) for value, axis in each))
+    dinput = _together(made.pop(0), 1) if needs.input else None
+    dstates = take(made, len(asked.scan.states)) if needs.states else []
+    return (dinput, *(_together(d, 0) for d in dstates), *made)
+
+
+def _apart(value: Any, axis: int, groups: int) -> Any:
+    """[…, B, …] → […, groups, B/groups, …], of each tensor of a list."""
+    if isinstance(value, (list, tuple)):
+        return [_apart(v, axis, groups) for v in value]
+    return None if value is None else value.unflatten(axis, (groups, value.shape[axis] // groups))
+
+
+def _together(value: Tensor, axis: int) -> Tensor:
+    """[groups, …, B/groups, …] → […, B, …]."""
+    return value.movedim(0, axis).flatten(axis, axis + 1)
