@@ -304,7 +304,7 @@ void run(const Run<S>& r) {
   Arena arena(r.scratch);
   const Between<S> between(arena, widest_output<S>(r.count, shape), r.B * r.chunk);
   void* scratch = arena.take<char>(0);
-  with_team({1, r.threads}, [&](const Place& place) {
+  const auto body = [&](const Place& place) {
     const int64_t width = between.width, step = r.B * width;
     int slot = r.slot;
     for (int64_t t = 0; t < r.T; t += r.chunk) {
@@ -324,7 +324,10 @@ void run(const Run<S>& r) {
       }
       slot ^= static_cast<int>(T & 1);
     }
-  });
+  };
+  if (r.threads > 1) return with_team({1, r.threads}, body);
+  Barrier none;  // a team has many of them, which take longer to make than a small step
+  body(Place{0, 0, Split{}, &none, &none});
 }
 
 }  // namespace rnnfast::cpu::RNNFAST_ISA::stream
