@@ -53,6 +53,8 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("barrier", "team/forward.h", "hand_over"): "what multiplies next is another batch tile, in a "
     "grid, whose wait has a barrier of its own; a cluster has one tile, whose last step this is",
     ("barrier", "team/backward.h", "finish"): "as in forward",
+    ("pair mask", "team/forward.h", "prefetch"): "what a thread without a pair reads lies within "
+    "the tensors, and nobody uses it",
     ("pair mask", "team/forward.h", "turn"): "what a thread without a pair computes is stored "
     "nowhere",
     ("pair mask", "team/forward.h", "candidate_turn"): "as in turn",
