@@ -79,9 +79,7 @@ for _cls in (rnnfast.LSTM, rnnfast.compat.GRU):
         lambda T, B: (torch.randn(T, B, I).bfloat16(),),
     )
     CASES[f"{_name}_zoneout"] = Case(maker(_cls, zoneout=0.1, recurrent_dropout=0.1), plain, dense)
-    CASES[f"{_name}_clipped"] = Case(
-        maker(_cls, grad_clip_time=0.1), plain, dense
-    )
+    CASES[f"{_name}_clipped"] = Case(maker(_cls, grad_clip_time=0.1), plain, dense)
 
 
 def exported(model: nn.Module, args: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
