@@ -28,7 +28,7 @@ from .autocast import without_autocast
 from .autodiff import differentiate
 from .backends import registry
 from .checks import check_metadata, check_values
-from .problem import Cotangents, Needs, Options, Saved, Scan, ScanResult, problem_of
+from .problem import Cotangents, Needs, Options, Saved, Scan, ScanResult, changed, problem_of
 from .schema import BACKWARD, FORWARD, in_order, lib, named, needs_among, pack, scan_of
 from .scratch import scratch_scan
 from .surroundings import differentiating
@@ -42,7 +42,9 @@ def run_forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Te
     scan = scan_of(given)
     check_metadata(scan)
     check_values(scan)
-    chosen = registry.select(problem_of(scan), given["backend"])
+    # all transforms are above, though a level of forward mode still shows
+    problem = changed(problem_of(scan), transformed=False, dual=False)
+    chosen = registry.select(problem, given["backend"])
     with without_autocast(scan.input.device.type):
         (y, final, trace), saved = chosen.forward(scan)
     return _own(y), [_own(s) for s in final], [_own(t) for t in trace], saved
