@@ -193,11 +193,20 @@ def nodes_of(program: Any) -> dict[str, int]:
     return {name: found[name] for name in ("RNN", "LSTM", "GRU", "Scan", "Loop") if found[name]}
 
 
+def to_float16(program: Any) -> bool:
+    """Whether anything is cast to it."""
+    casts = (node for node in program.model.graph if node.op_type == "Cast")
+    return any(node.attributes["to"].as_int() == 10 for node in casts)
+
+
 def run(program: Any, inputs: Inputs) -> list[Tensor]:
     """What onnxruntime makes of them."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    options = onnxruntime.SessionOptions()
+    if "Scan" in nodes_of(program) and to_float16(program):  # docs/onnx.md
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), options)
     x, states, lengths, resets = inputs
     tensors = [t for t in (x, *(states or ()), lengths, resets) if t is not None]
     named = zip((i.name for i in session.get_inputs()), tensors, strict=True)
