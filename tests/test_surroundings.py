@@ -111,7 +111,7 @@ def test_a_backend_by_name_refuses_a_compiled_tangent(x: Tensor) -> None:
         compiled(x)
 
 
-def test_gradients_of_a_call_outside_of_the_transform_are_refused(x: Tensor) -> None:
+def test_gradients_of_a_call_outside_of_the_transform(x: Tensor) -> None:
     layer = LAYERS["gru"]().double()
     x.requires_grad_()
     y, _ = layer(x)
@@ -119,13 +119,13 @@ def test_gradients_of_a_call_outside_of_the_transform_are_refused(x: Tensor) -> 
     def dx(dy: Tensor) -> Tensor:
         return torch.autograd.grad(y, x, dy, retain_graph=True)[0]
 
-    with pytest.raises(NotImplementedError, match="put the layer's call"):
-        torch.func.jvp(dx, (torch.ones_like(y),), (torch.ones_like(y),))
-    with (
-        torch.autograd.forward_ad.dual_level(),
-        pytest.raises(NotImplementedError, match="forward-mode AD"),
-    ):
-        dx(torch.autograd.forward_ad.make_dual(torch.ones_like(y), torch.ones_like(y)))
+    dy, along = torch.randn_like(y), torch.randn_like(y)
+    expected = dx(along)  # which is linear
+    found = torch.func.jvp(dx, (dy.detach(),), (along.detach(),))
+    torch.testing.assert_close(found, (dx(dy), expected))
+    with torch.autograd.forward_ad.dual_level():
+        made = dx(torch.autograd.forward_ad.make_dual(dy.detach(), along.detach()))
+        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(made).tangent, expected)
 
 
 @pytest.mark.parametrize("create_graph", [False, True])
