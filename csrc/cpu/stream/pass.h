@@ -134,9 +134,11 @@ class LayerPass {
     });
     for (int64_t t = 0; t < chunk_.T; ++t, slot ^= 1) {
       unrolled<N>([&](auto p) {
+        if (place_.gone) return;
         phase<p>(t, slot);
         place_.wait();
       });
+      if (place_.gone) return;
     }
   }
 
@@ -321,11 +323,15 @@ void run(const Run<S>& r) {
           chunk.y = r.y + t * r.y_step, chunk.y_step = r.y_step, chunk.y_row = r.y_row;
         }
         layer_steps(r, r.layers[l], chunk, scratch, slot, place);
+        if (place.gone) return;
       }
       slot ^= static_cast<int>(T & 1);
     }
   };
-  if (r.threads > 1) return with_team({1, r.threads}, body);
+  if (r.threads > 1) {
+    with_team({1, r.threads}, body);
+    return;
+  }
   Barrier none;  // a team has many of them, which take longer to make than a small step
   body(Place{0, 0, Split{}, &none, &none});
 }
