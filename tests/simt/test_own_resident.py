@@ -128,7 +128,7 @@ def test_16_bit_storage(spec: CellSpec, dtype: torch.dtype) -> None:
         (own_cells.peephole, (72, 2, 2)),
         (mgu, (136, 2, 2)),
     ],
-    ids=str,
+    ids=lambda value: "x".join(map(str, value)) if type(value) is tuple else name_of(value),
 )
 @pytest.mark.usefixtures("executed")
 def test_sizes_that_fill_no_tile(spec: CellSpec, sizes: tuple[int, int, int]) -> None:
