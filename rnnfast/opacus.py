@@ -1,8 +1,8 @@
 """Per-sample gradients of rnnfast's layers for Opacus: ``import rnnfast.opacus``.
 
 That registers a grad sampler for ``GradSampleModule`` in hooks mode and ``PrivacyEngine``, and the
-answer to Opacus's validator. A sampler computes the layer anew for each sample by
-``torch.func.vmap``, which is the loop of the backend ``reference``.
+answer to Opacus's validator. A sampler computes the layer anew, all samples in one call of the
+kernels (``torch.func.vmap``; docs/transforms.md), and the weights' gradients for each apart.
 
 Opacus hands a sampler the positional inputs and the gradient of the first output alone. So hx goes
 in by keyword, and the loss is to depend on the output, not on h_n: a gradient of h_n raises.
