@@ -189,7 +189,8 @@ class Stream:
     def _zeros(self) -> list[Tensor]:
         layer = self.layer
         shape = (layer.num_layers, self.batch_size, layer.hidden_size)
-        return [torch.zeros(shape, dtype=wide(self._dtype)) for _ in self._spec.states]
+        dtype = wide(self._dtype)
+        return [torch.zeros(shape, dtype=dtype, device="cpu") for _ in self._spec.states]
 
     def _named(self, index: int) -> dict[str, Tensor]:
         """A layer's weights by the names of a scan, in the dtype that is computed in."""

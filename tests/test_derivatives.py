@@ -244,10 +244,10 @@ def test_gradients_that_are_clipped_on_their_way(mode: Any) -> None:
         FIRST["per sample"],
         FIRST["jacrev by input"],
         FORWARD_MODE["jvp by weights"],
-        SECOND["reverse over reverse"],
-        SECOND["forward over reverse"],
     ):
         assert_as_the_loop(transform, f)
+    with rnnfast.use_backend("cpu"), pytest.raises(rnnfast.BackendError, match="grad_clip_time"):
+        SECOND["forward over reverse"](f)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -291,7 +291,12 @@ def test_derivatives_against_finite_differences(name: str, options: str) -> None
         )
         assert torch.autograd.gradgradcheck(outputs, given, fast_mode=True)
         assert torch.autograd.gradgradcheck(
-            outputs, given, fast_mode=True, check_fwd_over_rev=True, check_rev_over_rev=False
+            outputs,
+            given,
+            fast_mode=True,
+            check_fwd_over_rev=True,
+            check_rev_over_rev=False,
+            check_undefined_grad=False,
         )
 
 

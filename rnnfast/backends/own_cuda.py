@@ -43,6 +43,8 @@ def key(kind: str, problem: Problem) -> Key:
 def why_not(training: bool, *given: Any) -> str | None:
     """Why there is no kernel for the cell of a Key's fields. Compiles it, the first time."""
     of = Key(*given)
+    if of.kind not in run_cuda.KINDS:
+        return f"cells of one's own are not compiled for {of.kind}"
     for pass_name in PASSES if training else PASSES[:1]:
         found = _kernel(of, pass_name)
         if isinstance(found, str):

@@ -56,7 +56,9 @@ def held(
         rows[f"new{k}"] = Rows(slots, run.NEW_SLOT, H, state, state)
     loop = Loop(chunk, B, weights, None, None, False, False)
     call = kernel.prepared("forward", loop, rows)
-    workspace = torch.zeros(kernel.bytes("forward", call.arguments) + 64, dtype=torch.uint8)
+    workspace = torch.zeros(
+        kernel.bytes("forward", call.arguments) + 64, dtype=torch.uint8, device="cpu"
+    )
     call.arguments.workspace = (workspace.data_ptr() + 63) & ~63
     call.kept.extend([workspace, *rows.values()])
     return Held(call, gx, y, weights)

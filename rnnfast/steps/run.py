@@ -170,7 +170,7 @@ class Loops:
             ctypes.addressof(self._constants),
             loop.grad_clip_time,
         )
-        return Call(self.calls[name][0], arguments, [table, weights])
+        return Call(self.calls[name][0], arguments, [table, weights, given])
 
     def weights(self, name: str, loop: Loop, rows: Mapping[str, Rows]) -> Sequence[Tensor | None]:
         """What the text calls weights."""
