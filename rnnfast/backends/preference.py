@@ -27,9 +27,7 @@ CPU_FIRST = ("cpu", "torch", "cuda", "triton", "reference")
 # Below, a vector of the native kernels is mostly padding; not measured. Nor may their rounding be
 # torch's there: a gradient that is one number and nearly cancels has no larger one beside it.
 FEWEST_UNITS = 4
-# What must be won to leave torch's kernel. On a GPU a tie stays where it is; on the CPU it is ours,
-# since on a loaded machine torch's takes several times longer (docs/benchmarks.md).
-MARGIN, CPU_MARGIN = 1.05, 1.0
+MARGIN = 1.05  # what must be won to leave torch's kernel: a tie stays where it is
 
 
 class Order(NamedTuple):
@@ -97,7 +95,7 @@ def _on_cpu(problem: Problem) -> Order:
     if problem.cell == "lstm" and problem.dtype == torch.bfloat16 and _onednn_has_bfloat16(problem):
         return Order(TORCH_FIRST, "oneDNN has an LSTM in bfloat16")
     ratio, table = expected_ratio(problem)
-    names = CPU_FIRST if ratio >= CPU_MARGIN else TORCH_FIRST
+    names = CPU_FIRST if ratio >= MARGIN else TORCH_FIRST
     return Order(names, f"torch's time is expected to be {ratio:.2f} of cpu's ({table.machine})")
 
 
