@@ -202,7 +202,8 @@ class GemmPart {
 template <class S>
 GemmTimes gemm(const Gemm<S>& g) {
   const int parts = g.split.rows * g.split.columns;
-  const int64_t before = worked();
+  const bool shared = parts > 1;
+  const int64_t before = shared ? worked() : 0;
   int64_t own = 0, done = 0;
   on_threads(parts, [&](int id, int threads) {
     for (int p = id; p < parts; p += threads) {
@@ -211,9 +212,9 @@ GemmTimes gemm(const Gemm<S>& g) {
           part(g.N, kStripVectors * Vec<S>::kLanes, p % g.split.columns, g.split.columns);
       GemmPart<S>(g, rows, columns, static_cast<S*>(g.workspace) + id * GemmPart<S>::kRoom).run();
     }
-    if (id == 0) own = worked() - before, done = now();
+    if (shared && id == 0) own = worked() - before, done = now();
   });
-  return {own, now() - done};
+  return {own, shared ? now() - done : 0};
 }
 
 // Does nothing but multiply and add in registers, as fast as the processor can: `rounds` times, and

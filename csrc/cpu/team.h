@@ -113,9 +113,8 @@ bool with_team(Split split, const Body& body) {
     alone();
     return false;
   }
-  if (split.units > 1) {
-    for (int row = 0; row < split.rows; ++row) barriers[row].begin();
-  }
+  const int shared = split.units > 1 ? split.rows : 0;
+  for (int row = 0; row < shared; ++row) barriers[row].begin();
   on_threads(n, [&](int id, int threads) {
     const int row = id / split.units;
     if (threads == n) {
@@ -126,7 +125,7 @@ bool with_team(Split split, const Body& body) {
     }
   });
   bool dissolved = false;
-  for (const Barrier& barrier : barriers) dissolved |= barrier.dissolved();
+  for (int row = 0; row < shared; ++row) dissolved |= barriers[row].dissolved();
   return dissolved;
 }
 

@@ -47,3 +47,7 @@ CELLS_HERE: list[CellSpec] = [
 
 def name_of(spec: CellSpec) -> str:
     return spec.name.rpartition(":")[2]
+
+
+def check(spec: CellSpec, dtype: torch.dtype = torch.float32, **call: object) -> None:
+    own.check(spec, dtype, "executed", **call)

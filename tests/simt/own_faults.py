@@ -7,6 +7,8 @@ python -m tests.simt.own_faults NAME sanitized   the same with AddressSanitizer,
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -64,25 +66,38 @@ OUT_OF_BOUNDS = "values past an operand's end"
 SAMPLE = ("no barrier before the values are read", "a state read across a reset")
 
 
-def shows(name: str, sanitized: bool = False) -> bool:
-    """By wrong numbers, or by what the executor says; in a few orders of threads."""
-    planted = [FAULTS[name]] if name else []
-    with executing(WIDE, *planted, sanitized=sanitized) as settings:
-        for seed in range(3):
+def shown(edits: Sequence[Any], orders: int, check: Callable[[int], None], **how: Any) -> bool:
+    """Whether ``check`` of an order of threads shows what the edits planted: by wrong numbers, or
+    by what the executor says."""
+    with executing(*edits, **how) as settings:
+        for seed in range(orders):
             settings.simt_begin(seed)
             try:
-                for call in (
-                    {"H": 44, "T": 3, "ends": True, "reverse": seed % 2 == 1},
-                    {"H": 70, "B": 11, "T": 2},
-                ):
-                    own.check(CELLS["layer_norm_lstm"], torch.float32, "executed", **call)
+                check(seed)
             except (AssertionError, RuntimeError) as error:
                 print(error)
                 return True
     return False
 
 
-if __name__ == "__main__":
+def shows(name: str, sanitized: bool = False) -> bool:
+    def check(seed: int) -> None:
+        for call in (
+            {"H": 44, "T": 3, "ends": True, "reverse": seed % 2 == 1},
+            {"H": 70, "B": 11, "T": 2},
+        ):
+            own.check(CELLS["layer_norm_lstm"], torch.float32, "executed", **call)
+
+    edits = [WIDE, *([FAULTS[name]] if name else [])]
+    return shown(edits, 3, check, sanitized=sanitized)
+
+
+def end(shows: Callable[[], bool]) -> None:
+    """Ends the process with what ``shows`` says of a fault, memory without a value poisoned."""
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = True
-    sys.exit(SEEN if shows(sys.argv[1], "sanitized" in sys.argv) else 0)
+    sys.exit(SEEN if shows() else 0)
+
+
+if __name__ == "__main__":
+    end(lambda: shows(sys.argv[1], "sanitized" in sys.argv))

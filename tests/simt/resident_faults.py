@@ -11,8 +11,7 @@ import torch
 
 from .. import own_cells
 from ..steps import test_own_cpu as own
-from .own import executing
-from .own_faults import SEEN
+from .own_faults import end, shown
 
 BOTH, FORWARD, BACKWARD = (f"cuda/steps/resident{end}.h" for end in ("", "_forward", "_backward"))
 FAULTS = {
@@ -64,24 +63,16 @@ SAMPLE = ("the first step's reset forgotten", "no barrier before the gradients' 
 
 
 def shows(name: str) -> bool:
-    """By wrong numbers, or by what the executor says; in a few orders of threads."""
-    planted = [FAULTS[name]] if name else []
     dtypes = [torch.float32, torch.float16] if name in ("", "a scale left in") else [torch.float32]
-    with executing(*planted, plan="resident") as settings:
-        for seed in range(2):
-            settings.simt_begin(seed)
-            try:
-                for spec in (own_cells.gru, own_cells.peephole):
-                    for dtype in dtypes:
-                        call = {"H": 20, "ends": True, "reverse": seed == 1, "all_states": True}
-                        own.check(spec, dtype, "executed", **call)
-            except (AssertionError, RuntimeError) as error:
-                print(error)
-                return True
-    return False
+
+    def check(seed: int) -> None:
+        call = {"H": 20, "ends": True, "reverse": seed == 1, "all_states": True}
+        for spec in (own_cells.gru, own_cells.peephole):
+            for dtype in dtypes:
+                own.check(spec, dtype, "executed", **call)
+
+    return shown([FAULTS[name]] if name else [], 2, check, plan="resident")
 
 
 if __name__ == "__main__":
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    sys.exit(SEEN if shows(sys.argv[1]) else 0)
+    end(lambda: shows(sys.argv[1]))

@@ -32,7 +32,7 @@ from ..steps import test_own_cpu as own
 from . import resident_faults
 from .build import INCLUDES, ROOT
 from .own import FLAGS, executing
-from .own_cases import name_of
+from .own_cases import check, name_of
 from .own_faults import SEEN
 
 pytestmark = pytest.mark.skipif(
@@ -98,10 +98,6 @@ def executed() -> Iterator[ctypes.CDLL]:
 @pytest.fixture(autouse=True)
 def _poisoned(poisoned: object) -> None:
     """What a kernel forgets to write shows."""
-
-
-def check(spec: CellSpec, dtype: torch.dtype = torch.float32, **call: object) -> None:
-    own.check(spec, dtype, "executed", **call)
 
 
 @pytest.mark.parametrize("call", list(own.CALLS))

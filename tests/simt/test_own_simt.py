@@ -26,7 +26,7 @@ from ..steps import test_own_cpu as own
 from . import own_faults
 from .build import INCLUDES, ROOT
 from .own import FLAGS, WIDE, executing
-from .own_cases import BLOCKS, CELLS_HERE, MANY, many_heads, name_of, shuffled
+from .own_cases import BLOCKS, CELLS_HERE, MANY, check, many_heads, name_of, shuffled
 
 pytestmark = pytest.mark.skipif(
     _ext.why_missing() is not None, reason=f"no extension: {_ext.why_missing()}"
@@ -42,10 +42,6 @@ def executed() -> Iterator[ctypes.CDLL]:
 @pytest.fixture(autouse=True)
 def _poisoned(poisoned: object) -> None:
     """What a kernel forgets to write shows."""
-
-
-def check(spec: CellSpec, dtype: torch.dtype = torch.float32, **call: object) -> None:
-    own.check(spec, dtype, "executed", **call)
 
 
 @pytest.mark.parametrize("call", list(own.CALLS))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import rnnfast
 
@@ -36,20 +38,23 @@ def made(cell: str, I: int, H: int, layers: int, **more: Any) -> Any:
     return layer[cell](**more).eval()
 
 
+def check(layer: Any, x: Tensor, ways: Sequence[list[int]]) -> None:
+    """The bits of outputs and states, whichever way the steps are cut."""
+    y, final = whole(layer, x)
+    for parts in ways:
+        stream = rnnfast.Stream(layer, x.shape[1])
+        assert torch.equal(in_parts(stream, x, parts), y), parts
+        for found, expected in zip(states_of(stream.state), final, strict=True):
+            assert torch.equal(found, expected), parts
+
+
 @ours
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("cell", KINDS)
 def test_bits_of_the_layer(cell: str, bias: bool, size: tuple[int, int, int, int]) -> None:
     B, I, H, layers = size
-    layer = made(cell, I, H, layers, bias=bias)
-    x = torch.randn(7, B, I)
-    y, final = whole(layer, x)
-    for parts in PARTS:
-        stream = rnnfast.Stream(layer, B)
-        assert torch.equal(in_parts(stream, x, parts), y), parts
-        for found, expected in zip(states_of(stream.state), final, strict=True):
-            assert torch.equal(found, expected), parts
+    check(made(cell, I, H, layers, bias=bias), torch.randn(7, B, I), PARTS)
 
 
 @ours
@@ -73,26 +78,13 @@ def test_bits_in_other_dtypes(cell: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("size", [(1, 5, 7, 1), (3, 16, 16, 3), (50, 9, 40, 2)], ids=str)
 def test_bits_of_cells_of_ones_own(cell: str, size: tuple[int, int, int, int]) -> None:
     B, I, H, layers = size
-    layer = made(cell, I, H, layers)
-    x = torch.randn(7, B, I)
-    y, final = whole(layer, x)
-    for parts in PARTS:
-        stream = rnnfast.Stream(layer, B)
-        assert torch.equal(in_parts(stream, x, parts), y), parts
-        for found, expected in zip(states_of(stream.state), final, strict=True):
-            assert torch.equal(found, expected), parts
+    check(made(cell, I, H, layers), torch.randn(7, B, I), PARTS)
 
 
 @ours
 @pytest.mark.parametrize("name", ["LayerNormLSTM", "BlockGRU", "SLSTM", "MinGRU"])
 def test_bits_of_the_family(name: str) -> None:
-    layer = getattr(rnnfast, name)(6, 16, 2)
-    x = torch.randn(5, 2, 6)
-    y, final = whole(layer, x)
-    stream = rnnfast.Stream(layer, 2)
-    assert torch.equal(in_parts(stream, x, [0, 3, 1]), y)
-    for found, expected in zip(states_of(stream.state), final, strict=True):
-        assert torch.equal(found, expected)
+    check(getattr(rnnfast, name)(6, 16, 2), torch.randn(5, 2, 6), [[0, 3, 1]])
 
 
 @pytest.mark.parametrize("cell", ["lstm", "lstm_proj", "gru", "peephole"])
