@@ -19,7 +19,8 @@ KERNELS = "csrc/cuda"
 
 @dataclass(frozen=True)
 class Mutant:
-    """``after`` in place of ``before``, the text at offset ``at`` of csrc/cuda/``file``."""
+    """``after`` in place of ``before``, the text at offset ``at`` of csrc/cuda/``file``, in
+    ``function``."""
 
     kind: str
     file: str
@@ -27,6 +28,7 @@ class Mutant:
     line: int
     before: str
     after: str
+    function: str = ""
     equivalent: str = ""
     program: str = "mutant"  # of tests/simt/cpp, that judges it
 
@@ -146,7 +148,7 @@ def of_rule(rule: Rule, file: str) -> Iterator[Mutant]:
         number = text.count("\n", 0, match.start()) + 1
         function = (_FUNCTION.findall(text, 0, match.start()) or [""])[-1]
         reason = _reason(rule.kind, file, function)
-        found = (match.start(), number, match.group(), rule.after)
+        found = (match.start(), number, match.group(), rule.after, function)
         yield Mutant(rule.kind, file, *found, reason, rule.program)
 
 

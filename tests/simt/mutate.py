@@ -5,7 +5,8 @@
 change nothing was.
 
 A mutant is a copy of csrc with one text replaced; tests/simt/cpp/mutant.cpp is compiled against it
-and run on the executor. ``--sanitize thread`` (or ``address,undefined``) compiles it so.
+and run on the executor, or mutant_team.cpp, part by part until one sees it. ``--sanitize thread``
+(or ``address,undefined``) compiles it so.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from rnnfast._build import host
 from rnnfast.inspect.table import columns
 
+from . import team_mutants
 from .mutants import KERNELS, ROOT, Mutant, mutants
 
 FOLDER = ROOT / "build" / "mutants"
@@ -100,11 +102,29 @@ def judge(mutant: Mutant | None, program: str = "mutant", sanitize: str = "") ->
     if mutant is not None:
         path = copy / KERNELS / mutant.file
         path.write_text(mutant.apply(path.read_text()))
+    for part in _parts(program, mutant):
+        outcome = _judge(mutant, program, sanitize, part)
+        if outcome.seen:
+            break
+    return outcome
+
+
+def _parts(program: str, mutant: Mutant | None) -> list[int]:
+    """Of the program, which are compiled one by one."""
+    if program != team_mutants.PROGRAM:
+        return [0]
+    if mutant is None:
+        return list(range(team_mutants.PARTS))
+    return team_mutants.parts(mutant.file, mutant.function)
+
+
+def _judge(mutant: Mutant | None, program: str, sanitize: str, part: int) -> Outcome:
+    """By one part of the program, against the copy of csrc."""
     built_at = OWN / program
     source = ROOT / f"tests/simt/cpp/{program}.cpp"
     quick = [] if sanitize else ["-O0"]  # most of the time is the compiler's
-    command = [*compiler(), *flags(sanitize), *quick, *_includes(copy), str(source)]
-    command.append(str(executor(sanitize)))
+    command = [*compiler(), *flags(sanitize), *quick, f"-DRNNFAST_PART={part}"]
+    command += [*_includes(OWN / "tree"), str(source), str(executor(sanitize))]
     built = subprocess.run(
         [*command, "-pthread", "-o", str(built_at)], capture_output=True, text=True
     )
@@ -147,11 +167,11 @@ def _run(command: list[str]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--list", action="store_true", help="name them and end")
-    parser.add_argument("--match", default="", help="only those whose name has this text")
+    parser.add_argument("--match", default="", help="only those with this text in PROGRAM:NAME")
     parser.add_argument("--every", type=int, default=1, help="each N-th of them")
     parser.add_argument("--sanitize", default="", help="compile with it: thread, address,undefined")
     asked = parser.parse_args()
-    chosen = [m for m in mutants() if asked.match in m.name][:: asked.every]
+    chosen = [m for m in mutants() if asked.match in f"{m.program}:{m.name}"][:: asked.every]
     if asked.list:
         print("\n".join(f"{m.name}  {m.before!r} -> {m.after!r}" for m in chosen))
         return 0

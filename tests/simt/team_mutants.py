@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 PROGRAM = "mutant_team"  # of tests/simt/cpp
+PARTS = 9  # of the program: cell by cell in grids (even numbers) and in clusters; the last, 16 bit
 
 SCAN = ("team/forward.h", "team/backward.h")
 EXCHANGE = ("team/grid.h", "team/cluster.h")
@@ -50,9 +51,6 @@ RULES = (
 
 # (kind, file, function) of what changes no result, and why; "*": in every function.
 EQUIVALENT: dict[tuple[str, str, str], str] = {
-    ("barrier", "team/forward.h", "hand_over"): "what multiplies next is another batch tile, in a "
-    "grid, whose wait has a barrier of its own; a cluster has one tile, whose last step this is",
-    ("barrier", "team/backward.h", "finish"): "as in forward",
     ("pair mask", "team/forward.h", "prefetch"): "what a thread without a pair reads lies within "
     "the tensors, and nobody uses it",
     ("pair mask", "team/forward.h", "turn"): "what a thread without a pair computes is stored "
@@ -83,3 +81,14 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     "is due, and no sequence is alive to be handed anything: only time is lost",
     ("call mask", "team/forward.h", "hand_over"): "store_step asks whether the pair is its own",
 }
+
+
+def parts(file: str, function: str) -> list[int]:
+    """The program's, those first in which a fault there is likely to show."""
+    in_clusters = file == "team/cluster.h"
+    two_phases = function in ("reset_turn", "candidate_turn")
+
+    def unlikely(part: int) -> tuple[bool, bool]:
+        return two_phases and part not in (6, 7), part % 2 != in_clusters
+
+    return sorted(range(PARTS), key=unlikely)

@@ -204,7 +204,6 @@ class TeamBackward {
         const Walk w = walk(n, q);
         hand_down(n, 0, q, w, batch_.reset(w, 0));
       }
-      sync_block();  // nobody reads the sums any more
     }
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {

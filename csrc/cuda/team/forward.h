@@ -277,11 +277,9 @@ class TeamForward {
       park(n, q, s + 1, t.walk[q], t.after[q]);
       if (!last) put(n, exchange(s + 1, 0), q, parking_.value(n, 0, q));
     }
-    if (last) {
-      sync_block();  // nobody reads the sums any more
-    } else {
-      signal(n, exchange(s + 1, 0));
-    }
+    // Where nothing is signalled, the barrier between these sums and the next product's, of another
+    // batch tile, is the one in wait.
+    if (!last) signal(n, exchange(s + 1, 0));
     RNNFAST_UNROLL
     for (int q = 0; q < kPairs; ++q) {
       if (pairs_.has(q)) store_step(s, q, t);

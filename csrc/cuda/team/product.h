@@ -81,7 +81,8 @@ class TeamProduct {
   }
 
   // Tiles lo … hi of `part` times the operands that rows(column of the tile) begin. A barrier of
-  // the block stands before whoever calls sum() next, and another must before the next multiply.
+  // the block stands before whoever calls sum() next, and another must before the next multiply:
+  // that of Team::signal between two products of a batch tile, that of Team::wait between two tiles.
   template <class Team, class Rows>
   RNNFAST_DEVICE void multiply(int part, int lo, int hi, const Rows& rows) {
     const int from = part == 0 ? 0 : first_, to = part == 0 ? first_ : slabs_;

@@ -21,7 +21,8 @@ namespace rnnfast::cuda {
 //   put(tile, e, column, byte, v) one operand or several, 2 to 16 bytes, at `byte` of the row
 //   signal(tile, e, first, bytes) all threads of the block, when all have put; it has put bytes
 //                                 first … first + bytes of each row. A barrier of the block.
-//   wait(tile, e)                 all threads; whatever the others have put is there
+//   wait(tile, e)                 all threads; whatever the others have put is there. A barrier of
+//                                 the block, if a team of this kind may have several batch tiles
 //   row(tile, e, column)          the operands of a sequence; read(p) reads 16 bytes of them
 
 // 16 bytes of a row.

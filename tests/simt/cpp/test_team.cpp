@@ -1,5 +1,6 @@
 // The CUDA kernels of teams of blocks on the executor, against the reference scan in double
-// precision.
+// precision: in bf16, and in strict fp32, which the library has not but which shows the smallest
+// mistake. (The Python matrix runs the others.)
 #include <array>
 
 #include "scan_checks.h"
@@ -9,6 +10,55 @@
 namespace {
 
 using namespace team_scan;
+
+TeamChoice choice_of(const Split& split, Pass pass, CellId cell, Math math, int64_t H) {
+  const TeamShapeList list = team_shapes(pass, cell);
+  const int blocks = int(team_blocks(pass, cell, H, split.blocks));
+  for (int i = 0; i < list.size; ++i) {
+    if (team_fits({split.kind, pass, cell, math, list.at[i]}, H, blocks, split.tiles, 227 * 1024)) {
+      return {split.kind, math, i, blocks, split.teams, split.tiles};
+    }
+  }
+  throw std::invalid_argument("no shape has room for H = " + std::to_string(H));
+}
+
+template <Pass kPass, class Args>
+void launch_of(CellId cell, const TeamChoice& choice, const Args& args) {
+  const Zeroed workspace(choice, kPass, cell, args.H, args.directions);
+  void* zero = workspace.data();
+  switch (choice.math) {
+    case Math::kBf16:
+      ask_team<kPass, MmaBf16>(TeamAsk::kLaunch, cell, choice, args, zero, nullptr);
+      return;
+    case Math::kFp32:
+      ask_team<kPass, MmaFp32>(TeamAsk::kLaunch, cell, choice, args, zero, nullptr);
+      return;
+    default:
+      throw std::invalid_argument("the C++ tests have bf16 and fp32 only");
+  }
+}
+
+Launchers of_teams(CellId cell, Math math, int64_t H, const Split& split) {
+  const TeamChoice forward = choice_of(split, Pass::kForward, cell, math, H);
+  const TeamChoice backward = choice_of(split, Pass::kBackward, cell, math, H);
+  return {
+      [=](const ForwardArgs& args) { launch_of<Pass::kForward>(cell, forward, args); },
+      [=](const BackwardArgs& args) { launch_of<Pass::kBackward>(cell, backward, args); },
+  };
+}
+
+template <template <class> class Cell>
+Launchers spilled_in(const Split& split) {
+  return split.kind == TeamKind::kGrid ? spilled<Cell, GridTeam>(split)
+                                       : spilled<Cell, ClusterTeam>(split);
+}
+
+Launchers spilled_of(CellId cell, const Split& split) {
+  if (cell == CellId::kRnnTanh) return spilled_in<RnnTanh>(split);
+  if (cell == CellId::kLstm) return spilled_in<Lstm>(split);
+  if (cell == CellId::kGru) return spilled_in<Gru>(split);
+  return spilled_in<GruResetBefore>(split);
+}
 
 template <class S>
 void check_as(Math math, CellId cell, int64_t T, int64_t B, int64_t H,
@@ -75,7 +125,7 @@ TEST(weights_in_shared_memory) {
     for (const Split& split : {kGrids[1], Split{TeamKind::kCluster, 8, 2, 1}}) {
       const Split wide{split.kind, 8, split.teams, split.tiles};
       const Inputs in = rounded<float>(Inputs(cell, 3, 10, 150, cpu_scan::kOptions[5]));
-      Run<float> got(in, spilled(cell, wide));
+      Run<float> got(in, spilled_of(cell, wide));
       check_run(got, in, share_of(Math::kFp32), true, 0, in.label() + " " + wide.label());
     }
   }
