@@ -88,6 +88,8 @@ def test_what_the_workflows_are_for_is_called():
         "ci.yml: lint": ["lint"],
         "ci.yml: test": ["test"],
         "ci.yml: cuda": ["setup"],
+        "docs.yml: site": ["docs"],
+        "docs.yml: deploy": [],
         "gpu.yml: gpu-check": ["gpu-check"],
         "nightly.yml: all": ["test-all"],
         "release.yml: sdist": ["sdist", "check-dist"],
@@ -158,6 +160,7 @@ def test_the_python_that_is_set_up_is_the_one_that_make_takes(name):
 # --- what they may do ----------------------------------------------------------------------------
 
 MAY_WRITE = {
+    "docs.yml: deploy": {"pages": "write", "id-token": "write"},
     "release.yml: publish": {"id-token": "write"},
 }
 
@@ -182,9 +185,10 @@ def test_a_workflow_gives_nothing_by_itself_and_runs_once(path):
         assert {needs} if isinstance(needs, str) else set(needs) <= set(found["jobs"])
 
 
-def test_only_a_tag_is_uploaded():
+def test_only_a_tag_is_uploaded_and_only_main_is_deployed():
     assert JOBS["release.yml: publish"]["if"] == "github.ref_type == 'tag'"
     assert JOBS["release.yml: publish"]["environment"]["name"] == "pypi"
+    assert JOBS["docs.yml: deploy"]["if"] == "github.ref == 'refs/heads/main'"
 
 
 def test_nobody_from_outside_runs_code_on_a_machine_of_the_projects_own():
