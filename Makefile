@@ -1,6 +1,6 @@
 # Everything runs in .venv, which `make setup` creates. RNNFAST_CUDA, TORCH_CUDA_ARCH_LIST, RNNFAST_DEBUG, CUDA_HOME
 # and CXX steer the build: docs/environment.md.
-.PHONY: setup demo test test-all lint bench gpu-check rehearse clean FORCE
+.PHONY: setup demo test test-all lint bench gpu-check rehearse sdist wheel check-dist clean FORCE
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
 
@@ -9,6 +9,9 @@ PY := $(VENV)/bin/python
 BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 
+# The Python and torch of .venv, where they are asked for: make test PYTHON=3.12 TORCH=2.11.0
+PYTHON :=
+TORCH :=
 PYTHONS := python3 python3.14 python3.13 python3.12 python3.11 python3.10 python
 VERSION_CHECK := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 15))
 
@@ -20,6 +23,8 @@ TOOLS := $(VENV)/.stamp-tools$(if $(WANT_NVCC),-cuda)
 EXT := $(VENV)/.stamp-ext
 INSTALLED := $(VENV)/.stamp-installed
 SETTINGS := $(VENV)/.settings
+ASKED := $(VENV)/.asked
+RELEASE := $(VENV)/.stamp-release
 
 BUILD_FILES := setup.py $(wildcard rnnfast/_build/*.py)
 CSRC := $(shell find csrc -type f 2>/dev/null)
@@ -38,13 +43,21 @@ STEP = step() { local what=$$1 from=$$SECONDS; shift; echo "== $$what"; \
 setup: $(INSTALLED) $(EXT)
 
 $(PY):
-	@for p in $(PYTHONS); do \
+	@for p in $(if $(PYTHON),python$(PYTHON),$(PYTHONS)); do \
 	  if "$$p" -c '$(VERSION_CHECK)' 2>/dev/null; then exec "$$p" -m venv $(VENV); fi; \
-	done; echo "make setup: no Python 3.10 to 3.14 on PATH (tried: $(PYTHONS))" >&2; exit 1
+	done; echo "make setup: no Python $(or $(PYTHON),3.10 to 3.14) on PATH" \
+	  "(tried: $(if $(PYTHON),python$(PYTHON),$(PYTHONS)))" >&2; exit 1
 
-$(TOOLS): pyproject.toml | $(PY)
+# A .venv of another Python than the one asked for is not used; one of another torch gets that torch.
+$(ASKED): FORCE | $(PY)
+	@$(PY) -c 'import sys; has = "%d.%d" % sys.version_info[:2]; has == (sys.argv[1] or has) or \
+	  sys.exit(f"make setup: $(VENV) has Python {has}, not {sys.argv[1]}: make clean, or VENV=another")' "$(PYTHON)"
+	@if [ ! -e $@ ] || { [ "$(TORCH)" ] && [ "$(TORCH)" != "$$(cat $@)" ]; }; then echo "$(TORCH)" > $@; fi
+
+$(TOOLS): pyproject.toml $(ASKED)
 	@$(STEP) "installing torch and the tools of the build (gigabytes, where nothing is cached)" \
-	  $(PY) -m pip install -q "setuptools>=77" wheel ninja "torch>=2.11" $(if $(WANT_NVCC),$(NVCC_WHEELS))
+	  $(PY) -m pip install -q "setuptools>=77" wheel ninja "torch$(if $(TORCH),==$(TORCH),>=2.11)" \
+	  $(if $(WANT_NVCC),$(NVCC_WHEELS))
 	@touch $@
 
 # Read from the `cuda` extra, so that the pins stand in one place.
@@ -87,6 +100,11 @@ lint: setup
 	ruff format --check .
 	mypy rnnfast
 	find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs clang-format --dry-run -Werror
+	check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	check-jsonschema -q --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	check-jsonschema -q --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	check-jsonschema -q --builtin-schema vendor.dependabot .github/dependabot.yml
+	check-jsonschema -q --builtin-schema vendor.citation-file-format CITATION.cff
 
 demo: setup
 	$(PY) -m rnnfast demo
@@ -105,13 +123,34 @@ endif
 
 # The same without a GPU, and without .venv: in a new environment of a Python and a torch, with nothing to download once
 # that is there. Slow, and not part of CI. ARGS are those of benchmarks/gpu_check/rehearse.py.
-TORCH ?= 2.11.0
-PYTHON ?= 3.12
 rehearse:
 	@for p in $(PYTHONS); do \
 	  if "$$p" -c '$(VERSION_CHECK)' 2>/dev/null; then \
-	    exec "$$p" -m benchmarks.gpu_check.rehearse --torch $(TORCH) --python $(PYTHON) $(ARGS); fi; \
+	    exec "$$p" -m benchmarks.gpu_check.rehearse --torch $(or $(TORCH),2.11.0) --python $(or $(PYTHON),3.12) $(ARGS); fi; \
 	done; echo "make rehearse: no Python 3.10 to 3.14 on PATH (tried: $(PYTHONS))" >&2; exit 1
+
+# What a release uploads, into dist: CONTRIBUTING.md. The wheel is for the Python and the torch of .venv.
+$(RELEASE): pyproject.toml | $(PY)
+	@$(STEP) "installing what makes a release" $(PY) -m pip install -q $(call packages,release)
+	@touch $@
+
+# The names in an extra of pyproject.toml.
+packages = $$($(PY) -c 'import re, pathlib; t = pathlib.Path("pyproject.toml").read_text(); \
+  print(*re.findall(r"^  \"(.+?)\"", t.split("\n$(1) = [")[1].split("\n]")[0], re.MULTILINE))')
+
+sdist: $(RELEASE)
+	$(PY) -m build --sdist --no-isolation --outdir dist .
+
+# auditwheel says how old a glibc may be. The libraries that torch brings along are not packed.
+wheel: $(TOOLS) $(RELEASE)
+	rm -rf build/wheel
+	$(PY) -m build --wheel --no-isolation --outdir build/wheel .
+	auditwheel repair --wheel-dir dist --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libgomp*' build/wheel/*.whl
+
+# Installed as a user does it, in an environment of its own that sees the torch of .venv.
+check-dist: $(TOOLS) $(RELEASE)
+	twine check --strict dist/*
+	$(PY) -m tests.build.installed dist/*
 
 clean:
 	rm -rf build dist .venv *.egg-info rnnfast/_C*.so rnnfast/_build_info.json \

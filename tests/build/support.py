@@ -36,7 +36,7 @@ def fake_nvcc(path: Path, version: str) -> Path:
 def copy_project(folder: Path) -> Path:
     """The files that a build reads, without what an earlier build left among them."""
     ignore = shutil.ignore_patterns("__pycache__", "*.so", "_build_info.json", "results")
-    for name in ("rnnfast", "csrc", "tests", "benchmarks", "docs"):
+    for name in ("rnnfast", "csrc", "tests", "benchmarks", "docs", ".github"):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     for path in ROOT.iterdir():
@@ -78,9 +78,9 @@ def run(command: list[str], cwd: Path, **env: str) -> subprocess.CompletedProces
 
 
 def clean_env(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment without the switches of the build that this test run was started with."""
+    """The environment without the switches of the build, and of make, that this run has."""
     switches = ["RNNFAST_CUDA", "FORCE_CUDA", "RNNFAST_DEBUG"]
-    switches += ["TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CXX"]
+    switches += ["TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CXX", "MAKEFLAGS"]
     return {k: v for k, v in os.environ.items() if k not in switches} | dict(env)
 
 

@@ -21,12 +21,6 @@ import torch, rnnfast, rnnfast._ext as e
 assert torch.isfinite(rnnfast.LSTM(3, 4)(torch.randn(5, 2, 3))[0]).all()
 print(rnnfast.__file__); print(e.why_missing())
 """
-COMPILE_A_CELL = """
-from rnnfast import library
-source = '#include "cpu/panel.h"\\nextern "C" __attribute__((visibility("default"))) '
-source += "int lanes() { return rnnfast::cpu::RNNFAST_ISA::Vec<float>::kLanes; }"
-print(library.load(source, name="a").lanes(), library.include_folder())
-"""
 
 
 def build(project: Path, kind: str, **env: str) -> Path:
@@ -97,26 +91,3 @@ def test_the_tiny_wheel_has_nothing_that_was_since_removed(tmp_path):
     old.unlink()
     new = build(project, "wheel", CXX="/no/such/compiler")
     assert "rnnfast/old.py" not in zipfile.ZipFile(new).namelist()
-
-
-@pytest.mark.slow
-def test_the_real_wheel_from_the_sdist_loads_its_extension(project, tmp_path):
-    if (compiler := host.find_compiler())[0] is None:
-        pytest.skip(compiler[1])
-    sdist = build(project, "sdist")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
-    (source,) = (tmp_path / "unpacked").iterdir()
-    wheel = build(source, "wheel", RNNFAST_CUDA="0")
-    site = tmp_path / "site"
-    zipfile.ZipFile(wheel).extractall(site)
-    done = python(RUN_A_LAYER, site)
-    assert done.returncode == 0, done.stdout
-    file, reason = done.stdout.splitlines()[-2:]
-    assert Path(file).is_relative_to(site)
-    assert reason == "None"
-    done = python(COMPILE_A_CELL, site, RNNFAST_CACHE=str(tmp_path / "cache"))
-    assert done.returncode == 0, done.stdout
-    lanes, include = done.stdout.split()
-    assert int(lanes) in (4, 8, 16)
-    assert Path(include) == site / "rnnfast/_csrc"
