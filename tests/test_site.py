@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +22,8 @@ import rnnfast
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 ENTRY = re.compile(r'^\s+- (?:(?:"[^"]*"|[^:"\n]+): )?(\S+\.md)$', re.MULTILINE)
-SHOWN = re.compile(r"^::: rnnfast\.([\w.]+)$", re.MULTILINE)
+# A function in a module of its own name is asked for by both.
+SHOWN = re.compile(r"^::: rnnfast\.(?:(\w+)\.(?=\1$))?([\w.]+)$", re.MULTILINE)
 TOOLS = ("mkdocs", "material", "mkdocstrings", "latex2mathml", "mermaidx")
 
 
@@ -46,7 +49,7 @@ def test_every_page_is_in_the_navigation_once_and_nothing_else() -> None:
 
 def test_the_api_has_every_public_name() -> None:
     shown = Counter(
-        name for page in (DOCS / "api").glob("*.md") for name in SHOWN.findall(page.read_text())
+        name for page in (DOCS / "api").glob("*.md") for _, name in SHOWN.findall(page.read_text())
     )
     compat = {f"compat.{name}" for name in ("RNN", "LSTM", "GRU")}
     wanted = {*rnnfast.__all__, *compat, "recurrent.RecurrentLayer.forward"}
@@ -128,6 +131,18 @@ def read(page: Path) -> Reader:
     return reader
 
 
+def words_of(html: str) -> str:
+    return " ".join(re.findall(r"\w+", re.sub(r"<[^>]*>", " ", html)))
+
+
+def beginnings() -> Iterator[tuple[str, str]]:
+    """The first words of the docstrings of what is public."""
+    for name in set(rnnfast.__all__) - {"__version__", "compat", "CELLS"}:
+        words = words_of(inspect.getdoc(getattr(rnnfast, name)) or "").split()
+        assert words, f"{name} has no docstring"
+        yield name, " ".join(words[:3])
+
+
 def test_the_site_is_made(tmp_path: Path) -> None:
     """Without a warning; its links lead somewhere, and nothing is loaded from elsewhere."""
     for tool in TOOLS:
@@ -158,5 +173,9 @@ def test_the_site_is_made(tmp_path: Path) -> None:
                 broken.append(f"{here}: {target}")
         broken += [f"{here} loads {t}" for t in reader.loads if re.match(r"(https?:)?//", t)]
     assert broken == []
+    text = words_of(
+        "".join(p.read_text(encoding="utf-8") for p in (tmp_path / "api").glob("*.html"))
+    )
+    assert [name for name, begins in beginnings() if begins not in text] == []
     styles = "".join(path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.css"))
     assert not re.search(r"url\(['\"]?(https?:)?//", styles)
