@@ -1,6 +1,6 @@
 # Everything runs in .venv, which `make setup` creates. RNNFAST_CUDA, TORCH_CUDA_ARCH_LIST, RNNFAST_DEBUG, CUDA_HOME
 # and CXX steer the build: docs/environment.md.
-.PHONY: setup demo test test-all lint bench gpu-check rehearse sdist wheel check-dist clean FORCE
+.PHONY: setup demo test test-all lint docs bench gpu-check rehearse sdist wheel check-dist clean FORCE
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
 
@@ -22,6 +22,7 @@ WANT_NVCC := $(shell if [ "$$RNNFAST_CUDA" = 0 ]; then :; elif [ "$$RNNFAST_CUDA
 TOOLS := $(VENV)/.stamp-tools$(if $(WANT_NVCC),-cuda)
 EXT := $(VENV)/.stamp-ext
 INSTALLED := $(VENV)/.stamp-installed
+DOCS := $(VENV)/.stamp-docs
 SETTINGS := $(VENV)/.settings
 ASKED := $(VENV)/.asked
 RELEASE := $(VENV)/.stamp-release
@@ -60,7 +61,7 @@ $(TOOLS): pyproject.toml $(ASKED)
 	  $(if $(WANT_NVCC),$(NVCC_WHEELS))
 	@touch $@
 
-# Read from the `cuda` extra, so that the pins stand in one place.
+# Read from the extras, so that the pins stand in one place.
 NVCC_WHEELS = $$($(PY) -c 'import re, pathlib; t = pathlib.Path("pyproject.toml").read_text(); print(*re.findall(r"\"(nvidia-[^\"]+)\"", t))')
 
 $(SETTINGS): FORCE | $(PY)
@@ -105,6 +106,16 @@ lint: setup
 	check-jsonschema -q --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	check-jsonschema -q --builtin-schema vendor.dependabot .github/dependabot.yml
 	check-jsonschema -q --builtin-schema vendor.citation-file-format CITATION.cff
+
+# The site of docs/, in build/site; to read it: python3 -m http.server -d build/site. Needs .venv, but neither torch nor
+# the extension, and no network once its tools are there.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(DOCS)
+	@$(STEP) "building the site in build/site" $(PY) -m mkdocs build --strict --quiet
+
+$(DOCS): pyproject.toml | $(PY)
+	@$(STEP) "installing what makes the site" $(PY) -m pip install -q $(call packages,docs)
+	@touch $@
 
 demo: setup
 	$(PY) -m rnnfast demo
