@@ -68,7 +68,7 @@ def test_two_processes_learn_what_one_does(tiny_content, pairs_file, tmp_path):
 
 
 @needs_proc
-def test_a_killed_process_costs_the_epochs_since_the_checkpoint(tiny_content, tmp_path):
+def test_a_killed_process_costs_the_epochs_since_the_checkpoint(tiny_content, tmp_path, capsys):
     """kill -9 of one of two processes, twice, at whatever moment: the first time torchrun starts
     both anew, the second time somebody does by hand. The losses are those of a run left alone."""
     text, out = tmp_path / "text.txt", tmp_path / "killed"
@@ -91,6 +91,8 @@ def test_a_killed_process_costs_the_epochs_since_the_checkpoint(tiny_content, tm
     assert first.wait() != 0
     assert first.printed.count("Resuming from") == 1
     epochs = epochs_in(out) + 3
+    assert main(command(out, epochs)) == 2  # one process has other rows
+    assert "processes is 2 there and 1 here" in capsys.readouterr().err
     printed = by_two(tmp_path, command(out, epochs), command(tmp_path / "alone", epochs))
     assert printed.count("Resuming from") == 1
     found, expected = history(out), history(tmp_path / "alone")
