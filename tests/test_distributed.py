@@ -1,8 +1,9 @@
-"""Training in several processes on gloo: every layer in DDP and FSDP2."""
+"""Training as docs/distributed.md has it: every layer in several processes on gloo."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 import rnnfast
 
-from .processes import needs_gloo, together
+from .processes import ROOT, Torchrun, needs_gloo, needs_torchrun, together
+from .test_docs import blocks
 
 WORLD = 2
 T, B, I, H = 5, 6, 4, 6  # B: of both processes
@@ -185,3 +187,23 @@ def test_two_processes() -> None:
             recurrent_layers_are_not_split,
         ],
     )
+
+
+@needs_torchrun
+def test_the_pages_program_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    """It prints what the page says; stopped in the middle of an epoch it goes on bit for bit."""
+    text = (ROOT / "docs/distributed.md").read_text(encoding="utf-8")
+    (block,) = blocks(text)
+    program = tmp_path / "train.py"
+    program.write_text(block.code)
+    for name, updates in (("whole", 40), ("parts", 10), ("parts", 40)):
+        run = Torchrun(tmp_path, str(program), str(tmp_path / f"{name}.pt"), str(updates))
+        assert run.wait() == 0, run.errors
+    assert run.printed == block.shown
+    whole, parts = (torch.load(tmp_path / f"{name}.pt") for name in ("whole", "parts"))
+    assert len(whole["losses"]) == 40
+    assert parts["losses"] == whole["losses"]
+    assert parts["at"] == whole["at"]
+    for a, b in zip(parts["states"], whole["states"], strict=True):
+        assert all(map(torch.equal, a, b))
+    assert not torch.equal(whole["states"][0][0], whole["states"][1][0])
