@@ -1,12 +1,15 @@
 """Runs a notebook without Jupyter:  python -m tests.notebook docs/notebooks/own_cell.ipynb
 
 The command writes what the cells put out into the file; test_notebooks.py compares. A code cell
-is Python without magics, and shows its last expression, by ``_repr_svg_`` where that is there.
+is Python without magics, and shows its last expression: by ``_repr_svg_`` where that is there, a
+figure of matplotlib as a small PNG. A cell that ends with a figure closes it before, since Jupyter
+would show it twice.
 """
 
 from __future__ import annotations
 
 import ast
+import base64
 import contextlib
 import io
 import json
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 Cell = dict[str, Any]
+PIXELS_PER_INCH = 80
 VARIES = "varies"  # tag of a cell whose numbers are another machine's: it is run, not compared
 
 
@@ -77,10 +81,21 @@ def _run(source: str, namespace: dict[str, Any], number: int, name: str) -> list
     return outputs
 
 
-def _shown(value: Any) -> dict[str, list[str]]:
-    svg = getattr(value, "_repr_svg_", None)
-    found = {} if svg is None else {"image/svg+xml": _lines(svg())}
+def _shown(value: Any) -> dict[str, str | list[str]]:
+    found: dict[str, str | list[str]] = {}
+    if (svg := getattr(value, "_repr_svg_", None)) is not None:
+        found["image/svg+xml"] = _lines(svg())
+    elif _is_figure(value):
+        picture = io.BytesIO()
+        value.savefig(picture, format="png", dpi=PIXELS_PER_INCH)
+        found["image/png"] = base64.b64encode(picture.getvalue()).decode()
     return found | {"text/plain": _lines(repr(value))}
+
+
+def _is_figure(value: Any) -> bool:
+    """Nobody has one before its module is imported."""
+    module = sys.modules.get("matplotlib.figure")
+    return module is not None and isinstance(value, module.Figure)
 
 
 def _lines(text: str) -> list[str]:

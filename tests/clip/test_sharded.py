@@ -1,19 +1,19 @@
-"""DTensor gradients (FSDP2's) and DDP, two processes on gloo, against torch on the full model."""
+"""DTensor gradients (FSDP2's, tensor parallelism's) and DDP, two or four processes on gloo, against
+torch on the full model."""
 
 from __future__ import annotations
 
 import math
-import os
-import socket
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 import rnnfast
+
+from ..processes import needs_gloo, together
 
 WORLD = 2
 NORMS = (2.0, 1.0, math.inf, 3.0)
@@ -160,6 +160,77 @@ def replicated_by_ddp() -> None:
         torch.testing.assert_close(a.grad, b.grad)
 
 
+def net() -> nn.Module:
+    """Of a tensor-parallel program: two layers that are split, and recurrent ones that are not."""
+    torch.manual_seed(6)
+    parts = {"embed": nn.Linear(5, 8), "rnn": rnnfast.LSTM(8, 6), "head": nn.Linear(6, 4)}
+    return nn.ModuleDict(parts).double()
+
+
+def run(model: nn.Module, x: Tensor) -> Tensor:
+    loss: Tensor = model["head"](model["rnn"](model["embed"](x))[0]).square().mean()
+    return loss
+
+
+def split(model: nn.Module, mesh: Any) -> None:
+    """The head by rows, the embedding by columns of the product's result: who made it gathers."""
+    from torch.distributed.tensor import Replicate
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    whole = ColwiseParallel(output_layouts=Replicate())
+    parallelize_module(model, mesh, {"embed": whole, "head": whole})
+
+
+def compare(model: nn.Module, plain: nn.Module, p: float) -> None:
+    from torch.distributed.tensor import DTensor
+
+    full = {name: q.grad for name, q in plain.named_parameters()}
+    norm: Any = rnnfast.clip_grad_norm_(model.parameters(), 0.01, p)
+    torch.testing.assert_close(
+        norm.full_tensor(), nn.utils.clip_grad_norm_(plain.parameters(), 0.01, p)
+    )
+    for name, q in model.named_parameters():
+        grad = q.grad.full_tensor() if isinstance(q.grad, DTensor) else q.grad
+        torch.testing.assert_close(grad, full[name])
+
+
+def tensor_parallel() -> None:
+    """Gradients of split layers are sharded over the mesh, those of the others plain and alike."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Shard
+
+    x = torch.randn(3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for p in NORMS:
+        plain, model = net(), net()
+        split(model, init_device_mesh("cpu", (WORLD,)))
+        for each in (plain, model):
+            run(each, x).backward()
+        assert model["head"].weight.grad.placements == (Shard(0),)
+        assert not isinstance(model["rnn"].weight_hh_l0.grad, DTensor)
+        compare(model, plain, p)
+
+
+def tensor_parallel_and_fully_sharded() -> None:
+    """A mesh of 2 x 2: parameters of split layers lie on four ranks, those of the others on two."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import Shard
+
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    x = torch.randn(3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    mine = x.chunk(2, dim=1)[mesh["data"].get_local_rank()]
+    for p in (2.0, math.inf):
+        plain, model = net(), net()
+        split(model, mesh["tensor"])
+        for name in ("embed", "rnn", "head"):  # a ModuleDict has no forward of its own
+            fully_shard(model[name], mesh=mesh["data"])
+        run(plain, x).backward()
+        run(model, mine).backward()
+        assert model["head"].weight.grad.device_mesh.ndim == 2
+        assert model["rnn"].weight_hh_l0.grad.placements == (Shard(0),)
+        compare(model, plain, p)
+
+
 SCENES = (
     sharded,
     pending_sums,
@@ -168,30 +239,15 @@ SCENES = (
     large,
     fully_sharded,
     replicated_by_ddp,
+    tensor_parallel,
 )
 
 
-def _run(rank: int, port: int) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD
-    )
-    try:
-        for scene in SCENES:
-            try:
-                scene()
-            except BaseException as error:
-                raise AssertionError(f"{scene.__name__}, rank {rank}: {error}") from error
-            dist.barrier()
-    finally:
-        dist.destroy_process_group()
-
-
-@pytest.mark.skipif(not dist.is_gloo_available(), reason="this torch has no gloo")
+@needs_gloo
 def test_two_processes() -> None:
-    """All scenes in one pair of processes, since starting one costs more than any of them."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    mp.spawn(_run, args=(port,), nprocs=WORLD)
+    together(WORLD, SCENES)
+
+
+@needs_gloo
+def test_four_processes() -> None:
+    together(4, [tensor_parallel_and_fully_sharded])

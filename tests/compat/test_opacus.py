@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,12 +13,16 @@ from torch import Tensor, nn
 
 pytest.importorskip("opacus", reason="opacus is not installed")
 from opacus import GradSampleModule, PrivacyEngine
+from opacus.accountants import RDPAccountant
 from opacus.validators import ModuleValidator
 from torch.utils.data import DataLoader, TensorDataset
 
 import rnnfast
 import rnnfast.opacus
 
+from .. import notebook
+
+NOTEBOOK = Path(__file__).resolve().parents[2] / "docs/notebooks/dp_sgd.ipynb"
 T, B, I, H = 4, 3, 5, 6
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
@@ -145,3 +151,18 @@ def test_a_step_of_private_training() -> None:
 class Last(nn.Module):
     def forward(self, found: Any) -> Tensor:
         return found[0][:, -1]
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.04, 0.5])
+@pytest.mark.parametrize("noise", [0.6, 1.0, 4.0])
+@pytest.mark.parametrize("steps", [1, 250])
+def test_the_notebooks_accountant(rate: float, noise: float, steps: int) -> None:
+    """docs/notebooks/dp_sgd.ipynb computes epsilon itself, over integer orders."""
+    sources = ["".join(cell["source"]) for cell in notebook.code_cells(notebook.read(NOTEBOOK))]
+    (source,) = [source for source in sources if source.startswith("def epsilon")]
+    namespace: dict[str, Any] = {"math": math, "torch": torch}
+    exec(source.partition("\n\n\n")[0], namespace)
+    accountant = RDPAccountant()
+    accountant.history = [(noise, rate, steps)]
+    expected = accountant.get_epsilon(1e-5, alphas=list(range(2, 256)))
+    assert namespace["epsilon"](rate, noise, steps, 1e-5) == pytest.approx(expected, rel=1e-6)

@@ -1,11 +1,10 @@
-"""Two processes on gloo learn what one learns with the minibatch twice as large."""
+"""Two processes on gloo learn what one learns with the minibatch twice as large; a killed one stops
+no run for good."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,30 +12,16 @@ import pytest
 from rnnfast.cli import main
 from rnnfast.text import checkpoint
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="torchrun with gloo is for POSIX")
+from ..processes import Torchrun, needs_proc, needs_torchrun
 
-ROOT = Path(__file__).resolve().parents[2]
+pytestmark = needs_torchrun
 
 
-def by_two(*commands: list[str]) -> str:
+def by_two(folder: Path, *commands: list[str]) -> str:
     """What ``commands``, one after another under torchrun with two processes, print."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    process = subprocess.Popen(
-        [*launcher, "-m", "tests.text.two_processes", *map(json.dumps, commands)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        printed, errors = process.communicate(timeout=300)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # torchrun ends its processes
-        _, errors = process.communicate(timeout=60)
-        pytest.fail(f"torchrun hangs; stderr ends:\n{errors[-3000:]}")
-    assert process.returncode == 0, errors[-3000:]
-    return printed
+    run = Torchrun(folder, "-m", "tests.text.two_processes", *map(json.dumps, commands))
+    assert run.wait() == 0, run.errors
+    return run.printed
 
 
 def history(folder: Path) -> dict[str, list[float]]:
@@ -67,7 +52,7 @@ def test_two_processes_learn_what_one_does(tiny_content, pairs_file, tmp_path):
         for name, command in runs.items()
     ]
     resumed = [*two[1], "--epochs", "4", "--resume"]
-    printed = by_two(*two, resumed)
+    printed = by_two(tmp_path, *two, resumed)
     assert printed.count("Written to") == 4  # only one process speaks
     for name, command in runs.items():
         out = tmp_path / f"one-{name}"
@@ -80,3 +65,46 @@ def test_two_processes_learn_what_one_does(tiny_content, pairs_file, tmp_path):
             values = expected[key]
             assert len(values) > 0 or (key == "validation" and name == "rows")
             assert found[key][: len(values)] == pytest.approx(values, rel=1e-5)
+
+
+@needs_proc
+def test_a_killed_process_costs_the_epochs_since_the_checkpoint(tiny_content, tmp_path, capsys):
+    """kill -9 of one of two processes, twice, at whatever moment: the first time torchrun starts
+    both anew, the second time somebody does by hand. The losses are those of a run left alone."""
+    text, out = tmp_path / "text.txt", tmp_path / "killed"
+    text.write_text(tiny_content)
+
+    lm = [
+        "lm", "train", "--text", str(text), "--cell", "LSTM", "--hidden-size", "12",
+        "--num-steps", "5", "--batch-size", "4", "--learning-rate", "2", "--train-tokens", "400",
+        "--threads", "1", "--save-every", "2",
+    ]  # fmt: skip
+
+    def command(out: Path, epochs: int) -> list[str]:
+        return [*lm, "--out", str(out), "--epochs", str(epochs)]
+
+    first = Torchrun(tmp_path, "--max-restarts=1", "-m", "rnnfast", *command(out, 1_000_000))
+    for rank in (1, 0):
+        before = epochs_in(out)
+        first.until("epochs", saved(out, more_than=before + 3))
+        first.kill(rank)
+    assert first.wait() != 0
+    assert first.printed.count("Resuming from") == 1
+    epochs = epochs_in(out) + 3
+    assert main(command(out, epochs)) == 2  # one process has other rows
+    assert "processes is 2 there and 1 here" in capsys.readouterr().err
+    printed = by_two(tmp_path, command(out, epochs), command(tmp_path / "alone", epochs))
+    assert printed.count("Resuming from") == 1
+    found, expected = history(out), history(tmp_path / "alone")
+    assert len(expected["perplexity"]) == epochs
+    for key in ("perplexity", "first_losses", "tokens"):
+        assert found[key] == expected[key]
+
+
+def epochs_in(out: Path) -> int:
+    path = out / "rnnfast.pt"
+    return checkpoint.load(path)["epoch"] if path.exists() else 0
+
+
+def saved(out: Path, more_than: int) -> Callable[[], bool]:
+    return lambda: epochs_in(out) > more_than
