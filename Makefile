@@ -114,6 +114,6 @@ rehearse:
 	done; echo "make rehearse: no Python 3.10 to 3.14 on PATH (tried: $(PYTHONS))" >&2; exit 1
 
 clean:
-	rm -rf build dist .venv *.egg-info rnnfast/_C*.so rnnfast/_build_info.json \
+	rm -rf build dist .venv *.egg-info rnnfast/_C*.so rnnfast/librnnfast.so rnnfast/_build_info.json \
 	  .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
