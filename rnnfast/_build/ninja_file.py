@@ -175,8 +175,8 @@ def link_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
 
 def ops_link_flags(paths: TorchPaths) -> list[str]:
     """For librnnfast.so: torch's library alone, without Python's. OpenMP's functions are those of
-    the runtime that torch has loaded; its file is not named, since it has another name in each
-    torch."""
+    the runtime that torch has loaded; its file is not named, since it has another name in some
+    builds of torch."""
     return [*(f"-L{p}" for p in paths.library), "-ltorch_cpu", "-Wl,-soname,librnnfast.so"]
 
 
