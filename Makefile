@@ -164,6 +164,6 @@ check-dist: $(TOOLS) $(RELEASE)
 	$(PY) -m tests.build.installed dist/*
 
 clean:
-	rm -rf build dist .venv *.egg-info rnnfast/_C*.so rnnfast/_build_info.json \
+	rm -rf build dist .venv *.egg-info rnnfast/_C*.so rnnfast/librnnfast.so rnnfast/_build_info.json \
 	  .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,20 +8,30 @@ from typing import Any
 
 import torch
 
+from ._build.schemas import SCHEMAS
 from .problem import Needs, Options, Scan
 
-_INPUTS = (
-    "str cell, str kind, Tensor input, Tensor[] states, Tensor[] weights, Tensor? lengths, "
-    "Tensor? resets, bool reverse, bool all_states, bool training, int checkpoint_every, "
-    "float grad_clip_time, str backend"
-)
-lib = torch.library.Library("rnnfast", "DEF")
-lib.define(f"scan_forward({_INPUTS}) -> (Tensor y, Tensor[] final, Tensor[] trace, Tensor[] saved)")
-lib.define(
-    f"scan_backward({_INPUTS}, Tensor? dy, Tensor[] dfinal, Tensor[] dtrace, Tensor y, "
-    "Tensor[] trace, Tensor[] saved, bool[] needs, int groups) "
-    "-> (Tensor dinput, Tensor[] dstates, Tensor[] dweights)"
-)
+
+def _library() -> torch.library.Library:
+    """The namespace, with the ops defined: here, or by librnnfast.so, where a process loaded that
+    before (``rnnfast.deploy``). Python's kernels then take the place of those there."""
+    if not torch._C._dispatch_has_kernel("rnnfast::scan_forward"):
+        made = torch.library.Library("rnnfast", "DEF")
+        for schema in SCHEMAS:
+            made.define(schema)
+        return made
+    for schema in SCHEMAS:
+        wanted = torch._C.parse_schema(f"rnnfast::{schema}")
+        found = getattr(torch.ops.rnnfast, wanted.name.partition("::")[2]).default._schema
+        if found != wanted:
+            raise ImportError(
+                f"this process loaded the librnnfast.so of another version of rnnfast, whose op "
+                f"is {found}"
+            )
+    return torch.library.Library("rnnfast", "FRAGMENT")
+
+
+lib = _library()
 
 
 def _names(op: str) -> tuple[str, ...]:

@@ -18,7 +18,9 @@ import torch
 from torch.utils._pytree import tree_leaves
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
-kind, folder, names = sys.argv[1], sys.argv[2], sys.argv[3:]
+kind, library, folder, names = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]
+if library:
+    torch.ops.load_library(library)
 found = {}
 for name in names:
     try:
@@ -42,12 +44,14 @@ def asked_for(request: pytest.FixtureRequest, cases: dict[str, Any]) -> dict[str
     return {name: case for name, case in cases.items() if name in names}
 
 
-def run_elsewhere(kind: str, folder: Path, inputs: dict[str, list[Any]]) -> dict[str, Any]:
+def run_elsewhere(
+    kind: str, folder: Path, inputs: dict[str, list[Any]], library: Path | str = "", **env: str
+) -> dict[str, Any]:
     """What the files of ``folder`` return there, by name, for each tuple of arguments: lists of
-    tensors, or the error's text. ``kind``: "jit" or "export"."""
+    tensors, or the error's text. ``kind``: "jit" or "export"; ``library`` is loaded before."""
     for name, given in inputs.items():
         torch.save(given, folder / f"{name}.inputs")
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-c", _CHILD, kind, str(folder), *inputs]
-    subprocess.run(command, check=True, env=env, cwd=folder)
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", _CHILD, kind, str(library), str(folder), *inputs]
+    subprocess.run(command, check=True, env=inherited | env, cwd=folder)
     return torch.load(folder / "found")

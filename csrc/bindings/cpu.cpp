@@ -3,16 +3,15 @@
 #include <ATen/ops/empty.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/utils/pybind.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <optional>
 #include <string>
 #include <tuple>
 
-#include "bindings/crowd.h"
 #include "bindings/scratch.h"
 #include "bindings/threads.h"
+#include "cpu/crowd.h"
 #include "cpu/kernels.h"
 #include "cpu/threads.h"
 #include "scan/plan.h"
@@ -45,15 +44,7 @@ S* data(const Optional& tensor) {
   return tensor ? tensor->mutable_data_ptr<S>() : nullptr;
 }
 
-int64_t l2_bytes() {
-  const long size = sysconf(_SC_LEVEL2_CACHE_SIZE);
-  return size > 0 ? size : int64_t(1) << 20;
-}
-
-Host host() {
-  static const int64_t l2 = l2_bytes();
-  return {host_threads(), cpu::kernels().vector_bytes, l2};
-}
+Host host() { return cpu::host_with(host_threads()); }
 
 HostPlan plan(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes) {
   return plan_host(cell, B, H, P, scalar_bytes, host());
@@ -246,7 +237,7 @@ void run_team(int n, void (*body)(void*, int, int), void* context) {
 
 void bind_cpu(pybind11::module_& m) {
   namespace py = pybind11;
-  rnnfast::watch_forks();
+  rnnfast::cpu::watch_forks();
   m.def("cpu_isa", [] { return std::string(rnnfast::cpu::kernels().isa); });
   m.def("cpu_threads", &rnnfast::host_threads);
   m.def("cpu_plan", &rnnfast::describe);

@@ -8,10 +8,10 @@
 #include <array>
 #include <optional>
 
-#include "bindings/crowd.h"
 #include "bindings/scratch.h"
 #include "bindings/threads.h"
 #include "cpu/kernels.h"
+#include "cpu/product.h"
 #include "cpu/threads.h"
 
 namespace rnnfast {
@@ -19,8 +19,6 @@ namespace {
 
 namespace py = pybind11;
 using at::Tensor;
-
-constexpr double kLeastWork = 1e5;  // multiply-adds that are worth a thread
 
 // One of its strides is 1.
 Tensor plain(const Tensor& matrix) {
@@ -36,35 +34,6 @@ bool is_thin(const Tensor& a, const Tensor& c) {
   return a.stride(1) != 1 && a.size(1) >= kSteps && c.size(1) <= std::min(kThin, c.size(0));
 }
 
-// Parts of C for at most n threads, as little as can be for the one that has most.
-template <class S>
-void split(cpu::Gemm<S>& g, int n) {
-  const cpu::GemmGrain grain = cpu::kernels().gemm_grain(sizeof(S));
-  const auto parts = [](int64_t size, int64_t grain, int64_t n) {
-    const int64_t grains = (size + grain - 1) / grain;
-    return (grains + n - 1) / n * grain;
-  };
-  n = static_cast<int>(std::min<double>(n, 1 + double(g.M) * g.N * g.K / kLeastWork));
-  int64_t least = -1;
-  for (int rows = n; rows >= 1; --rows) {
-    if (n % rows != 0) continue;
-    const int64_t most = parts(g.M, grain.rows, rows) * parts(g.N, grain.columns, n / rows);
-    if (least >= 0 && most >= least) continue;
-    least = most;
-    g.split = {rows, n / rows};
-  }
-}
-
-cpu::GemmTimes call(const cpu::Gemm<float>& g) { return cpu::kernels().gemm_f32(g); }
-cpu::GemmTimes call(const cpu::Gemm<double>& g) { return cpu::kernels().gemm_f64(g); }
-
-template <class S>
-void run(const cpu::Gemm<S>& g) {
-  constexpr int64_t kPatience = 8000000;  // nanoseconds
-  const cpu::GemmTimes times = call(g);
-  if (times.waited > kPatience && times.waited > 3 * times.own) crowd().seen();
-}
-
 template <class S>
 void multiply(const Tensor& a, const Tensor& b, const std::optional<Tensor>& row, bool add,
               const Tensor& c) {
@@ -75,12 +44,11 @@ void multiply(const Tensor& a, const Tensor& b, const std::optional<Tensor>& row
   g.c = c.mutable_data_ptr<S>(), g.c_row = c.stride(0);
   g.row = row ? row->const_data_ptr<S>() : nullptr;
   g.add = add;
-  split(g, crowd().known() ? 1 : host_threads());
-  const Tensor workspace =
-      scratch(cpu::kernels().gemm_room(sizeof(S)) * g.split.rows * g.split.columns + 64);
-  const auto begin = reinterpret_cast<uintptr_t>(workspace.mutable_data_ptr());
-  g.workspace = reinterpret_cast<void*>((begin + 63) & ~uintptr_t(63));
-  run(g);
+  Tensor workspace;
+  cpu::multiply(g, host_threads(), [&](int64_t bytes) {
+    workspace = scratch(bytes);
+    return workspace.mutable_data_ptr();
+  });
 }
 
 void multiply(const Tensor& a, const Tensor& b, const std::optional<Tensor>& row, bool add,

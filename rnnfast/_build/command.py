@@ -19,6 +19,7 @@ from setuptools.command.build_py import build_py
 from . import ninja_file, record
 from .recipe import WITHOUT_IT, BuildError, Recipe, extension_suffix, make_recipe
 
+LIBRARY = "librnnfast.so"  # the ops for processes without Python
 Commands = dict[str, type[Command]]
 
 
@@ -53,15 +54,17 @@ def commands(root: Path) -> Commands:
 
 
 def build_extension(root: Path, package: Path) -> None:
-    """Build _C and put it and its record into `package`; where that can't be, say why."""
+    """Build _C and librnnfast.so and put them and their record into `package`; where that can't be,
+    say why."""
     try:
         recipe = make_recipe()
     except BuildError as error:
         raise SystemExit(f"rnnfast build: {error}") from None
     package.mkdir(parents=True, exist_ok=True)
-    target = package / f"_C{extension_suffix()}"
+    targets = {"_C.so": package / f"_C{extension_suffix()}", LIBRARY: package / LIBRARY}
     if isinstance(recipe, str):
-        target.unlink(missing_ok=True)
+        for target in targets.values():
+            target.unlink(missing_ok=True)
         record.write(package, {"built": False, "reason": recipe})
         print(f"rnnfast build: extension skipped: {recipe}; {WITHOUT_IT}", flush=True)
         return
@@ -71,7 +74,8 @@ def build_extension(root: Path, package: Path) -> None:
     jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
     if subprocess.run([recipe.ninja, "-C", str(folder), "-j", jobs]).returncode != 0:
         raise SystemExit("rnnfast build: the compiler failed; its message is above")
-    _install(folder / "_C.so", target)
+    for name, target in targets.items():
+        _install(folder / name, target)
     record.write(package, _facts(recipe, root / "csrc"))
 
 

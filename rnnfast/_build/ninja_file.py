@@ -10,8 +10,11 @@ from pathlib import Path
 
 from .nvcc import toolkit_root
 from .recipe import Recipe, gencode
+from .schemas import SCHEMAS
 
 WARNINGS = ("-Wall", "-Wextra")
+OLDEST_TORCH = (2, 11)  # that librnnfast.so runs with, whichever it is compiled against
+OPS_WITHOUT = ("cuda/", "clip/", "cpu/stream/")  # of the core, what librnnfast.so has no use for
 # Seconds of a core, for two architectures, by the beginning of the path in csrc; what is not named
 # takes less than 10. ninja starts what it can in the order of its file: with many cores a build
 # waits for the slowest source, which must not come last.
@@ -24,6 +27,7 @@ SECONDS = {
     "cuda/solo/": 47,
     "cpu/kernels_": 35,
     "bindings/": 33,
+    "ops/": 12,
     "clip/cuda": 20,
 }
 
@@ -40,11 +44,12 @@ class TorchPaths:
 class Sources:
     core: tuple[tuple[Path, tuple[str, ...]], ...]  # no torch headers: C++17; flags of its own
     bindings: tuple[Path, ...]  # torch headers
+    ops: tuple[Path, ...]  # those of torch's stable ABI
     cuda: tuple[Path, ...]  # .cu, no torch headers
 
 
 def find_sources(csrc: Path, with_cuda: bool) -> Sources:
-    """The lines of csrc/sources.txt, csrc/bindings/*.cpp and all *.cu.
+    """The lines of csrc/sources.txt, csrc/bindings/*.cpp, csrc/ops/*.cpp and all *.cu.
 
     `bindings/cuda*.cpp` and the .cu files are left out without CUDA.
     """
@@ -60,12 +65,13 @@ def find_sources(csrc: Path, with_cuda: bool) -> Sources:
     return Sources(
         core=tuple(listed),
         bindings=tuple(bindings),
+        ops=tuple(sorted(csrc.glob("ops/*.cpp"))),
         cuda=tuple(sorted(csrc.rglob("*.cu"))) if with_cuda else (),
     )
 
 
 def write_ninja(recipe: Recipe, paths: TorchPaths, csrc: Path, folder: Path) -> Path:
-    """Write `folder`/build.ninja, which links `folder`/_C.so; its path is returned."""
+    """Write `folder`/build.ninja, which links _C.so and librnnfast.so; its path is returned."""
     sources = find_sources(csrc, with_cuda=recipe.nvcc is not None)
     binding_flags = [
         f"-std={recipe.torch.cxx_standard}",
@@ -84,18 +90,25 @@ def write_ninja(recipe: Recipe, paths: TorchPaths, csrc: Path, folder: Path) -> 
     if recipe.nvcc is not None:
         nvcc = [str(recipe.nvcc.path), "-MD", "-MF", "$out.d", *cuda_flags(recipe)]
         lines.append(_rule("nvcc", nvcc))
-    objects: list[str] = []
     compiled: list[tuple[int, str]] = []
     edges = [(source, "cxx", ["-std=c++17", *flags]) for source, flags in sources.core]
     edges += [(source, "cxx", binding_flags) for source in sources.bindings]
+    edges += [(source, "cxx", _ops_flags(recipe, paths)) for source in sources.ops]
     edges += [(source, "nvcc", []) for source in sources.cuda]
     for source, rule, flags in edges:
         name = str(source.relative_to(csrc))
-        objects.append(f"{name}.o")
-        edge = _edge(objects[-1], rule, [str(source)], [f"-I{csrc}", *flags])
+        edge = _edge(f"{name}.o", rule, [str(source)], [f"-I{csrc}", *flags])
         compiled.append((expected_seconds(name), edge))
     lines += [edge for _, edge in sorted(compiled, key=lambda pair: -pair[0])]
-    lines.append(_edge("_C.so", "link", objects, link_flags(recipe, paths)))
+
+    def objects(*parts: Iterable[Path]) -> list[str]:
+        return [f"{source.relative_to(csrc)}.o" for part in parts for source in part]
+
+    core = objects(source for source, _ in sources.core)
+    module = [*core, *objects(sources.bindings, sources.cuda)]
+    lines.append(_edge("_C.so", "link", module, link_flags(recipe, paths)))
+    ops = [name for name in core if not name.startswith(OPS_WITHOUT)] + objects(sources.ops)
+    lines.append(_edge("librnnfast.so", "link", ops, ops_link_flags(paths)))
     path = folder / "build.ninja"
     text = "\n".join(["ninja_required_version = 1.5", *lines, ""])
     if not path.is_file() or path.read_text() != text:
@@ -158,6 +171,24 @@ def link_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
         system = [f"-L{root / 'lib64'}", f"-L{root / 'lib'}", "-lcudart"]
         flags += ["-lc10_cuda", *([str(cudart)] if cudart else system)]
     return flags
+
+
+def ops_link_flags(paths: TorchPaths) -> list[str]:
+    """For librnnfast.so: torch's library alone, without Python's. OpenMP's functions are those of
+    the runtime that torch has loaded; its file is not named, since it has another name in some
+    builds of torch."""
+    return [*(f"-L{p}" for p in paths.library), "-ltorch_cpu", "-Wl,-soname,librnnfast.so"]
+
+
+def _ops_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
+    major, minor = OLDEST_TORCH
+    schemas = ", ".join(f'"{schema}"' for schema in SCHEMAS)
+    return [
+        f"-std={recipe.torch.cxx_standard}",
+        f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000",
+        f"-DRNNFAST_SCHEMAS={schemas}",
+        *(f"-isystem{p}" for p in paths.include),
+    ]
 
 
 def _binding_defines(recipe: Recipe) -> list[str]:

@@ -22,13 +22,13 @@ WHEEL = ("install", "--no-index")
 HIDDEN = ("rnnfast", "__editable__")  # what an editable install leaves in site-packages
 
 RUN_A_LAYER = """
-import sys, torch, rnnfast, rnnfast._ext as e
+import sys, torch, rnnfast, rnnfast.deploy as deploy, rnnfast._ext as e
 layer = rnnfast.LSTM(3, 4)
 y, (h, c) = layer(torch.randn(5, 2, 3), lengths=torch.tensor([5, 3]))
 y.sum().backward()
 assert torch.isfinite(y).all() and torch.isfinite(layer.weight_hh_l0.grad).all()
 assert rnnfast.__file__.startswith(sys.prefix), rnnfast.__file__
-print(e.why_missing())
+print(e.why_missing() or deploy.why_missing())
 """
 
 

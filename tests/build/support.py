@@ -11,6 +11,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+TINY_LIBRARY = """
+#include "answer.h"
+extern "C" __attribute__((visibility("default"))) int rnnfast_answer() { return answer(); }
+"""
 # An extension that compiles in a second: no pybind11 and no torch headers.
 TINY_MODULE = """
 #include <Python.h>
@@ -59,6 +63,8 @@ def tiny_project(folder: Path) -> Path:
     (folder / "rnnfast/__init__.py").write_text("")
     (folder / "csrc/bindings").mkdir(parents=True)
     (folder / "csrc/bindings/module.cpp").write_text(TINY_MODULE)
+    (folder / "csrc/ops").mkdir()
+    (folder / "csrc/ops/library.cpp").write_text(TINY_LIBRARY)
     (folder / "csrc/answer.h").write_text("int answer();\n")
     (folder / "csrc/answer.cpp").write_text('#include "answer.h"\nint answer() { return 41; }\n')
     (folder / "csrc/sources.txt").write_text("# one file\nanswer.cpp\n")

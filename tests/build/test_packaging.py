@@ -16,6 +16,7 @@ from .support import copy_project, python, run, tiny_project
 
 NOT_SHIPPED = (".so", ".pyc", "_build_info.json")
 
+LIBRARY = "rnnfast/librnnfast.so"
 RUN_A_LAYER = """
 import torch, rnnfast, rnnfast._ext as e
 assert torch.isfinite(rnnfast.LSTM(3, 4)(torch.randn(5, 2, 3))[0]).all()
@@ -50,7 +51,8 @@ def test_the_sdist_holds_all_that_a_build_reads_and_nothing_built(project):
 
 
 def test_a_wheel_made_without_a_compiler_is_pure_runs_and_says_what_it_lacks(project, tmp_path):
-    (project / "rnnfast/_C.so").write_text("left by another build")
+    for name in ("_C.so", "librnnfast.so"):
+        (project / "rnnfast" / name).write_text("left by another build")
     wheel = build(project, "wheel", CXX="/no/such/compiler")
     assert wheel.name.endswith("-py3-none-any.whl")
     site = tmp_path / "site"
@@ -80,6 +82,7 @@ def test_a_wheel_holds_the_extension_and_its_record(tmp_path):
         names = archive.namelist()
         assert json.loads(archive.read("rnnfast/_build_info.json"))["built"] is True
     assert [n for n in names if n.startswith("rnnfast/_C.") and n.endswith(".so")]
+    assert LIBRARY in names
 
 
 def test_the_tiny_wheel_has_nothing_that_was_since_removed(tmp_path):

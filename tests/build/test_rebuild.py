@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from collections.abc import Iterator
@@ -58,6 +59,7 @@ def test_a_second_build_compiles_nothing_and_leaves_the_extension_as_it_is(proje
     assert "no work to do" in second.stdout
     assert extension.stat().st_mtime_ns == before
     assert answer(project) == "41"
+    assert ctypes.CDLL(str(project / "rnnfast/librnnfast.so")).rnnfast_answer() == 41
 
 
 def test_a_changed_source_is_compiled_alone(project):
@@ -96,7 +98,7 @@ def test_a_build_without_compiler_removes_the_old_extension_and_says_so(project)
     lines = [x for x in skipped.stdout.splitlines() if x.startswith("rnnfast build:")]
     assert len(lines) == 1
     assert "extension skipped: no C++ compiler (CXX=/no/such/compiler does not run)" in lines[0]
-    assert not list((project / "rnnfast").glob("_C*"))
+    assert not list((project / "rnnfast").glob("*.so"))
     assert record.read(project / "rnnfast")["built"] is False
 
 

@@ -207,11 +207,20 @@ def test_sources_are_those_of_the_list_and_of_the_folders():
 
 def test_torch_free_sources_include_no_torch_header():
     sources = ninja_file.find_sources(ROOT / "csrc", with_cuda=True)
-    headers = [p for p in (ROOT / "csrc").rglob("*.h") if p.parent.name != "bindings"]
+    headers = [p for p in (ROOT / "csrc").rglob("*.h") if p.parent.name not in ("bindings", "ops")]
     for path in [*(p for p, _ in sources.core), *sources.cuda, *headers]:
         text = path.read_text()
         for header in ("torch/", "ATen/", "c10/", "pybind11/"):
             assert f"#include <{header}" not in text, f"{path.name} includes {header}"
+
+
+def test_the_ops_include_torchs_stable_interface_alone():
+    files = [p for p in (ROOT / "csrc/ops").iterdir() if p.suffix in (".h", ".cpp")]
+    found = {
+        line for p in files for line in p.read_text().splitlines() if "#include <torch" in line
+    }
+    assert found
+    assert [line for line in found if not line.startswith("#include <torch/csrc/stable/")] == []
 
 
 def test_ninja_file_compiles_each_source_once_and_links_torchs_openmp(tmp_path):
@@ -221,12 +230,17 @@ def test_ninja_file_compiles_each_source_once_and_links_torchs_openmp(tmp_path):
     paths = ninja_file.TorchPaths(("/torch/include",), ("/torch/lib",))
     text = ninja_file.write_ninja(made, paths, ROOT / "csrc", tmp_path).read_text()
     sources = ninja_file.find_sources(ROOT / "csrc", with_cuda=False)
-    for source in [*(p for p, _ in sources.core), *sources.bindings]:
+    for source in [*(p for p, _ in sources.core), *sources.bindings, *sources.ops]:
         assert text.count(f".o: cxx {source}\n") == 1
     openmp = made.torch.openmp_library()
-    link = text[text.index("build _C.so: link") :]
-    assert (str(openmp) if openmp else "-fopenmp") in link
+    module, library = text[text.index("build _C.so: link") :].split("build librnnfast.so: link")
+    assert (str(openmp) if openmp else "-fopenmp") in module
+    assert "ops/" not in module
     assert recipe.DEFAULT_ARCHS not in text
+    for part in ("torch_python", "gomp", "openmp", "bindings/", "clip/", "stream/", "c10"):
+        assert part not in library, part
+    assert "ops/library.cpp.o" in library
+    assert "cpu/kernels_baseline.cpp.o" in library
 
 
 def test_the_slowest_sources_are_compiled_first(env, torch_with, tmp_path):

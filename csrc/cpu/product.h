@@ -1,0 +1,57 @@
+// A large product among threads: how its result is shared, and what it needs to run.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string_view>
+
+#include "cpu/crowd.h"
+#include "cpu/kernels.h"
+
+namespace rnnfast::cpu {
+
+// Whether ours measured faster than torch's; the rule of rnnfast/products/multiply.py.
+inline bool is_faster(int64_t rows, int64_t steps, int64_t columns) {
+  constexpr int64_t kMostSteps = 8192;
+  constexpr double kMostWork = 2e9;  // multiply-adds
+  return std::string_view(kernels().isa) == "avx2" && steps <= kMostSteps &&
+         double(rows) * double(steps) * double(columns) <= kMostWork;
+}
+
+// Parts of C for at most n threads, as little as can be for the one that has most.
+template <class S>
+void split(Gemm<S>& g, int n) {
+  constexpr double kLeastWork = 1e5;  // multiply-adds that are worth a thread
+  const GemmGrain grain = kernels().gemm_grain(sizeof(S));
+  const auto parts = [](int64_t size, int64_t grain, int64_t n) {
+    const int64_t grains = (size + grain - 1) / grain;
+    return (grains + n - 1) / n * grain;
+  };
+  n = static_cast<int>(std::min<double>(n, 1 + double(g.M) * g.N * g.K / kLeastWork));
+  int64_t least = -1;
+  for (int rows = n; rows >= 1; --rows) {
+    if (n % rows != 0) continue;
+    const int64_t most = parts(g.M, grain.rows, rows) * parts(g.N, grain.columns, n / rows);
+    if (least >= 0 && most >= least) continue;
+    least = most;
+    g.split = {rows, n / rows};
+  }
+}
+
+inline GemmTimes call(const Gemm<float>& g) { return kernels().gemm_f32(g); }
+inline GemmTimes call(const Gemm<double>& g) { return kernels().gemm_f64(g); }
+
+// g, on at most n threads, where everything but its split and workspace is set. scratch(bytes)
+// returns memory.
+template <class S, class Scratch>
+void multiply(Gemm<S> g, int n, const Scratch& scratch) {
+  constexpr int64_t kPatience = 8000000;  // nanoseconds
+  split(g, crowd().known() ? 1 : n);
+  const int64_t room = kernels().gemm_room(sizeof(S)) * g.split.rows * g.split.columns + 64;
+  const auto begin = reinterpret_cast<uintptr_t>(scratch(room));
+  g.workspace = reinterpret_cast<void*>((begin + 63) & ~uintptr_t(63));
+  const GemmTimes times = call(g);
+  if (times.waited > kPatience && times.waited > 3 * times.own) crowd().seen();
+}
+
+}  // namespace rnnfast::cpu

@@ -1,0 +1,78 @@
+// The input's part of the gates.
+#include <array>
+
+#include "cpu/host.h"
+#include "cpu/product.h"
+#include "ops/scan.h"
+
+namespace rnnfast::ops {
+namespace {
+
+// x·Wᵀ + b of x [N, I], by torch.
+Tensor linear(const Tensor& x, const Tensor& weight, const Optional& bias) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 3> stack{from(x), from(weight), from(bias)};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+template <class S>
+void multiply(const Tensor& x, const Tensor& weight, const Optional& bias, const Tensor& gates) {
+  cpu::Gemm<S> g;
+  g.M = x.size(0), g.N = weight.size(0), g.K = x.size(1);
+  g.a = data<const S>(x), g.a_row = g.K, g.a_column = 1;
+  g.b = data<const S>(weight), g.b_row = 1, g.b_column = g.K;
+  g.c = data<S>(gates), g.c_row = g.N;
+  g.row = data<const S>(bias);
+  cpu::multiply(g, cpu::threads_of(int(torch::stable::get_num_threads())), scratch);
+}
+
+Tensor dense(const Scan& scan, const Tensor& weight, const Optional& bias) {
+  const ScalarType dtype = scan.wide();
+  const int64_t N = scan.T * scan.B, GH = scan.gate_width();
+  const Tensor x = torch::stable::reshape(plain(scan.input, dtype), Shape{N, scan.I});
+  const Shape shape{scan.T, scan.B, GH};
+  if (!cpu::is_faster(N, scan.I, GH))
+    return plain(torch::stable::reshape(linear(x, weight, bias), shape), dtype);
+  const Tensor gates = empty(shape, dtype);
+  dtype == ScalarType::Float ? multiply<float>(x, weight, bias, gates)
+                             : multiply<double>(x, weight, bias, gates);
+  return gates;
+}
+
+// A one-hot row times Wᵀ is a column of W. Past the end of a sequence any token will do.
+template <class S>
+void look_up(const Scan& scan, const Tensor& weight, const Optional& bias, const Tensor& gates) {
+  const int64_t I = scan.I, B = scan.B, GH = scan.gate_width();
+  const int64_t *tokens = data<const int64_t>(scan.input),
+                *lengths = data<const int64_t>(scan.lengths);
+  const S *columns = data<const S>(weight), *row = data<const S>(bias);
+  S* out = data<S>(gates);
+  torch::stable::parallel_for(0, scan.T * B, 1 + 4096 / GH, [=](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      const bool alive = !lengths || n / B < lengths[n % B];
+      for (int64_t j = 0; j < GH; ++j) {
+        const S value = alive ? columns[j * I + tokens[n]] : S(0);
+        out[n * GH + j] = row ? value + row[j] : value;
+      }
+    }
+  });
+}
+
+}  // namespace
+
+Tensor projected(const Scan& scan) {
+  const ScalarType dtype = scan.wide();
+  if (scan.kind == "gates") return copied(scan.input, dtype);
+  const Tensor weight = plain(*scan.weights.w_ih, dtype);
+  Optional bias;
+  if (scan.weights.b_ih) bias = plain(*scan.weights.b_ih, dtype);
+  if (scan.kind == "dense") return dense(scan, weight, bias);
+  const Tensor gates = empty({scan.T, scan.B, scan.gate_width()}, dtype);
+  dtype == ScalarType::Float ? look_up<float>(scan, weight, bias, gates)
+                             : look_up<double>(scan, weight, bias, gates);
+  return gates;
+}
+
+}  // namespace rnnfast::ops
