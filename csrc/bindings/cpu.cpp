@@ -5,6 +5,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -58,13 +59,14 @@ struct Common {
   Tensor w_hh, h0;
   Optional b_hh, w_hr, c0, lengths, resets;
 
-  Common(const std::string& name, const Tensor& gates, const Tensor& w_hh_, const Optional& w_hr_,
+  // steps: [T, B, …]
+  Common(const std::string& name, const Tensor& steps, const Tensor& w_hh_, const Optional& w_hr_,
          const Tensor& h0_, const Optional& c0_, const Optional& lengths_, const Optional& resets_)
       : cell(find_cell(name)), dtype(w_hh_.scalar_type()) {
     TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kDouble,
                      "expected float32 or float64, got ", dtype);
-    TORCH_CHECK_VALUE(gates.dim() == 3 && w_hh_.dim() == 2, "gates must be 3-D and w_hh 2-D");
-    T = gates.size(0), B = gates.size(1), H = w_hh_.size(0) / cell.gates, P = w_hh_.size(1);
+    TORCH_CHECK_VALUE(steps.dim() == 3 && w_hh_.dim() == 2, "gates and x must be 3-D and w_hh 2-D");
+    T = steps.size(0), B = steps.size(1), H = w_hh_.size(0) / cell.gates, P = w_hh_.size(1);
     const int64_t GH = cell.gates * H;
     TORCH_CHECK_VALUE(T > 0 && H > 0 && P > 0, "sizes must be positive");
     TORCH_CHECK_VALUE(cell.projected() || P == H, "w_hh must be square for each gate");
@@ -82,13 +84,14 @@ struct Common {
   // Whether the kernels can keep this cell's gates as 16-bit fixed point.
   bool keeps_fixed() const { return dtype == at::kFloat && cell.bounded_gates; }
 
-  // Fills the common part of a kernel's arguments; returns its workspace, to be kept alive.
+  // Fills the common part of a kernel's arguments; returns its workspace, to be kept alive. I: of x,
+  // where the scan makes the input's part of the gates.
   template <class S, class Arguments>
-  Tensor fill(Arguments& a, bool reverse) const {
+  Tensor fill(Arguments& a, bool reverse, int64_t I = 0) const {
     a.T = T, a.B = B, a.H = H, a.P = P;
     a.reverse = reverse;
     const HostPlan chosen = plan(cell, B, H, P, sizeof(S));
-    a.split = {chosen.rows, crowd().known() ? 1 : chosen.units};
+    a.split = {chosen.rows, I > 0 || crowd().known() ? 1 : chosen.units};
     a.w_hh = w_hh.const_data_ptr<S>();
     a.b_hh = data<S>(b_hh);
     a.w_hr = data<S>(w_hr);
@@ -96,7 +99,8 @@ struct Common {
     a.resets = data<bool>(resets);
     a.h0 = h0.const_data_ptr<S>();
     a.c0 = data<S>(c0);
-    const int64_t bytes = cpu::kernels().workspace(cell.id, B, H, P, sizeof(S), a.split);
+    int64_t bytes = cpu::kernels().workspace(cell.id, B, H, P, sizeof(S), a.split);
+    if (I > 0) bytes += cpu::kernels().input_room(cell.id, B, I, H, sizeof(S), a.split);
     Tensor workspace = scratch(bytes);
     a.workspace = workspace.mutable_data_ptr();
     return workspace;
@@ -119,23 +123,65 @@ void run(CellId id, const Pass& pass) {
   if (call(id, pass)) crowd().seen();
 }
 
+// x [T, B, I] of any strides but the last, and what it is multiplied with.
+struct Input {
+  Tensor x, w_ih;
+  Optional b_ih;
+
+  Input(const Common& in, const Tensor& x_, const Optional& w_ih_, const Optional& b_ih_) {
+    TORCH_CHECK_VALUE(w_ih_ && w_ih_->dim() == 2 && w_ih_->size(1) > 0, "x needs w_ih");
+    const int64_t GH = in.cell.gates * in.H, I = w_ih_->size(1);
+    checked("x", x_.slice(0, 0, 0), in.dtype, {0, in.B, I});
+    x = x_.resolve_neg();
+    if (x.stride(2) != 1) x = x.contiguous();
+    w_ih = checked("w_ih", w_ih_->resolve_neg(), in.dtype, {GH, I});
+    b_ih = checked("b_ih", b_ih_, in.dtype, {GH});
+    if (b_ih) b_ih = b_ih->resolve_neg();
+  }
+
+  int64_t I() const { return w_ih.size(1); }
+
+  template <class S>
+  void fill(cpu::Forward<S>& f) const {
+    f.x = x.const_data_ptr<S>(), f.w_ih = w_ih.const_data_ptr<S>(), f.b_ih = data<S>(b_ih);
+    f.I = I(), f.x_step = x.stride(0), f.x_row = x.stride(1);
+  }
+};
+
+// Whether a scan should make the input's part of the gates itself: each thread has sequences of its
+// own, enough of them for the product, and its packed weights do not fill the cache.
+bool makes_input(const std::string& name, int64_t B, int64_t I, int64_t H, int64_t P,
+                 int scalar_bytes) {
+  constexpr int64_t kMostBytes = int64_t(4) << 20, kLeastRows = 16;
+  const CellInfo& cell = find_cell(name);
+  const HostPlan chosen = plan(cell, B, H, P, scalar_bytes);
+  return chosen.units == 1 && B / chosen.rows >= kLeastRows && I > 0 &&
+         cell.gates * H * I * scalar_bytes <= kMostBytes;
+}
+
 using ForwardResult = std::tuple<Tensor, Tensor, Optional, Optional, Optional>;
 
-// Overwrites `gates` (x·W_ihᵀ + b_ih), if training with what backward needs of them, or that is put
-// into `fixed` (int16, for gates in float32).
+// `gates`: x·W_ihᵀ + b_ih, overwritten, if training with what backward needs of them, or that is put
+// into `fixed` (int16, for gates in float32). Or x and the weights it is multiplied with: then
+// `gates` is written only, and may be left out where backward needs nothing of it.
 // (y, last h, last c, every c, extra); every c if `all_c`, extra if training.
-ForwardResult forward(const std::string& name, Tensor gates, const Optional& fixed,
+ForwardResult forward(const std::string& name, const Optional& gates, const Optional& x,
+                      const Optional& w_ih, const Optional& b_ih, const Optional& fixed,
                       const Tensor& w_hh, const Optional& b_hh, const Optional& w_hr,
                       const Tensor& h0, const Optional& c0, const Optional& lengths,
                       const Optional& resets, bool reverse, bool training, bool all_c) {
-  Common in(name, gates, w_hh, w_hr, h0, c0, lengths, resets);
+  TORCH_CHECK_VALUE(gates || x, "gates or x must be given");
+  Common in(name, x ? *x : *gates, w_hh, w_hr, h0, c0, lengths, resets);
+  std::optional<Input> input;
+  if (x) input.emplace(in, *x, w_ih, b_ih);
   const int64_t T = in.T, B = in.B, H = in.H, P = in.P;
   in.b_hh = checked("b_hh", b_hh, in.dtype, {in.cell.gates * H});
-  TORCH_CHECK_VALUE(gates.is_contiguous(), "gates must be contiguous");
-  gates = checked("gates", gates, in.dtype, {T, B, in.cell.gates * H});
+  const std::array<int64_t, 3> shape{T, B, in.cell.gates * H};
+  TORCH_CHECK_VALUE(!gates || gates->is_contiguous(), "gates must be contiguous");
+  const Optional gates_out = checked("gates", gates, in.dtype, shape);
   TORCH_CHECK_VALUE(!fixed || fixed->is_contiguous(), "fixed must be contiguous");
   TORCH_CHECK_VALUE(!fixed || in.keeps_fixed(), "fixed is for float32 and cells with gates");
-  const Optional fixed_out = checked("fixed", fixed, at::kShort, gates.sizes());
+  const Optional fixed_out = checked("fixed", fixed, at::kShort, shape);
   Tensor y = in.empty({T, B, P}), h_last = in.empty({B, P});
   Optional c_last, c, extra;
   if (in.cell.states == 2) c_last = in.empty({B, H});
@@ -145,9 +191,10 @@ ForwardResult forward(const std::string& name, Tensor gates, const Optional& fix
   with_scalar(in.dtype, [&](auto zero) {
     using S = decltype(zero);
     cpu::Forward<S> f;
-    const Tensor workspace = in.fill<S>(f, reverse);
+    const Tensor workspace = in.fill<S>(f, reverse, input ? input->I() : 0);
     f.training = training;
-    f.gates = gates.mutable_data_ptr<S>();
+    if (input) input->fill(f);
+    f.gates = data<S>(gates_out);
     f.fixed = data<int16_t>(fixed_out);
     f.extra = data<S>(extra);
     f.y = y.mutable_data_ptr<S>();
@@ -244,10 +291,12 @@ void bind_cpu(pybind11::module_& m) {
   m.def("cpu_split", &rnnfast::split, py::arg("weights"), py::arg("gates"), py::arg("meetings"),
         py::arg("B"), py::arg("H"), py::arg("scalar_bytes"));
   m.def("cpu_team", [] { return reinterpret_cast<intptr_t>(&rnnfast::run_team); });
+  m.def("cpu_makes_input", &rnnfast::makes_input, py::arg("cell"), py::arg("B"), py::arg("I"),
+        py::arg("H"), py::arg("P"), py::arg("scalar_bytes"));
   m.def("cpu_forward", &rnnfast::forward, py::kw_only(), py::arg("cell"), py::arg("gates"),
-        py::arg("fixed"), py::arg("w_hh"), py::arg("b_hh"), py::arg("w_hr"), py::arg("h0"),
-        py::arg("c0"), py::arg("lengths"), py::arg("resets"), py::arg("reverse"),
-        py::arg("training"), py::arg("all_c"));
+        py::arg("x"), py::arg("w_ih"), py::arg("b_ih"), py::arg("fixed"), py::arg("w_hh"),
+        py::arg("b_hh"), py::arg("w_hr"), py::arg("h0"), py::arg("c0"), py::arg("lengths"),
+        py::arg("resets"), py::arg("reverse"), py::arg("training"), py::arg("all_c"));
   m.def("cpu_backward", &rnnfast::backward, py::kw_only(), py::arg("cell"), py::arg("gates"),
         py::arg("extra"), py::arg("y"), py::arg("c"), py::arg("w_hh"), py::arg("w_hr"),
         py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("resets"), py::arg("reverse"),

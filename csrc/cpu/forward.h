@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "cpu/input.h"
 #include "cpu/workspace.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA {
@@ -32,6 +33,7 @@ class ForwardPass {
                              width * values_of(phase), operand_width(phase, f.H, f.P), true);
     }
     zeros_ = arena.take<S>(f.H > f.P ? f.H : f.P);
+    if (f.x) input_ = InputSteps<S>(arena, f, G * f.H);
     lists_ = arena.take<char>(0);
   }
 
@@ -47,6 +49,7 @@ class ForwardPass {
  private:
   void pack(const Place& place) {
     if (place.id() == 0) fill_zero(zeros_, f_.H > f_.P ? f_.H : f_.P);
+    if (f_.x) input_.pack(place);
     unrolled<N>([&](auto p) { pack_phase<p>(place); });
   }
 
@@ -75,6 +78,7 @@ class ForwardPass {
     if (!place.wait()) return;
     for (int64_t step = 0; step < f_.T; ++step) {
       const int64_t t = rules_.time(step);
+      rows.gates = gates_of(step, t, mine, place);
       collect(t, mine, place, rows);
       unrolled<N>([&](auto p) {
         if (place.gone) return;
@@ -84,6 +88,12 @@ class ForwardPass {
       if (place.gone) return;
     }
     if (place.unit == 0) keep_last(mine);
+  }
+
+  S* gates_of(int64_t step, int64_t t, Range mine, const Place& place) const {
+    if (mine.size() == 0) return nullptr;
+    if (!f_.x) return f_.gates + t * f_.B * G * f_.H;
+    return input_.before(step, mine, place, [&](int64_t s) { return rules_.time(s); });
   }
 
   // The live rows of step t, and where their previous states are; dead ones are zeroed.
@@ -115,7 +125,7 @@ class ForwardPass {
   S* extra_row(int64_t t, int64_t b) const {
     return f_.extra + (f_.training ? t * f_.B + b : b) * f_.H;
   }
-  S* gates_row(int64_t t, int64_t b) const { return f_.gates + (t * f_.B + b) * G * f_.H; }
+  S* gates_row(const LiveRows<S>& rows, int64_t b) const { return rows.gates + b * G * f_.H; }
   S* y_row(int64_t t, int64_t b) const { return f_.y + (t * f_.B + b) * f_.P; }
 
   template <int p>
@@ -151,7 +161,7 @@ class ForwardPass {
             const V (&gh)[Cell::kPhases[p].gates]) {
     constexpr Phase kPhase = Cell::kPhases[p];
     const int64_t b = rows.b[i], H = f_.H;
-    S* gates = gates_row(t, b) + at.j;
+    S* gates = gates_row(rows, b) + at.j;
     V gx[kPhase.gates], s[Cell::kStates], s_new[Cell::kStates], saved[Cell::kSaved];
     for (int g = 0; g < kPhase.gates; ++g) gx[g] = V::load(gates + (kPhase.first + g) * H, at.n);
     s[0] = Cell::kReadsH ? V::load(rows.h[i] + at.j, at.n) : V(S(0));
@@ -169,19 +179,19 @@ class ForwardPass {
       }
       if constexpr (!kProjected<Cell>) s_new[0].store(y_row(t, b) + at.j, at.n);
     }
-    if constexpr (kSavesGates) keep_saved<p>(saved, t, b, at);
+    if constexpr (kSavesGates) keep_saved<p>(saved, t, b, gates, at);
   }
 
-  // What a phase saves: for backward, and what a later phase reads.
+  // What a phase saves: for backward, and what a later phase reads. `gates`: the unit's.
   template <int p>
-  void keep_saved(const V (&saved)[Cell::kSaved], int64_t t, int64_t b, Unit at) const {
+  void keep_saved(const V (&saved)[Cell::kSaved], int64_t t, int64_t b, S* gates, Unit at) const {
     constexpr unsigned kSets = Cell::kPhases[p].sets, kNeeded = needed_after<Cell>(p);
     unrolled<G>([&](auto g) {
       if constexpr (has_bit(kSets, g)) {
-        if (f_.training) keep(saved[g], t, b, g, at);
+        if (f_.training) keep(saved[g], t, b, g, gates, at);
       }
       if constexpr (has_bit(kSets & kNeeded, g)) {
-        saved[g].store(gates_row(t, b) + g * f_.H + at.j, at.n);
+        saved[g].store(gates + g * f_.H, at.n);
       }
     });
     if constexpr (has_bit(kSets, G)) {
@@ -191,14 +201,14 @@ class ForwardPass {
   }
 
   // Gate g of one vector of units, for backward.
-  void keep(V gate, int64_t t, int64_t b, int g, Unit at) const {
+  void keep(V gate, int64_t t, int64_t b, int g, S* gates, Unit at) const {
     if constexpr (std::is_same_v<S, float> && kBoundedGates<Cell>) {
       if (f_.fixed) {
         gate.store_fixed(f_.fixed + (t * f_.B + b) * G * f_.H + g * f_.H + at.j, at.n);
         return;
       }
     }
-    gate.store(gates_row(t, b) + g * f_.H + at.j, at.n);
+    gate.store(gates + g * f_.H, at.n);
   }
 
   void keep_last(Range mine) {
@@ -215,6 +225,7 @@ class ForwardPass {
   const Forward<S>& f_;
   const Rules rules_;
   Panels<S> panels_[N];
+  InputSteps<S> input_;
   S* zeros_ = nullptr;
   char* lists_ = nullptr;
 };

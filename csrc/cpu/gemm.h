@@ -1,6 +1,6 @@
 // A product of two large matrices: C = A·B, with a row added to each of its own, or C += A·B.
 //
-// Of B, blocks are packed into strips of three vectors, strip[k][j][lane], which stay in the first
+// Of B, blocks are packed into strips of three vectors, strip[k][j][lane], which lie in the second
 // cache while the rows of A pass, a few at a time; rows that are not contiguous are packed too. Each
 // element is the sum, over blocks of k in order, of the block's sum in order, whatever the number of
 // threads, so results do not depend on how work is split.
@@ -15,10 +15,16 @@ namespace rnnfast::cpu::RNNFAST_ISA {
 
 constexpr int kStripVectors = 3;
 constexpr int kGroupRows = kMaxRows<kStripVectors>;
-// Of a strip, which stays in the first cache; and sums of more steps would be less exact.
-constexpr int64_t kStripBytes = 18432;
-constexpr int64_t kBlockSteps = kStripBytes / (kStripVectors * RNNFAST_VECTOR_BYTES);
+// Sums of more steps would be less exact, and of fewer C would be read and written more often.
+constexpr int64_t kMostSteps = 256;
 constexpr int64_t kBlockRows = 192, kBlockStrips = 40;
+
+// Of K steps those of a block: as many as may be, all blocks much alike, and multiples of whatever
+// is packed or turned at once.
+constexpr int64_t block_steps(int64_t K) {
+  constexpr int64_t kGrain = 16;
+  return K <= kMostSteps ? K : divide_up(K, divide_up(K, kMostSteps) * kGrain) * kGrain;
+}
 
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -39,6 +45,9 @@ __attribute__((noinline)) void multiply_tile(const Segment<S>& segment, const S*
   using V = Vec<S>;
   constexpr int L = V::kLanes, R = kGroupRows;
   V sums[R][W];
+  for (int r = 0; r < R && r < tile.rows; ++r) {  // C is read long after this
+    for (int j = 0; j < W; ++j) __builtin_prefetch(tile.c + r * tile.stride + j * L, 1);
+  }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
@@ -78,21 +87,25 @@ template <class S>
 class GemmPart {
   using V = Vec<S>;
   static constexpr int L = V::kLanes;
-  static constexpr int64_t kWidth = kStripVectors * L, kSteps = kBlockSteps;
+  static constexpr int64_t kWidth = kStripVectors * L;
+  static constexpr int64_t kGroups = kBlockRows / kGroupRows;  // of packed rows
 
  public:
   // Elements of workspace.
-  static constexpr int64_t kRoom = (kBlockRows + kBlockStrips * kWidth) * kSteps;
+  static constexpr int64_t kRoom =
+      kBlockRows * kMostSteps + kGroups * L + kBlockStrips * kWidth * kMostSteps;
 
   GemmPart(const Gemm<S>& g, Range rows, Range columns, S* room)
-      : g_(g), rows_(rows), columns_(columns), a_(room), b_(room + kBlockRows * kSteps) {}
+      : g_(g),
+        rows_(rows),
+        columns_(columns),
+        b_(room),
+        a_(room + kBlockStrips * kWidth * kMostSteps) {}
 
   void run() {
     for (int64_t n = columns_.begin; n < columns_.end; n += kBlockStrips * kWidth) {
       const int64_t N = least(columns_.end - n, kBlockStrips * kWidth);
-      int64_t k = 0;
-      do {  // also where there is no step: C is then what it begins with
-        const int64_t K = least(g_.K - k, kSteps);
+      each_block(g_.K, [&](int64_t k, int64_t K) {
         pack_columns(n, N, k, K);
         for (int64_t m = rows_.begin; m < rows_.end; m += kBlockRows) {
           const int64_t M = least(rows_.end - m, kBlockRows);
@@ -100,12 +113,46 @@ class GemmPart {
           for (int64_t j = 0; j < N; j += kWidth)
             strip(m, M, n + j, least(N - j, kWidth), k, K, b_ + j * K);
         }
-        k += K;
-      } while (k < g_.K);
+      });
     }
   }
 
+  // body(first step, steps) of each block; also where there is no step: C is then what it begins
+  // with.
+  template <class Body>
+  static void each_block(int64_t steps, const Body& body) {
+    int64_t k = 0;
+    do {
+      const int64_t K = least(steps - k, block_steps(steps));
+      body(k, K);
+      k += K;
+    } while (k < steps);
+  }
+
+  // For products with one B that is packed before, all of it: its strips, and its elements packed.
+  static int64_t strips(int64_t N) { return divide_up(N, kWidth); }
+  static int64_t packed_elements(int64_t N, int64_t K) { return strips(N) * kWidth * K; }
+  void pack(Range strips, S* packed) {
+    each_block(g_.K, [&](int64_t k, int64_t K) {
+      for (int64_t q = strips.begin; q < strips.end; ++q)
+        pack_strip(q * kWidth, width(q), k, K, packed_at(packed, q, k, K));
+    });
+  }
+  // Of all rows, those of A contiguous, one strip and one block, in the order of blocks.
+  void multiply_packed(int64_t q, int64_t k, int64_t K, S* packed) {
+    strip(0, g_.M, q * kWidth, width(q), k, K, packed_at(packed, q, k, K));
+  }
+
  private:
+  int64_t width(int64_t q) const { return least(g_.N - q * kWidth, kWidth); }
+  S* packed_at(S* packed, int64_t q, int64_t k, int64_t K) const {
+    return packed + strips(g_.N) * kWidth * k + q * kWidth * K;
+  }
+
+  // Between packed groups there is a gap, since a power of two would lay them all in the same few
+  // lines of the cache.
+  static int64_t group(int64_t K) { return K * kGroupRows + L; }
+
   // Rows that lie side by side are copied a group at a time, others value by value.
   void pack_rows(int64_t m, int64_t M, int64_t k, int64_t K) {
     const S* from = g_.a + m * g_.a_row + k * g_.a_column;
@@ -113,13 +160,12 @@ class GemmPart {
       S* to = a_ + s * kGroupRows;
       int64_t i = 0;
       if (g_.a_row == 1) {
-        for (; i + kGroupRows <= M; i += kGroupRows) {
-          for (int r = 0; r < kGroupRows; ++r) to[i * K + r] = from[i + r];
+        for (; i + kGroupRows <= M; i += kGroupRows, to += group(K)) {
+          for (int r = 0; r < kGroupRows; ++r) to[r] = from[i + r];
         }
       }
-      for (; i < M; i += kGroupRows) {
-        for (int r = 0; r < kGroupRows; ++r)
-          to[i * K + r] = i + r < M ? from[(i + r) * g_.a_row] : S(0);
+      for (; i < M; i += kGroupRows, to += group(K)) {
+        for (int r = 0; r < kGroupRows; ++r) to[r] = i + r < M ? from[(i + r) * g_.a_row] : S(0);
       }
     }
   }
@@ -180,7 +226,7 @@ class GemmPart {
         for (int r = 0; r < kGroupRows; ++r) rows[r] = g_.a + (m + least(i + r, M - 1)) * g_.a_row;
         multiply<1>({rows, K, k}, packed, tile);
       } else {
-        for (int r = 0; r < kGroupRows; ++r) rows[r] = a_ + i * K + r;
+        for (int r = 0; r < kGroupRows; ++r) rows[r] = a_ + i / kGroupRows * group(K) + r;
         multiply<kGroupRows>({rows, K}, packed, tile);
       }
     }
@@ -196,7 +242,7 @@ class GemmPart {
 
   const Gemm<S>& g_;
   const Range rows_, columns_;
-  S *a_, *b_;
+  S *const b_, *const a_;
 };
 
 template <class S>

@@ -35,6 +35,10 @@ struct Scan {
 template <class S>
 struct Forward : Scan<S> {
   S* gates = nullptr;  // [T, B, G·H], in: x·W_ihᵀ + b_ih, overwritten; out if training: saved[0..G)
+  // Where x is not null the scan makes gates' input itself; split.units is 1 then. gates is null
+  // where nobody wants to have saved[0..G) in it.
+  const S *x = nullptr, *w_ih = nullptr, *b_ih = nullptr;  // [T, B, I], [G·H, I], [G·H] or null
+  int64_t I = 0, x_step = 0, x_row = 0;  // from one t, and one b, of x to the next
   int16_t* fixed = nullptr;  // [T, B, G·H], out if training: saved[0..G) goes here in fixed point
   // (Vec::store_fixed) instead; or null. float and bounded gates only
   S* extra = nullptr;   // saved[G], cells that have it: [T, B, H] if training, else scratch [B, H]
@@ -74,6 +78,8 @@ struct Kernels {
   bool (*backward_f64)(CellId, const Backward<double>&);
   // Bytes that a scan of these sizes needs, forward or backward.
   int64_t (*workspace)(CellId, int64_t B, int64_t H, int64_t P, int scalar_bytes, Split);
+  // And how many more, if it makes the input's part of the gates itself.
+  int64_t (*input_room)(CellId, int64_t B, int64_t I, int64_t H, int scalar_bytes, Split);
   GemmTimes (*gemm_f32)(const Gemm<float>&);
   GemmTimes (*gemm_f64)(const Gemm<double>&);
   // What parts of C are multiples of, and the bytes of workspace of each thread.

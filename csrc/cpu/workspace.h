@@ -13,6 +13,7 @@ template <class S>
 struct LiveRows {
   int64_t n = 0;
   int64_t* b = nullptr;
+  S* gates = nullptr;  // forward: row b of the step's is b · G·H from here
   const S** h = nullptr;
   const S** c = nullptr;
   const S** extra = nullptr;  // forward: saved[G]

@@ -28,6 +28,7 @@ from ..problem import (
     h_and_c,
     wide,
 )
+from ..products import multiply
 from ..products.arithmetic import Rounding
 from ..products.gates import GateMajor
 from ..products.gradients import Backward
@@ -80,13 +81,23 @@ class Cpu(KernelBackend):
         storage = scan.weights[0].dtype
         training, all_states = scan.options.training, scan.options.all_states
         own = scan.to(wide(storage))
-        gates, fixed = own_projection(own), None
-        if training and storage != wide(storage) and own.spec.saves_gates:
-            fixed = torch.empty_like(gates, dtype=torch.int16)
+        gates, x, fixed = None, _multiplied_by_kernel(own), None
+        saves = training and own.spec.saves_gates
         weights, (h0, c0) = own.step_weights(), h_and_c(own.states)
+        assert weights.w_hh is not None
+        shape = (*own.input.shape[:2], len(weights.w_hh))
+        if saves and storage != wide(storage):
+            fixed = own.input.new_empty(shape, dtype=torch.int16)
+        if x is None:
+            gates = own_projection(own)
+        elif saves and fixed is None:
+            gates = x.new_empty(shape)
         y, h_last, c_last, c, extra = module().cpu_forward(
             cell=own.cell,
             gates=gates,
+            x=x,
+            w_ih=None if x is None else own.weight("w_ih"),
+            b_ih=None if x is None else own.weight("b_ih"),
             fixed=fixed,
             w_hh=weights.w_hh,
             b_hh=weights.b_hh,
@@ -143,6 +154,21 @@ class Cpu(KernelBackend):
         dgates = GateMajor(spec, dgx, own_dgh)
         backward = Backward(own, y, dgates, Rounding(storage), {spec.extra: extra}, dh_total)
         return backward.gradients(needs, [dh0] if dc0 is None else [dh0, dc0])
+
+
+def _multiplied_by_kernel(scan: Scan) -> Tensor | None:
+    """x, where the kernel is to make the input's part of the gates, a few steps at a time."""
+    if scan.kind != "dense":
+        return None
+    w_ih, b_ih, w_hh = (scan.weight(name) for name in ("w_ih", "b_ih", "w_hh"))
+    assert w_ih is not None
+    assert w_hh is not None
+    B, I = scan.input.shape[1:]
+    H, P = len(w_hh) // scan.spec.gates, w_hh.shape[1]
+    if not module().cpu_makes_input(scan.cell, B, I, H, P, w_ih.itemsize):
+        return None
+    tensors = (scan.input, w_ih) if b_ih is None else (scan.input, w_ih, b_ih)
+    return scan.input if multiply.is_ours(*tensors) else None
 
 
 @functools.cache

@@ -184,7 +184,7 @@ __attribute__((noinline)) void tile(const Matrix<S>& m, int64_t q, const Rows<S>
   for (int p = 0; p < NQ; ++p) w[p] = static_cast<const W*>(m.panels) + (q + p) * panel;
   int64_t k = 0;
   do {
-    const int64_t K = kInput && !kScaled ? least(m.K - k, kBlockSteps) : m.K;
+    const int64_t K = kInput && !kScaled ? least(m.K - k, block_steps(m.K)) : m.K;
     V sums[NQ][MR][NV];
 #pragma GCC unroll 4
     for (int p = 0; p < NQ; ++p) {

@@ -1,0 +1,88 @@
+// The input's part of the gates, x·W_ihᵀ + b_ih, made by a scan itself, for a few steps of a
+// thread's own sequences right before they are consumed: what is made is still in the cache, and of
+// a scan that does not keep it there is never more. The sums are those of the large product.
+#pragma once
+
+#include "cpu/gemm.h"
+#include "cpu/workspace.h"
+
+namespace rnnfast::cpu::RNNFAST_ISA {
+
+constexpr int64_t kInputRows = 64;  // of a block of steps; or one step, where that has more
+
+template <class S>
+class InputSteps {
+  using Part = GemmPart<S>;
+
+ public:
+  // Elements of workspace: W_ih as strips, and what each row part makes, where nobody keeps it.
+  static int64_t room(int64_t B, int64_t I, int64_t columns, Split split) {
+    return Part::packed_elements(columns, I) + split.rows * buffer_rows(B, split) * columns;
+  }
+
+  InputSteps() = default;
+  InputSteps(Arena& arena, const Forward<S>& f, int64_t columns) : f_(&f), columns_(columns) {
+    packed_ = arena.template take<S>(Part::packed_elements(columns, f.I));
+    if (!f.gates)
+      made_ = arena.template take<S>(f.split.rows * buffer_rows(f.B, f.split) * columns);
+  }
+
+  // This thread's share of W_ih.
+  void pack(const Place& place) const {
+    Gemm<S> g = product();
+    Part(g, {}, {}, nullptr).pack(place.share(Part::strips(columns_)), packed_);
+  }
+
+  // Before step `step`, whose sequences `mine` are this thread's: where row b of its gates is, at
+  // b · columns from what is returned. time(step): the t of a step.
+  template <class Time>
+  S* before(int64_t step, Range mine, const Place& place, const Time& time) const {
+    const int64_t rows = mine.size(), block = rows < kInputRows ? kInputRows / rows : 1;
+    if (step % block == 0) make(step, least(step + block, f_->T), mine, place, time);
+    return row(step % block, mine, place, time(step));
+  }
+
+ private:
+  static int64_t buffer_rows(int64_t B, Split split) {
+    const int64_t rows = divide_up(B, split.rows);
+    return rows > kInputRows ? rows : kInputRows;
+  }
+
+  S* row(int64_t slot, Range mine, const Place& place, int64_t t) const {
+    if (f_->gates) return f_->gates + t * f_->B * columns_;
+    const int64_t first = place.row * buffer_rows(f_->B, f_->split) + slot * mine.size();
+    return made_ + (first - mine.begin) * columns_;
+  }
+
+  template <class Time>
+  void make(int64_t begin, int64_t end, Range mine, const Place& place, const Time& time) const {
+    Gemm<S> g = product();
+    g.M = mine.size();
+    Part::each_block(g.K, [&](int64_t k, int64_t K) {
+      for (int64_t strip = 0; strip < Part::strips(columns_); ++strip) {
+        for (int64_t step = begin; step < end; ++step) {
+          const int64_t t = time(step);
+          g.a = f_->x + t * f_->x_step + mine.begin * f_->x_row;
+          g.c = row(step - begin, mine, place, t) + mine.begin * columns_;
+          Part(g, {}, {}, nullptr).multiply_packed(strip, k, K, packed_);
+        }
+      }
+    });
+  }
+
+  Gemm<S> product() const {
+    Gemm<S> g;
+    g.N = columns_, g.K = f_->I;
+    g.a_row = f_->x_row, g.a_column = 1;
+    g.b = f_->w_ih, g.b_row = 1, g.b_column = f_->I;
+    g.c_row = columns_;
+    g.row = f_->b_ih;
+    return g;
+  }
+
+  const Forward<S>* f_ = nullptr;
+  int64_t columns_ = 0;
+  S *packed_ = nullptr, *made_ = nullptr;
+};
+
+}  // namespace rnnfast::cpu::RNNFAST_ISA
