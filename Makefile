@@ -1,6 +1,6 @@
 # Everything runs in .venv, which `make setup` creates. RNNFAST_CUDA, TORCH_CUDA_ARCH_LIST, RNNFAST_DEBUG, CUDA_HOME
 # and CXX steer the build: docs/environment.md.
-.PHONY: setup demo test test-all lint bench gpu-check rehearse clean FORCE
+.PHONY: setup demo test test-all lint docs bench gpu-check rehearse clean FORCE
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
 
@@ -19,6 +19,7 @@ WANT_NVCC := $(shell if [ "$$RNNFAST_CUDA" = 0 ]; then :; elif [ "$$RNNFAST_CUDA
 TOOLS := $(VENV)/.stamp-tools$(if $(WANT_NVCC),-cuda)
 EXT := $(VENV)/.stamp-ext
 INSTALLED := $(VENV)/.stamp-installed
+DOCS := $(VENV)/.stamp-docs
 SETTINGS := $(VENV)/.settings
 
 BUILD_FILES := setup.py $(wildcard rnnfast/_build/*.py)
@@ -47,7 +48,7 @@ $(TOOLS): pyproject.toml | $(PY)
 	  $(PY) -m pip install -q "setuptools>=77" wheel ninja "torch>=2.11" $(if $(WANT_NVCC),$(NVCC_WHEELS))
 	@touch $@
 
-# Read from the `cuda` extra, so that the pins stand in one place.
+# Read from the extras, so that the pins stand in one place.
 NVCC_WHEELS = $$($(PY) -c 'import re, pathlib; t = pathlib.Path("pyproject.toml").read_text(); print(*re.findall(r"\"(nvidia-[^\"]+)\"", t))')
 
 $(SETTINGS): FORCE | $(PY)
@@ -87,6 +88,18 @@ lint: setup
 	ruff format --check .
 	mypy rnnfast
 	find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs clang-format --dry-run -Werror
+
+# The site of docs/, in build/site; to read it: python3 -m http.server -d build/site. Needs .venv, but neither torch nor
+# the extension, and no network once its tools are there.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: $(DOCS)
+	@$(STEP) "building the site in build/site" $(PY) -m mkdocs build --strict --quiet
+
+$(DOCS): pyproject.toml | $(PY)
+	@$(STEP) "installing what makes the site" $(PY) -m pip install -q $(DOCS_PACKAGES)
+	@touch $@
+
+DOCS_PACKAGES = $$($(PY) -c 'import re, pathlib; t = pathlib.Path("pyproject.toml").read_text(); print(*re.findall(r"\"([^\"]+)\"", t.split("\ndocs = [")[1].split("\n]")[0]))')
 
 demo: setup
 	$(PY) -m rnnfast demo

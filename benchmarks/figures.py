@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OPENING = re.compile(r"^<!-- figures: (.*?) -->$", re.MULTILINE)
 BLOCK = re.compile(r"^<!-- figures: (.*?) -->\n(.*?)^<!-- /figures -->$", re.MULTILINE | re.DOTALL)
 NO_LOSS = 0.995  # what two digits round to 1
+NEWEST = ("cases", "auto", "training")
 PASSES = {"train": "training", "forward": "forward"}
 
 
@@ -91,11 +92,25 @@ def _place(run: Run) -> tuple[Any, ...]:
 
 
 def picture(found: Sequence[Run], page: Path) -> Iterator[str]:
-    """The bars of the newest training run of the 18 cases."""
-    drawn = [run for run in found if run.set == "cases" and run.path.with_suffix(".png").exists()]
-    newest = max(drawn, key=lambda run: (_title(run) == "training", run.facts["date"]))
-    link = os.path.relpath(newest.path.with_suffix(".png"), page.parent)
-    yield f"![Time of torch.nn over ours, {_title(newest)}, {newest.machine}]({link})"
+    """The bars of the newest training run of the 18 cases, and whose they are."""
+    run = _newest(found)
+    link = _link(page, run.path.with_suffix(".png"))
+    yield f"![Time of torch.nn over ours in training, {run.machine}, by case]({link})"
+
+
+def newest(found: Sequence[Run], page: Path) -> Iterator[str]:
+    """The picture and the table of one run."""
+    run = _newest(found)
+    yield from picture(found, page)
+    yield ""
+    yield (
+        "Time of a training step (forward and backward) of torch.nn divided by that of rnnfast: "
+        f"above 1 is faster. float32, {_facts(run)}."
+    )
+    yield ""
+    yield from _table(run, None)
+    yield ""
+    yield f"Geometric mean (least) {_mean(run.timed)}. {_spread([run])}"
 
 
 def summary(found: Sequence[Run], page: Path) -> Iterator[str]:
@@ -105,7 +120,8 @@ def summary(found: Sequence[Run], page: Path) -> Iterator[str]:
     yield "|---|--:|--:|--:|--:|---|"
     for folder in dict.fromkeys(run.path.parent for run in found):
         here = [run for run in found if run.path.parent == folder]
-        yield f"| **{here[0].machine}** | | | | | |"
+        report, name = folder / "report.md", f"**{here[0].machine}**"
+        yield f"| {f'[{name}]({_link(page, report)})' if report.exists() else name} | | | | | |"
         for run in here:
             cells = [_mean([r for r in run.timed if _cell(r) == cell]) for cell in CLASS_NAMES]
             count = f"{sum(row.taken == 'torch' for row in run.timed)} of {len(run.timed)}"
@@ -123,13 +139,7 @@ def cases(found: Sequence[Run], page: Path) -> Iterator[str]:
         forced = "" if run.backend == "auto" else f", backend {run.backend} asked for"
         yield f"**{run.machine}, {_title(run)}{forced}** (load before {_load(run)}):"
         yield ""
-        yield f"| T, B, I, H | {' | '.join(CLASS_NAMES.values())} |"
-        yield "|---|--:|--:|--:|"
-        rows = {row.case: row for row in run.rows}
-        for size in SIZES:
-            three = [rows.get(Case(cell, *size).name) for cell in CLASS_NAMES]
-            cells = [_figure(row, peak) if row else "" for row in three]
-            yield f"| {', '.join(map(str, size))} | {' | '.join(cells)} |"
+        yield from _table(run, peak)
         yield ""
         told = (
             f"; the peak {peak} GF/s, {run.facts['roofs']['bandwidth_gb_s']} GB/s" if peak else ""
@@ -175,6 +185,7 @@ def clip(found: Sequence[Run], page: Path) -> Iterator[str]:
 
 BLOCKS: dict[str, Callable[[Sequence[Run], Path], Iterator[str]]] = {
     "picture": picture,
+    "newest": newest,
     "summary": summary,
     "cases": cases,
     "random": by_chance,
@@ -182,7 +193,30 @@ BLOCKS: dict[str, Callable[[Sequence[Run], Path], Iterator[str]]] = {
 }
 
 
-# --- words ---------------------------------------------------------------------------------------
+# --- parts and words -----------------------------------------------------------------------------
+
+
+def _newest(found: Sequence[Run]) -> Run:
+    """Of training the 18 cases by `auto`, with a picture beside it."""
+    whole = [run for run in found if (run.set, run.backend, _title(run)) == NEWEST]
+    return max(
+        (r for r in whole if r.path.with_suffix(".png").exists()), key=lambda r: r.facts["date"]
+    )
+
+
+def _link(page: Path, target: Path) -> str:
+    return Path(os.path.relpath(target, page.parent)).as_posix()
+
+
+def _table(run: Run, peak: float | None) -> Iterator[str]:
+    """The 18 cases; with ``peak``, GF/s, the share of it."""
+    yield f"| T, B, I, H | {' | '.join(CLASS_NAMES.values())} |"
+    yield "|---|--:|--:|--:|"
+    rows = {row.case: row for row in run.rows}
+    for size in SIZES:
+        three = [rows.get(Case(cell, *size).name) for cell in CLASS_NAMES]
+        cells = [_figure(row, peak) if row else "" for row in three]
+        yield f"| {', '.join(map(str, size))} | {' | '.join(cells)} |"
 
 
 def _cell(row: Row) -> str:

@@ -14,35 +14,29 @@ from .table import Row
 SWEPT = {"H": "hidden units", "B": "sequences", "T": "steps"}
 
 
-def bars(tables: Mapping[str, Sequence[Row]]) -> bytes:
-    """A PNG: a bar a case and file, its ratio on a logarithmic axis, quartiles as whiskers."""
+def bars(title: str, rows: Sequence[Row]) -> bytes:
+    """A PNG: a bar a case, its ratio on a logarithmic axis, quartiles as whiskers."""
     pyplot, ticker = _library()
-    names = list(dict.fromkeys(row.case for rows in tables.values() for row in rows))
-    height = 0.8 / len(tables)
-    figure, axes = pyplot.subplots(figsize=(9, 1.5 + 0.22 * len(names) * (1 + len(tables)) / 1.5))
-    for index, (title, rows) in enumerate(tables.items()):
-        timed = [row for row in rows if row.timed]
-        places = [names.index(row.case) + (index - (len(tables) - 1) / 2) * height for row in timed]
-        ratios = [row.ratio for row in timed]
-        whiskers = [[r.ratio - r.ratio_q1 for r in timed], [r.ratio_q3 - r.ratio for r in timed]]
-        label = f"{title}: geometric mean {table.geometric_mean(rows):.2f}"
-        axes.barh(
-            places,
-            [r - 1 for r in ratios],
-            height,
-            left=1,
-            xerr=whiskers,
-            ecolor="gray",
-            label=label,
-        )
+    names = [row.case for row in rows]
+    timed = [row for row in rows if row.timed]
+    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.22 * len(names)))
+    axes.barh(
+        [names.index(row.case) for row in timed],
+        [row.ratio - 1 for row in timed],
+        0.7,
+        left=1,
+        xerr=[[r.ratio - r.ratio_q1 for r in timed], [r.ratio_q3 - r.ratio for r in timed]],
+        ecolor="gray",
+    )
     axes.axvline(1, color="black", linewidth=1)
     axes.set(xscale="log", yticks=range(len(names)), yticklabels=names)
+    axes.set_title(f"{title}: geometric mean {table.geometric_mean(rows):.2f}", fontsize="medium")
     axes.set_xlabel("time of torch.nn / time of ours: right of 1 is faster")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(9, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.margins(y=0.5 / len(names))
     axes.invert_yaxis()
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return _png(pyplot, figure)
 
 

@@ -19,8 +19,10 @@ COLUMNS = (
 RULE = "|---|--:|--:|--:|--:|--:|--:|---|"
 
 
-def markdown(title: str, rows: Sequence[Row], facts: dict[str, Any]) -> str:
-    """One result file as a section: machine, table, mean, and the losses by name."""
+def markdown(
+    title: str, rows: Sequence[Row], facts: dict[str, Any], picture: str | None = None
+) -> str:
+    """One result file as a section: machine, picture, table, mean, and the losses by name."""
     timed = [row for row in rows if row.timed]
     losses = [row for row in timed if row.ratio < 1]
     peak = (facts.get("roofs") or {}).get("peak_gflops")
@@ -37,7 +39,8 @@ def markdown(title: str, rows: Sequence[Row], facts: dict[str, Any]) -> str:
     ]
     if facts["settings"]["overhead"]:
         lines = overhead.markdown(rows)
-    return "\n".join([f"## {title}", "", _machine(facts), "", *lines, ""])
+    shown = [f"![{title}]({picture})", ""] if picture else []
+    return "\n".join([f"## {title}", "", _machine(facts), "", *shown, *lines, ""])
 
 
 def _line(row: Row, peak: float | None = None) -> str:
@@ -78,9 +81,10 @@ def write(paths: Sequence[Path], folder: Path) -> Path:
     """Writes `report.md` and its pictures of the CSV files `paths`; each has its JSON beside it."""
     tables = {path.stem: table.read_csv(path) for path in paths}
     facts = {path.stem: json.loads(path.with_suffix(".json").read_text()) for path in paths}
-    sections = [markdown(title, rows, facts[title]) for title, rows in tables.items()]
     drawn = _pictures(tables, facts)
-    pictures = [f"![{Path(name).stem}]({name})" for name in drawn]
+    own = {title: f"{title}.png" for title in tables if f"{title}.png" in drawn}
+    sections = [markdown(t, rows, facts[t], own.get(t)) for t, rows in tables.items()]
+    pictures = [f"![{Path(name).stem}]({name})" for name in drawn if name not in own.values()]
     page = "\n".join(["# rnnfast against torch.nn", "", *pictures, "", *sections])
     for name, image in drawn.items():
         table.write_bytes(folder / name, image)
@@ -91,13 +95,11 @@ def write(paths: Sequence[Path], folder: Path) -> Path:
 def _pictures(
     tables: Mapping[str, Sequence[Row]], facts: Mapping[str, dict[str, Any]]
 ) -> dict[str, bytes]:
-    """By file name, what the tables can show."""
+    """By file name, what the tables can show: one of each by its own name, others of all."""
     ratios = {t: rows for t, rows in tables.items() if not facts[t]["settings"]["overhead"]}
     swept = {t: rows for t, rows in ratios.items() if facts[t]["settings"].get("set") == "sweep"}
     barred = {t: rows for t, rows in (ratios or tables).items() if t not in swept}
-    found = {}
-    if barred:
-        found["report.png"] = plots.bars(barred)
+    found = {f"{title}.png": plots.bars(title, rows) for title, rows in barred.items()}
     if swept:
         found["sweep.png"] = plots.sweeps(swept)
     roofs = next((f["roofs"] for f in facts.values() if f.get("roofs")), None)
@@ -124,10 +126,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _by_folder(paths: Sequence[Path]) -> dict[Path, list[Path]]:
-    """A folder stands for its complete runs; a partial one has to be named."""
+    """A folder stands for its complete runs; a partial one has to be named. (`clip.csv` is another
+    table, of `benchmarks.clip`.)"""
     found: dict[Path, list[Path]] = {}
     for path in paths:
-        whole = sorted(file for file in path.glob("*.csv") if not file.stem.endswith("-partial"))
+        files = sorted(path.glob("*.csv"))
+        whole = [f for f in files if f.stem != "clip" and not f.stem.endswith("-partial")]
         for file in whole if path.is_dir() else [path]:
             found.setdefault(file.parent, []).append(file)
     return found

@@ -85,15 +85,15 @@ def explain(
 ) -> Explanation:
     """Tells which backend ``layer(input, …)`` would take, without running it.
 
-    Args: as the layer's. The answer holds for the present circumstances: gradients on or off,
-        ``use_backend``, autocast; for initial states of the input's dtype.
+    Arguments are the layer's. The answer holds for the present circumstances: gradients on or off,
+    ``use_backend``, autocast; for initial states of the input's dtype.
 
     Returns:
         An :class:`Explanation`; print it.
 
     Raises:
         TypeError: ``layer`` is not a layer of rnnfast. What the layer raises for a bad input shape
-        is not raised here.
+            is not raised here.
     """
     stack, first = described(layer, input, lengths, resets, return_all_states)
     name = requested_backend()

@@ -73,8 +73,9 @@ def tune(
     Without gradients, and where they are enabled and the layer or input wants some, forward with
     backward too. The layer's weights and gradients are left as they are.
 
-    Args: as the layer's. seconds: for each of the two, at most (a longer call is made once by each
-        backend).
+    Args:
+        layer: a layer of rnnfast; the others are its own arguments.
+        seconds: for each of the two, at most (a longer call is made once by each backend).
 
     Returns:
         A :class:`Tuning` for each of the two; print it.

@@ -320,7 +320,7 @@ def test_run_and_report_a_tiny_case(tmp_path, capsys):
     assert json.loads(path.with_suffix(".json").read_text())["settings"]["budget"] == 0.05
     assert report.main([str(path)]) == 0
     assert TINY in (tmp_path / "report.md").read_text()
-    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("more", [[], ["--overhead"], ["--backend", "reference"]])

@@ -99,7 +99,7 @@ def test_a_machine_that_comes_later_appears(copied: Path) -> None:
     assert figures.main(["--check"]) == 1
     assert figures.main([]) == 0
     text = (copied / "README.md").read_text()
-    assert "**Some X1, AVX-512, 2 threads**" in text
+    assert "| **Some X1, AVX-512, 2 threads** |" in text
     assert "| training | 1.23 (1.23) | 1.23 (1.23) | 1.23 (1.23) | 0 of 18 | none |" in text
     assert "Some X1, AVX-512, 2 threads: torch 2.14.1, 2 January 2026, commit 0123456" in text
 
@@ -147,7 +147,9 @@ def test_only_complete_runs_in_float32_count(tmp_path: Path) -> None:
 def test_a_mark_that_means_nothing_is_refused(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- figures: sumary -->\n<!-- /figures -->\n")
-    with pytest.raises(ValueError, match=r"page\.md: figures: sumary: known are picture, summary"):
+    with pytest.raises(
+        ValueError, match=r"page\.md: figures: sumary: known are picture, newest, summary"
+    ):
         figures.written(page, [])
     page.write_text("<!-- figures: summary -->\n")
     with pytest.raises(ValueError, match="has no <!-- /figures -->"):

@@ -51,6 +51,7 @@ LEFT_OUT = {
     "tests/contract/*[[]own-rnn*": "compiles each cell once more",
     "tests/contract/*[[]own-RNN*": "compiles each cell once more",
     "tests/test_asked_for.py::*": "compiles each cell once more",
+    "tests/test_site.py::test_the_site_is_made": "makes the site, where its tools are",
     "tests/test_notebooks.py::test_a_notebook_*": "trains a model, as a page of the docs does",
     "tests/test_masks.py::test_fullgraph": "compiled, by two compilers",
     "tests/test_family_layers.py::test_compiled_in_one_graph": "compiled, by two compilers",

@@ -14,8 +14,10 @@ def block_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     three axes of it in one: ``chunk(N, -1)`` gives what each of the matrices made.
 
     Args:
-        x: [B, H]. weight: [N, heads, H'/heads, H/heads]; with N = G and H' = H a recurrent weight
-            (``recurrent="G, heads, H/heads, H/heads"``). bias: [N*H'] or None.
+        x: [B, H].
+        weight: [N, heads, H'/heads, H/heads]; with N = G and H' = H a recurrent weight
+            (``recurrent="G, heads, H/heads, H/heads"``).
+        bias: [N*H'] or None.
 
     Returns:
         [B, N*H'].

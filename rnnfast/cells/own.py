@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .spec import CellSpec, Param, Step, sizes_of
 
-CELLS: dict[str, CellSpec] = {}  # every cell by its name; rnnfast.cells puts the built-in ones in
+CELLS: dict[str, CellSpec] = {}
+"""Every cell by its name: the built-in ones (rnnfast.cells puts them in), the family, one's own."""
 
 _with_settings: dict[tuple[OwnCell, tuple[tuple[str, int], ...]], OwnCell] = {}
 _RESERVED = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")

@@ -27,6 +27,18 @@ def test_a_rehearsal_needs_no_environment_of_the_checkout():
     assert "venv" not in shown
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_the_site_needs_no_torch_and_the_tests_no_site():
+    site = run(["make", "--no-print-directory", "-n", "-W", "pyproject.toml", "docs"], ROOT).stdout
+    assert "-m mkdocs build --strict" in site
+    assert "installing what makes the site" in site
+    assert "build_ext" not in site
+    for target in ("setup", "test", "demo"):
+        shown = run(["make", "-n", "-W", "pyproject.toml", target], ROOT).stdout
+        assert "setup.py" in shown
+        assert "docs" not in shown
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize(
