@@ -111,10 +111,11 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def slug(device: str, threads: int) -> str:
-    """The folder of a device's results: `cpu-amd-epyc-7b13-8-threads`, `cuda-nvidia-l4`."""
+    """The folder of a device's results: `cpu-amd-epyc-7b13-avx2-8-threads`, `cuda-nvidia-l4`."""
     if device.startswith("cuda"):
         return f"cuda-{_words(torch.cuda.get_device_name(device))}"
-    return f"cpu-{_words(cpu_model())}-{threads}-thread{'s' if threads > 1 else ''}"
+    capability = _words(torch.backends.cpu.get_cpu_capability())
+    return f"cpu-{_words(cpu_model())}-{capability}-{threads}-thread{'s' if threads > 1 else ''}"
 
 
 def _words(text: str) -> str:

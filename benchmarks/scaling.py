@@ -14,7 +14,7 @@ from pathlib import Path
 from .distributed import EXCHANGE, NO_SYNC, ONE, PARTS, TWO, TWO_THREADS, Row, read
 from .run import RESULTS
 
-FILE = RESULTS / "cpu-amd-epyc-2-threads" / "distributed/steps.csv"
+FILE = RESULTS / "cpu-amd-epyc-avx2-2-threads" / "distributed/steps.csv"
 BYTES_PER_SECOND = 1.25e9  # 10 Gbit/s
 MESSAGE_SECONDS = 50e-6  # a message from a process to the next
 FLOAT = 4

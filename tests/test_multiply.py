@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 # (M, K, N): small and odd, more than a block of steps, thin, nothing to sum, nothing at all
 SIZES = [(5, 7, 3), (33, 900, 50), (200, 600, 20), (64, 520, 128), (4, 0, 6), (0, 3, 2), (3, 2, 0)]
+EPS = torch.finfo(torch.float32).eps
 ARRANGED = ("rows", "columns", "apart", "expanded")
 
 
@@ -138,18 +139,33 @@ def test_ours_is_for_plain_tensors_without_gradients(monkeypatch: pytest.MonkeyP
     ("size", "ours"),
     [
         ((32, 8192, 3), True),
-        ((32, 8193, 3), False),
+        ((32, 8193, 16), False),
+        ((32, 8193, 15), True),  # where it is far less exact
+        ((3, 8193, 32), True),
         ((3000, 2000, 4000), True),
     ],
 )
 def test_torchs_is_taken_where_it_is_faster(
     size: tuple[int, int, int], ours: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(multiply, "_loaded", lambda: "ours")
+    monkeypatch.setattr(multiply, "_loaded", lambda slower=False: "ours")
     M, K, N = size
     one = torch.zeros(1, 1)
     found = multiply._kernel(one.expand(M, K), one.expand(K, N))
     assert found == ("ours" if ours else None)
+
+
+@pytest.mark.parametrize(("M", "N"), [(21, 7), (5, 40), (1, 1)])
+def test_a_long_sum_for_a_narrow_result_is_as_exact_as_step_by_step(M: int, N: int) -> None:
+    # a gradient of weights of T = 171, B = 221, where torch's product was off by ten times as much
+    torch.manual_seed(0)
+    left, right = torch.randn(37791, M) * 0.1 + 0.02, torch.randn(37791, N).tanh() + 0.05
+    exact = left.double().t() @ right.double()
+    by_step = sum(a.t() @ b for a, b in zip(left.split(221), right.split(221), strict=True))
+    tolerance = 2 * (by_step - exact).abs().max() + 4 * EPS * exact.abs().max()
+    assert (multiply.product(left.t(), right) - exact).abs().max() <= tolerance
+    total = multiply.add_product(torch.zeros(M, N), left.t(), right)
+    assert (total - exact).abs().max() <= tolerance
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,9 @@
 namespace rnnfast::cpu {
 
 // Whether ours measured faster than torch's; the rule of rnnfast/products/multiply.py.
-inline bool is_faster(int64_t rows, int64_t steps, int64_t columns) {
+inline bool is_faster(int64_t steps) {
   constexpr int64_t kMostSteps = 8192;
-  constexpr double kMostWork = 2e9;  // multiply-adds
-  return std::string_view(kernels().isa) == "avx2" && steps <= kMostSteps &&
-         double(rows) * double(steps) * double(columns) <= kMostWork;
+  return std::string_view(kernels().isa) != "baseline" && steps <= kMostSteps;
 }
 
 // Parts of C for at most n threads, as little as can be for the one that has most.

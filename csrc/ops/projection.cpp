@@ -33,7 +33,7 @@ Tensor dense(const Scan& scan, const Tensor& weight, const Optional& bias) {
   const int64_t N = scan.T * scan.B, GH = scan.gate_width();
   const Tensor x = torch::stable::reshape(plain(scan.input, dtype), Shape{N, scan.I});
   const Shape shape{scan.T, scan.B, GH};
-  if (!cpu::is_faster(N, scan.I, GH))
+  if (!cpu::is_faster(scan.I))
     return plain(torch::stable::reshape(linear(x, weight, bias), shape), dtype);
   const Tensor gates = empty(shape, dtype);
   dtype == ScalarType::Float ? multiply<float>(x, weight, bias, gates)

@@ -13,7 +13,8 @@ from .. import _ext
 
 FASTER = ("avx2", "avx512")  # the instruction sets for which it was measured
 MOST_VALUES = 1 << 20  # of which a sum is made as a product
-MOST_STEPS = 8192  # of a sum: beyond them torch's is faster
+MOST_STEPS = 8192  # of a sum: beyond them torch's is faster, but
+NARROW = 16  # where a result has fewer rows or columns, it is ten times as far off
 
 
 def product(left: Tensor, right: Tensor, row: Tensor | None = None) -> Tensor:
@@ -49,20 +50,30 @@ def product_to(out: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def is_ours(*tensors: Tensor) -> bool:
-    """Whether products of these are our kernel's, and nobody records them; the last axis of the
-    first is summed over."""
-    first = tensors[0]
-    if first.dtype not in (torch.float32, torch.float64) or not all(map(_plain, tensors)):
-        return False
-    if any(t.dtype != first.dtype for t in tensors) or first.shape[-1] > MOST_STEPS:
-        return False
-    recorded = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    return not recorded and _loaded() is not None
+    """Whether a product of these, the last axis of the first summed over, is our kernel's."""
+    few = tensors[0].shape[-1] <= MOST_STEPS
+    return few and _loaded() is not None and _takes(*tensors)
 
 
 def _kernel(*tensors: Tensor) -> Any:
     """Ours, if it takes these: two to be multiplied, and what their product is added to."""
-    return _loaded() if is_ours(*tensors) else None
+    left, right = tensors[:2]
+    if left.shape[1] <= MOST_STEPS:
+        kernel = _loaded()
+    elif min(len(left), right.shape[1]) < NARROW:
+        kernel = _loaded(slower=True)
+    else:
+        return None
+    return kernel if kernel is not None and _takes(*tensors) else None
+
+
+def _takes(*tensors: Tensor) -> bool:
+    """Whether the kernel can multiply these, and nobody records it."""
+    dtype = tensors[0].dtype
+    if dtype not in (torch.float32, torch.float64) or not all(map(_plain, tensors)):
+        return False
+    recorded = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    return not recorded and all(t.dtype == dtype for t in tensors)
 
 
 def _plain(tensor: Tensor) -> bool:
@@ -71,9 +82,10 @@ def _plain(tensor: Tensor) -> bool:
 
 
 @functools.cache
-def _loaded() -> Any:
-    """The kernel, None where there is none for this processor."""
+def _loaded(slower: bool = False) -> Any:
+    """The kernel, None where nothing was compiled; nor, unless ``slower`` will do, where it is not
+    the faster one on this processor."""
     if _ext.why_missing() is not None:
         return None
     module: Any = _ext.load()
-    return module.cpu_product if module.cpu_isa() in FASTER else None
+    return module.cpu_product if slower or module.cpu_isa() in FASTER else None
