@@ -100,9 +100,9 @@ def _compare(
     show(f"  {first[0]:28} {ms:9.3f} ms   {second[0]:28} x {ratio.median:.3f} {interval}")
 
 
-def compile_times(show: Callable[[str], Any] = print) -> None:
+def compile_times() -> None:
     """Of the family: making the source, compiling it (once on a machine), loading it again."""
-    show("seconds to make the source, to compile it or load it, and to load it when it is kept")
+    print("seconds to make the source, to compile it or load it, and to load it when it is kept")
     for name in ("peephole_lstm", "layer_norm_lstm", "slstm", "block_gru"):
         spec = rnnfast.CELLS[name]
         start = time.perf_counter()
@@ -114,7 +114,7 @@ def compile_times(show: Callable[[str], Any] = print) -> None:
         again = time.perf_counter()
         library.load(text, name=name)
         took = (made - start, loaded - made, time.perf_counter() - again)
-        show(f"  {name:20}" + "".join(f"{seconds:9.3f}" for seconds in took))
+        print(f"  {name:20}" + "".join(f"{seconds:9.3f}" for seconds in took))
 
 
 def main() -> None:

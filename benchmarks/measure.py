@@ -106,7 +106,6 @@ def alternate(
     *,
     timer: Timer = cpu_timer,
     clock: Callable[[], float] = time.perf_counter,
-    max_pairs: int = 100_000,
 ) -> Pairs:
     """Times A B, B A, A B, … until `budget` seconds are spent, warm-up included.
 
@@ -119,7 +118,7 @@ def alternate(
     times_b: list[float] = []
     sides = ((a, times_a), (b, times_b))
     with _no_collector():
-        while len(times_a) < max_pairs:
+        while True:
             balanced = len(times_a) >= MIN_PAIRS and len(times_a) % 2 == 0
             if balanced and clock() - start >= budget:
                 break

@@ -18,6 +18,7 @@ import rnnfast
 from rnnfast import _ext
 
 from .cases import BUILT_IN, Case, leaves, run, small
+from .pipeline_cases import assert_same
 
 pytestmark = pytest.mark.skipif(
     _ext.why_missing() is not None, reason=str(_ext.why_missing() or "built")
@@ -31,13 +32,6 @@ EVERYTHING = {"lengths": True, "resets": True, "reverse": True, "all_states": Tr
 def _on_cpu() -> Iterator[None]:
     with rnnfast.use_backend("cpu"):
         yield
-
-
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Bit by bit."""
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(found[name], value), name
 
 
 # --- threads -----------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # What the image of the first machine has beside torch, as far as anything here asks for it.
 IMAGE = (
     "setuptools", "ninja", "pybind11", "cmake", "numpy", "matplotlib", "tqdm",
-    "pytest", "pytest-xdist", "pytest-benchmark", "hypothesis",
+    "pytest", "pytest-xdist", "hypothesis",
 )  # fmt: skip
 PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 PASSED_ON = ("CUDA_HOME", "CXX")  # where the compilers are

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from typing import Any
 
 import torch
@@ -15,14 +14,10 @@ from .cli_common import EXIT_OK, positive
 from .model import CELLS, IMPLEMENTATIONS, ModelSpec, make_layer, run_layer
 
 
-def noisy_sine(
-    count: int, noise: float, generator: torch.Generator, period: float = 200 * math.pi
-) -> Tensor:
-    """float32 [count]: sin(2π t / period) + N(0, noise²), t = 1, 2, …"""
+def noisy_sine(count: int, noise: float, generator: torch.Generator) -> Tensor:
+    """float32 [count]: sin(0.01 t) + N(0, noise²), t = 1, 2, …"""
     steps = torch.arange(1, count + 1)
-    return torch.sin(steps * (2 * math.pi / period)) + noise * torch.randn(
-        count, generator=generator
-    )
+    return torch.sin(0.01 * steps) + noise * torch.randn(count, generator=generator)
 
 
 class SineModel(nn.Module):

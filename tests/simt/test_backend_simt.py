@@ -14,16 +14,10 @@ from rnnfast.products.gates import slots_of
 from ..cases import BUILT_IN, Case, leaves, run, scan_of, small, with_gradients
 from ..cuda_cases import EVERYTHING, MATHS, RESIDENT_CELLS, forced
 from ..oracle import largest_error
+from ..pipeline_cases import assert_same
 from .backend import Simt
 
 LAYERS = {"lstm": rnnfast.LSTM, "gru": rnnfast.GRU, "rnn_tanh": rnnfast.RNN}
-
-
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Bit by bit."""
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(found[name], value), name
 
 
 # --- both directions of a layer ----------------------------------------------------------------

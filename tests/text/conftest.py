@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from rnnfast.text import data
+from rnnfast.text import data, train
 from rnnfast.text.corpus import Corpus
 from rnnfast.text.mt_train import TranslationRecipe
 from rnnfast.text.pairs import FRA_ENG, PairCorpus
@@ -143,3 +144,18 @@ def real_pairs(monkeypatch: pytest.MonkeyPatch) -> Path:
         raise
     except data.DataUnavailable as error:
         pytest.skip(f"needs the real pairs: {error}")
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """Ctrl-C in the middle of the ``call``-th epoch of all."""
+    count = 0
+    inner = train.train_epoch
+
+    def epoch(*arguments: object) -> object:
+        nonlocal count
+        count += 1
+        if count == call:
+            os.kill(os.getpid(), signal.SIGINT)
+        return inner(*arguments)
+
+    monkeypatch.setattr(train, "train_epoch", epoch)

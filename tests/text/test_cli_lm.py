@@ -5,17 +5,18 @@ from __future__ import annotations
 import csv
 import errno
 import os
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 from rnnfast.cli import main
-from rnnfast.text import checkpoint, report, train
+from rnnfast.text import checkpoint, report
 from rnnfast.text.generate import greedy
 from rnnfast.text.model import RNNLM, ModelSpec
 from rnnfast.text.vocab import Vocabulary
+
+from .conftest import interrupt_at
 
 SMALL = (
     "--hidden-size 12 --num-steps 6 --batch-size 4 --train-tokens 200 --threads 1 --epochs 3"
@@ -47,20 +48,6 @@ def run_lm(shown, text_file, tmp_path, monkeypatch):
 def perplexities(folder: Path) -> list[str]:
     with open(folder / "curves.csv", newline="") as stream:
         return [row["perplexity"] for row in csv.DictReader(stream)]
-
-
-def interrupt_at(monkeypatch, call: int) -> None:
-    count = 0
-    inner = train.train_epoch
-
-    def epoch(*arguments):
-        nonlocal count
-        count += 1
-        if count == call:
-            os.kill(os.getpid(), signal.SIGINT)
-        return inner(*arguments)
-
-    monkeypatch.setattr(train, "train_epoch", epoch)
 
 
 def test_trains_and_writes(run_lm, tmp_path, monkeypatch, capfd):

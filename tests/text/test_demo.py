@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import os
-import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,8 @@ import pytest
 import torch
 
 from rnnfast.text import compare, data, demo, train
+
+from .conftest import interrupt_at
 
 FILES = ["curves.csv", "curves.png", "curves.svg", "first_steps.csv", "rnnfast.pt", "torch.pt"]
 
@@ -48,21 +48,6 @@ def perplexities(out: Path) -> list[tuple[str, str, str]]:
             (row["implementation"], row["epoch"], row["perplexity"])
             for row in csv.DictReader(stream)
         ]
-
-
-def interrupt_at(monkeypatch, call: int) -> None:
-    """Ctrl-C in the middle of the ``call``-th epoch of all."""
-    count = 0
-    inner = train.train_epoch
-
-    def epoch(*arguments):
-        nonlocal count
-        count += 1
-        if count == call:
-            os.kill(os.getpid(), signal.SIGINT)
-        return inner(*arguments)
-
-    monkeypatch.setattr(train, "train_epoch", epoch)
 
 
 def test_trains_both_and_reports(tiny_demo, tmp_path, capfd):
