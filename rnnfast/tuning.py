@@ -196,7 +196,7 @@ class Grid:
 
 
 MOST_FLOPS = 2e10  # some 0.2 s a call on two cores
-FULL = Grid((1, 5, 20, 100), (1, 8, 32, 128), (32, 64, 128, 256, 512, 1024), SECONDS)
+FULL = Grid((1, 5, 20, 100), (1, 8, 32, 128, 1024), (32, 64, 128, 256, 512, 1024), SECONDS)
 QUICK = Grid((1, 40), (1, 32), (64, 256), 0.5)
 _LAYERS: dict[str, Callable[..., RecurrentLayer]] = {
     "lstm": modules.LSTM,
