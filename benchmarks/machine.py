@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from rnnfast.backends import measured
+
 ROOT = Path(__file__).resolve().parent.parent
 # Variables that change how many threads run, where, or which kernels they take.
 ENVIRONMENT = re.compile(r"^(OMP|KMP|GOMP|MKL|DNNL|ONEDNN|ATEN|RNNFAST|CUDA|CUBLAS|TORCH_ALLOW)_")
@@ -114,8 +116,8 @@ def slug(device: str, threads: int) -> str:
     """The folder of a device's results: `cpu-amd-epyc-7b13-avx2-8-threads`, `cuda-nvidia-l4`."""
     if device.startswith("cuda"):
         return f"cuda-{_words(torch.cuda.get_device_name(device))}"
-    capability = _words(torch.backends.cpu.get_cpu_capability())
-    return f"cpu-{_words(cpu_model())}-{capability}-{threads}-thread{'s' if threads > 1 else ''}"
+    isa = measured.isa()
+    return f"cpu-{_words(cpu_model())}-{isa}-{threads}-thread{'s' if threads > 1 else ''}"
 
 
 def _words(text: str) -> str:

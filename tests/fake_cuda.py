@@ -185,7 +185,7 @@ class Fake:
         for name, value in _torch_cuda(self).items():
             monkeypatch.setattr(torch.cuda, name, value)
         # torch's on every device, so that results can be compared bit by bit
-        monkeypatch.setattr(multiply, "_loaded", lambda: None)
+        monkeypatch.setattr(multiply, "_loaded", lambda slower=False: None)
 
     def properties(self, device: Any = None) -> Any:
         name, capability, processors = self.devices[self.index(device)]

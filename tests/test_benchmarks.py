@@ -295,7 +295,7 @@ def test_machine_reads_linux_files(tmp_path):
 
 def test_slug(monkeypatch):
     monkeypatch.setattr(machine, "cpu_model", lambda: "Intel(R) Xeon(R) Gold 6130 CPU @ 2.10GHz")
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(machine.measured, "isa", lambda: "avx512")
     assert machine.slug("cpu", 2) == "cpu-intel-xeon-gold-6130-cpu-avx512-2-threads"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA L4")
     assert machine.slug("cuda", 2) == "cuda-nvidia-l4"

@@ -16,6 +16,10 @@ from torch import Tensor, nn
 
 import rnnfast
 from rnnfast import _ext
+from rnnfast.backends import cpu as cpu_backend
+from rnnfast.problem import Scan
+from rnnfast.products import multiply
+from rnnfast.recurrent import RecurrentLayer
 
 from .cases import BUILT_IN, Case, leaves, run, small
 from .pipeline_cases import assert_same
@@ -300,3 +304,64 @@ def test_second_derivatives_against_finite_differences(cell: str, route: str) ->
         return (y, *final)
 
     assert torch.autograd.gradgradcheck(outputs, [t[n] for n in names], fast_mode=True)
+
+
+# --- the input's product, made by the scan --------------------------------------------------------
+
+ARRANGED = {
+    "steps first": lambda T, B, I: torch.randn(T, B, I),
+    "batch first": lambda T, B, I: torch.randn(B, T, I).transpose(0, 1),
+    "one for all": lambda T, B, I: torch.randn(T, 1, I).expand(T, B, I),
+    "every other": lambda T, B, I: torch.randn(T, B, 2 * I)[..., ::2],
+    "negative": lambda T, B, I: torch._neg_view(torch.randn(T, B, I)),
+}
+
+
+@pytest.mark.parametrize("arranged", ARRANGED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: rnnfast.RNN(7, 9),
+        lambda: rnnfast.LSTM(7, 9, bidirectional=True),
+        lambda: rnnfast.LSTM(7, 9, proj_size=4, bias=False),
+        lambda: rnnfast.GRU(7, 9),
+        lambda: rnnfast.GRU(7, 9, reset_after=False),
+    ],
+    ids=["rnn", "lstm", "lstm_proj", "gru", "gru_reset_before"],
+)
+def test_a_scan_that_multiplies_its_input_gives_the_bits_of_one_that_is_given_it(
+    make: Callable[[], RecurrentLayer],
+    dtype: torch.dtype,
+    arranged: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    layer, T, B = make().to(dtype), 5, 20
+    x = ARRANGED[arranged](T, B, 7).to(dtype)
+    taken: list[bool] = []
+    asked = cpu_backend._multiplied_by_kernel
+
+    def noted(scan: Scan) -> Tensor | None:
+        found = asked(scan)
+        taken.append(found is not None)
+        return found
+
+    def results(training: bool) -> list[Tensor]:
+        with torch.set_grad_enabled(training):
+            y, final = layer(x, lengths=torch.arange(B) % (T + 1))
+        found = [y, *([final] if isinstance(final, Tensor) else final)]
+        if training:
+            loss = torch.stack([f.double().square().sum() for f in found]).sum()
+            found += torch.autograd.grad(loss, list(layer.parameters()))
+        return found
+
+    for training in (False, True):
+        monkeypatch.setattr(cpu_backend, "_multiplied_by_kernel", noted)
+        made = on_threads(1, lambda training=training: results(training))
+        monkeypatch.setattr(cpu_backend, "_multiplied_by_kernel", lambda scan: None)
+        given = on_threads(1, lambda training=training: results(training))
+        for a, b in zip(made, given, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert taken
+    assert all(taken) == (multiply._loaded() is not None)

@@ -149,14 +149,17 @@ struct Input {
 };
 
 // Whether a scan should make the input's part of the gates itself: each thread has sequences of its
-// own, enough of them for the product, and its packed weights do not fill the cache.
+// own, enough of them for the product, and its packed weights do not fill the cache. The plan counts
+// the recurrent product only: where it leaves threads idle, a large product of the input needs them.
 bool makes_input(const std::string& name, int64_t B, int64_t I, int64_t H, int64_t P,
                  int scalar_bytes) {
-  constexpr int64_t kMostBytes = int64_t(4) << 20, kLeastRows = 16;
+  constexpr int64_t kMostBytes = int64_t(4) << 20, kLeastRows = 16, kMostWork = 100000;
   const CellInfo& cell = find_cell(name);
   const HostPlan chosen = plan(cell, B, H, P, scalar_bytes);
+  const int64_t weights = cell.gates * H * I;
+  const bool idle = chosen.rows < host().threads;
   return chosen.units == 1 && B / chosen.rows >= kLeastRows && I > 0 &&
-         cell.gates * H * I * scalar_bytes <= kMostBytes;
+         weights * scalar_bytes <= kMostBytes && !(idle && weights * B > kMostWork);
 }
 
 using ForwardResult = std::tuple<Tensor, Tensor, Optional, Optional, Optional>;
@@ -179,6 +182,8 @@ ForwardResult forward(const std::string& name, const Optional& gates, const Opti
   const std::array<int64_t, 3> shape{T, B, in.cell.gates * H};
   TORCH_CHECK_VALUE(!gates || gates->is_contiguous(), "gates must be contiguous");
   const Optional gates_out = checked("gates", gates, in.dtype, shape);
+  TORCH_CHECK_VALUE(gates || fixed || !training || in.cell.saves_output,
+                    "gates or fixed is needed for what backward reads");
   TORCH_CHECK_VALUE(!fixed || fixed->is_contiguous(), "fixed must be contiguous");
   TORCH_CHECK_VALUE(!fixed || in.keeps_fixed(), "fixed is for float32 and cells with gates");
   const Optional fixed_out = checked("fixed", fixed, at::kShort, shape);

@@ -101,6 +101,8 @@ class GemmPart {
         columns_(columns),
         b_(room),
         a_(room + kBlockStrips * kWidth * kMostSteps) {}
+  // For `pack` and `multiply_packed`, which need no room.
+  explicit GemmPart(const Gemm<S>& g) : g_(g), rows_{}, columns_{}, b_(nullptr), a_(nullptr) {}
 
   void run() {
     for (int64_t n = columns_.begin; n < columns_.end; n += kBlockStrips * kWidth) {

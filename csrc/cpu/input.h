@@ -30,7 +30,7 @@ class InputSteps {
   // This thread's share of W_ih.
   void pack(const Place& place) const {
     Gemm<S> g = product();
-    Part(g, {}, {}, nullptr).pack(place.share(Part::strips(columns_)), packed_);
+    Part(g).pack(place.share(Part::strips(columns_)), packed_);
   }
 
   // Before step `step`, whose sequences `mine` are this thread's: where row b of its gates is, at
@@ -64,7 +64,7 @@ class InputSteps {
           const int64_t t = time(step);
           g.a = f_->x + t * f_->x_step + mine.begin * f_->x_row;
           g.c = row(step - begin, mine, place, t) + mine.begin * columns_;
-          Part(g, {}, {}, nullptr).multiply_packed(strip, k, K, packed_);
+          Part(g).multiply_packed(strip, k, K, packed_);
         }
       }
     });

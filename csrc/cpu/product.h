@@ -3,18 +3,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <string_view>
 
 #include "cpu/crowd.h"
 #include "cpu/kernels.h"
 
 namespace rnnfast::cpu {
-
-// Whether ours measured faster than torch's; the rule of rnnfast/products/multiply.py.
-inline bool is_faster(int64_t steps) {
-  constexpr int64_t kMostSteps = 8192;
-  return std::string_view(kernels().isa) != "baseline" && steps <= kMostSteps;
-}
 
 // Parts of C for at most n threads, as little as can be for the one that has most.
 template <class S>

@@ -33,8 +33,14 @@ RNNFAST_NATIVE(double, int64_t)
 #undef RNNFAST_NATIVE
 
 // The first n lanes of a vector, by the machine's masks, so that lanes beyond are not touched: where
-// there are none a loop over the lanes, which takes several times as long.
-#if defined(__AVX512F__) && RNNFAST_VECTOR_BYTES == 64
+// there are none, or a compiler does not know these names of them, a loop over the lanes, which takes
+// several times as long.
+#if defined(__clang__)
+#if !__has_builtin(__builtin_ia32_loadups512_mask) || !__has_builtin(__builtin_ia32_maskloadps256)
+#define RNNFAST_NO_MASKS 1
+#endif
+#endif
+#if defined(__AVX512F__) && RNNFAST_VECTOR_BYTES == 64 && !defined(RNNFAST_NO_MASKS)
 #define RNNFAST_MASKED(S, bits, load512, store512)                                   \
   inline NativeOf<S>::Native load_first(const S* from, int64_t n) {                  \
     return load512(from, NativeOf<S>::Native{}, bits(n <= 0 ? 0u : (1u << n) - 1u)); \
@@ -45,7 +51,7 @@ RNNFAST_NATIVE(double, int64_t)
 RNNFAST_MASKED(float, uint16_t, __builtin_ia32_loadups512_mask, __builtin_ia32_storeups512_mask)
 RNNFAST_MASKED(double, uint8_t, __builtin_ia32_loadupd512_mask, __builtin_ia32_storeupd512_mask)
 #undef RNNFAST_MASKED
-#elif defined(__AVX2__) && RNNFAST_VECTOR_BYTES == 32
+#elif defined(__AVX2__) && RNNFAST_VECTOR_BYTES == 32 && !defined(RNNFAST_NO_MASKS)
 inline NativeOf<float>::Integers lanes_below(const float*, int64_t n) {
   constexpr NativeOf<float>::Integers kLane{0, 1, 2, 3, 4, 5, 6, 7};
   return kLane < int32_t(n);

@@ -23,7 +23,8 @@ Outputs scan_forward(std::string cell, std::string kind, Tensor input, std::vect
 // stay what they are, and torch logs that. The definitions last as long as the process.
 bool define() {
   TorchLibraryHandle library = nullptr;
-  aoti_torch_library_init_fragment("rnnfast", __FILE__, __LINE__, &library);
+  if (aoti_torch_library_init_fragment("rnnfast", __FILE__, __LINE__, &library) != TORCH_SUCCESS)
+    return false;
   for (const char* schema : {RNNFAST_SCHEMAS}) {
     if (aoti_torch_library_def(library, schema) == TORCH_SUCCESS) continue;
     aoti_torch_delete_library_object(library);

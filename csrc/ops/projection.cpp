@@ -8,15 +8,7 @@
 namespace rnnfast::ops {
 namespace {
 
-// x·Wᵀ + b of x [N, I], by torch.
-Tensor linear(const Tensor& x, const Tensor& weight, const Optional& bias) {
-  using torch::stable::detail::from;
-  std::array<StableIValue, 3> stack{from(x), from(weight), from(bias)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
-}
-
+// x·Wᵀ + b of x [N, I]. By our own product whatever the sizes: torch's would heed autocast.
 template <class S>
 void multiply(const Tensor& x, const Tensor& weight, const Optional& bias, const Tensor& gates) {
   cpu::Gemm<S> g;
@@ -32,10 +24,7 @@ Tensor dense(const Scan& scan, const Tensor& weight, const Optional& bias) {
   const ScalarType dtype = scan.wide();
   const int64_t N = scan.T * scan.B, GH = scan.gate_width();
   const Tensor x = torch::stable::reshape(plain(scan.input, dtype), Shape{N, scan.I});
-  const Shape shape{scan.T, scan.B, GH};
-  if (!cpu::is_faster(scan.I))
-    return plain(torch::stable::reshape(linear(x, weight, bias), shape), dtype);
-  const Tensor gates = empty(shape, dtype);
+  const Tensor gates = empty({scan.T, scan.B, GH}, dtype);
   dtype == ScalarType::Float ? multiply<float>(x, weight, bias, gates)
                              : multiply<double>(x, weight, bias, gates);
   return gates;

@@ -11,6 +11,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace rnnfast::ops {
@@ -69,7 +70,11 @@ inline Tensor copied(const Tensor& tensor, ScalarType dtype) {
 
 template <class S>
 S* data(const Tensor& tensor) {
-  return static_cast<S*>(tensor.mutable_data_ptr());
+  if constexpr (std::is_const_v<S>) {
+    return static_cast<S*>(tensor.const_data_ptr());
+  } else {
+    return static_cast<S*>(tensor.mutable_data_ptr());
+  }
 }
 
 template <class S>

@@ -176,8 +176,9 @@ def link_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
 def ops_link_flags(paths: TorchPaths) -> list[str]:
     """For librnnfast.so: torch's library alone, without Python's. OpenMP's functions are those of
     the runtime that torch has loaded; its file is not named, since it has another name in some
-    builds of torch."""
-    return [*(f"-L{p}" for p in paths.library), "-ltorch_cpu", "-Wl,-soname,librnnfast.so"]
+    builds of torch. It is never unloaded, since an op's definition can't be taken back."""
+    loaded = ["-Wl,-soname,librnnfast.so", "-Wl,-z,nodelete"]
+    return [*(f"-L{p}" for p in paths.library), "-ltorch_cpu", *loaded]
 
 
 def _ops_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:

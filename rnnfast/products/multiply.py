@@ -13,8 +13,10 @@ from .. import _ext
 
 FASTER = ("avx2", "avx512")  # the instruction sets for which it was measured
 MOST_VALUES = 1 << 20  # of which a sum is made as a product
-MOST_STEPS = 8192  # of a sum: beyond them torch's is faster, but
-NARROW = 16  # where a result has fewer rows or columns, it is ten times as far off
+MOST_STEPS = 8192  # of a sum: beyond them torch's is faster
+NARROW = (
+    16  # rows or columns; a result of fewer is ours all the same: torch's is ten times as far off
+)
 
 
 def product(left: Tensor, right: Tensor, row: Tensor | None = None) -> Tensor:
@@ -35,8 +37,10 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 def sum_of_rows(values: Tensor, dtype: torch.dtype) -> Tensor:
     """The sum of the rows of [N, C] in ``dtype``: [C]. A small one as a product with ones: torch
-    would open a team of threads for it, which takes a loaded machine longer than all the rest."""
-    if values.dtype == dtype and values.device.type == "cpu" and values.numel() <= MOST_VALUES:
+    would open a team of threads for it, which takes a loaded machine longer than all the rest. A
+    long one is torch's, which adds up by halves."""
+    small = values.numel() <= MOST_VALUES and len(values) <= MOST_STEPS
+    if small and values.dtype == dtype and values.device.type == "cpu":
         ones = values.new_ones(1, len(values))
         if (kernel := _kernel(ones, values)) is not None:
             return kernel(ones, values)[0]
@@ -51,20 +55,18 @@ def product_to(out: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 def is_ours(*tensors: Tensor) -> bool:
     """Whether a product of these, the last axis of the first summed over, is our kernel's."""
-    few = tensors[0].shape[-1] <= MOST_STEPS
-    return few and _loaded() is not None and _takes(*tensors)
+    return _takes(*tensors) and tensors[0].shape[-1] <= MOST_STEPS and _loaded() is not None
 
 
 def _kernel(*tensors: Tensor) -> Any:
     """Ours, if it takes these: two to be multiplied, and what their product is added to."""
+    if not _takes(*tensors):
+        return None
     left, right = tensors[:2]
     if left.shape[1] <= MOST_STEPS:
-        kernel = _loaded()
-    elif min(len(left), right.shape[1]) < NARROW:
-        kernel = _loaded(slower=True)
-    else:
-        return None
-    return kernel if kernel is not None and _takes(*tensors) else None
+        return _loaded()
+    narrow = min(len(left), right.shape[1]) < NARROW
+    return _loaded(slower=True) if narrow else None
 
 
 def _takes(*tensors: Tensor) -> bool:

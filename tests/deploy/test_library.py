@@ -27,7 +27,7 @@ from tests.test_trace import Call, plain, with_lengths
 from .library_child import BAD, GOOD
 
 I, H = 5, 6
-SIZES = (4, 3), (9, 2), (2, 7)  # the example's first
+SIZES = (4, 3), (9, 2), (2, 7), (5, 48)  # the example's first; of the last each thread has many
 MISSING = deploy.why_missing()
 needs_library = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 

@@ -1,4 +1,4 @@
-"""Triton's interpreter where it is not yet, or no longer, what the kernels need. A plugin of pytest:
+"""Triton's interpreter where it is not yet, or no longer, what the kernels need. A pytest plugin:
 `-p tests.triton.interpreter`.
 
 - numpy from 2.5 on takes an array of one element for no number; Triton from 3.8 on knows that.
