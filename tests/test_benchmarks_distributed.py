@@ -1,4 +1,4 @@
-"""benchmarks.distributed: the gate, what it writes, and the tables that are made of it."""
+"""benchmarks.distributed: the gate, what it writes, and that the page shows what was written."""
 
 from __future__ import annotations
 
@@ -49,3 +49,10 @@ def test_the_arithmetic_of_a_ring() -> None:
     assert scaling.ring_ms(0, 4) == pytest.approx(6 * messages)
     assert scaling.ring_ms(1_250_000, 2) == pytest.approx(1 + 2 * messages)
     assert scaling.ring_ms(1_250_000, 4) == pytest.approx(1.5 + 6 * messages)
+
+
+def test_the_page_shows_the_results() -> None:
+    page = scaling.PAGE.read_text(encoding="utf-8")
+    found = scaling.filled(page, distributed.read(scaling.FILE))
+    assert found == page, "make it anew: python -m benchmarks.scaling"
+    assert page.count("| LSTM 2 x 512 |") == 4

@@ -43,7 +43,8 @@ def pytest_runtest_makereport(
     """Before the failure is reported: what xdist has not heard of, it counts as failed itself."""
     report = yield
     if report.failed and (error := device_error()) is not None:
-        text = f"{report.longreprtext}\n{item.nodeid}: the device is lost: {error}\n"
+        # on a line of its own: xdist may not have ended its line of the test before
+        text = f"\n{report.longreprtext}\n{item.nodeid}: the device is lost: {error}\n"
         os.write(_stderr, text.encode())
         os._exit(LOST)
     return report

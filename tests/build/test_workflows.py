@@ -186,7 +186,10 @@ def test_a_workflow_gives_nothing_by_itself_and_runs_once(path):
 
 
 def test_only_a_tag_is_uploaded_and_only_main_is_deployed():
-    assert JOBS["release.yml: publish"]["if"] == "github.ref_type == 'tag'"
+    assert (
+        JOBS["release.yml: publish"]["if"]
+        == "github.event_name == 'push' && github.ref_type == 'tag'"
+    )
     assert JOBS["release.yml: publish"]["environment"]["name"] == "pypi"
     assert JOBS["docs.yml: deploy"]["if"] == "github.ref == 'refs/heads/main'"
 
