@@ -8,6 +8,7 @@
 #include <array>
 #include <optional>
 
+#include "bindings/product.h"
 #include "bindings/scratch.h"
 #include "bindings/threads.h"
 #include "cpu/kernels.h"
@@ -72,7 +73,8 @@ void check(const char* name, const Tensor& matrix, int64_t dim, at::ScalarType d
                    matrix.scalar_type());
 }
 
-// a [M, K] · b [K, N], with `row` [N] added to each row; or into += a · b.
+}  // namespace
+
 Tensor product(const Tensor& a, const Tensor& b, const std::optional<Tensor>& row,
                const std::optional<Tensor>& into) {
   const at::ScalarType dtype = a.scalar_type();
@@ -97,10 +99,11 @@ Tensor product(const Tensor& a, const Tensor& b, const std::optional<Tensor>& ro
   const Tensor c = into ? *into : at::empty(shape, a.options());
   std::optional<Tensor> begun = row;
   if (begun) begun = begun->resolve_neg().contiguous();
-  const py::gil_scoped_release no_gil;
   multiply(plain(a), plain(b), begun, into.has_value(), c);
   return c;
 }
+
+namespace {
 
 // On `threads` threads at once; in floating-point operations, all together.
 double multiply_adds(int64_t rounds, int threads) {
@@ -119,6 +122,7 @@ double multiply_adds(int64_t rounds, int threads) {
 void bind_gemm(pybind11::module_& m) {
   namespace py = pybind11;
   m.def("cpu_product", &rnnfast::product, py::arg("a"), py::arg("b"), py::kw_only(),
-        py::arg("row") = py::none(), py::arg("into") = py::none());
+        py::arg("row") = py::none(), py::arg("into") = py::none(),
+        py::call_guard<py::gil_scoped_release>());
   m.def("cpu_multiply_adds", &rnnfast::multiply_adds, py::arg("rounds"), py::arg("threads"));
 }

@@ -3,12 +3,13 @@
 #include <omp.h>
 #include <pybind11/pybind11.h>
 
-void bind_cpu(pybind11::module_& m);     // cpu.cpp
-void bind_clip(pybind11::module_& m);    // clip.cpp
-void bind_gemm(pybind11::module_& m);    // gemm.cpp
-void bind_plan(pybind11::module_& m);    // plan.cpp
-void bind_model(pybind11::module_& m);   // model.cpp
-void bind_stream(pybind11::module_& m);  // stream.cpp
+void bind_cpu(pybind11::module_& m);        // cpu.cpp
+void bind_clip(pybind11::module_& m);       // clip.cpp
+void bind_gemm(pybind11::module_& m);       // gemm.cpp
+void bind_gradients(pybind11::module_& m);  // gradients.cpp
+void bind_plan(pybind11::module_& m);       // plan.cpp
+void bind_model(pybind11::module_& m);      // model.cpp
+void bind_stream(pybind11::module_& m);     // stream.cpp
 #ifdef RNNFAST_WITH_CUDA
 void bind_cuda(pybind11::module_& m);       // cuda.cpp
 void bind_cuda_clip(pybind11::module_& m);  // cuda_clip.cpp
@@ -23,6 +24,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   bind_cpu(m);
   bind_clip(m);
   bind_gemm(m);
+  bind_gradients(m);
   bind_plan(m);
   bind_model(m);
   bind_stream(m);

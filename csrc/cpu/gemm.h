@@ -82,6 +82,15 @@ __attribute__((noinline)) void multiply_tile(const Segment<S>& segment, const S*
   }
 }
 
+// The same of a strip of up to kStripVectors vectors.
+template <int kStep, class S>
+void multiply_strip(const Segment<S>& segment, const S* packed, const Tile<S>& tile) {
+  const int64_t vectors = divide_up(tile.lanes, Vec<S>::kLanes);
+  if (vectors == 3) return multiply_tile<3, kStep>(segment, packed, tile);
+  if (vectors == 2) return multiply_tile<2, kStep>(segment, packed, tile);
+  multiply_tile<1, kStep>(segment, packed, tile);
+}
+
 // One thread's part of a product.
 template <class S>
 class GemmPart {
@@ -226,20 +235,12 @@ class GemmPart {
       const S* rows[kGroupRows];
       if (g_.a_column == 1) {
         for (int r = 0; r < kGroupRows; ++r) rows[r] = g_.a + (m + least(i + r, M - 1)) * g_.a_row;
-        multiply<1>({rows, K, k}, packed, tile);
+        multiply_strip<1>(Segment<S>{rows, K, k}, packed, tile);
       } else {
         for (int r = 0; r < kGroupRows; ++r) rows[r] = a_ + i / kGroupRows * group(K) + r;
-        multiply<kGroupRows>({rows, K}, packed, tile);
+        multiply_strip<kGroupRows>(Segment<S>{rows, K}, packed, tile);
       }
     }
-  }
-
-  template <int kStep>
-  static void multiply(const Segment<S>& segment, const S* packed, const Tile<S>& tile) {
-    const int64_t vectors = divide_up(tile.lanes, L);
-    if (vectors == 3) return multiply_tile<3, kStep>(segment, packed, tile);
-    if (vectors == 2) return multiply_tile<2, kStep>(segment, packed, tile);
-    multiply_tile<1, kStep>(segment, packed, tile);
   }
 
   const Gemm<S>& g_;

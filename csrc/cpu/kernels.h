@@ -7,6 +7,7 @@
 
 #include "cells/list.h"
 #include "cpu/gemm_problem.h"
+#include "cpu/sums_problem.h"
 #include "scan/time_clip.h"
 
 namespace rnnfast::cpu {
@@ -86,6 +87,11 @@ struct Kernels {
   GemmGrain (*gemm_grain)(int scalar_bytes);
   int64_t (*gemm_room)(int scalar_bytes);
   double (*multiply_adds)(int64_t rounds);
+  GemmTimes (*sums_f32)(const Sums<float>&);
+  GemmTimes (*sums_f64)(const Sums<double>&);
+  // Bytes that such sums need; where they go does not matter, but for whether it is null.
+  int64_t (*sums_room_f32)(const Sums<float>&);
+  int64_t (*sums_room_f64)(const Sums<double>&);
 };
 
 extern const Kernels kernels_avx512, kernels_avx2, kernels_baseline;

@@ -32,17 +32,21 @@ void split(Gemm<S>& g, int n) {
 inline GemmTimes call(const Gemm<float>& g) { return kernels().gemm_f32(g); }
 inline GemmTimes call(const Gemm<double>& g) { return kernels().gemm_f64(g); }
 
+// Whether threads waited for one another so long that others must have their processors.
+inline void note_waiting(const GemmTimes& times) {
+  constexpr int64_t kPatience = 8000000;  // nanoseconds
+  if (times.waited > kPatience && times.waited > 3 * times.own) crowd().seen();
+}
+
 // g, on at most n threads, where everything but its split and workspace is set. scratch(bytes)
 // returns memory.
 template <class S, class Scratch>
 void multiply(Gemm<S> g, int n, const Scratch& scratch) {
-  constexpr int64_t kPatience = 8000000;  // nanoseconds
   split(g, crowd().known() ? 1 : n);
   const int64_t room = kernels().gemm_room(sizeof(S)) * g.split.rows * g.split.columns + 64;
   const auto begin = reinterpret_cast<uintptr_t>(scratch(room));
   g.workspace = reinterpret_cast<void*>((begin + 63) & ~uintptr_t(63));
-  const GemmTimes times = call(g);
-  if (times.waited > kPatience && times.waited > 3 * times.own) crowd().seen();
+  note_waiting(call(g));
 }
 
 }  // namespace rnnfast::cpu

@@ -152,9 +152,14 @@ class Cpu(KernelBackend):
             dc_last=dc_last,
             grad_clip_time=own.options.grad_clip_time,
         )
-        dgates = GateMajor(spec, dgx, own_dgh)
-        backward = Backward(own, y, dgates, Rounding(storage), {spec.extra: extra}, dh_total)
-        return backward.gradients(needs, [dh0] if dc0 is None else [dh0, dc0])
+        dstates = [dh0] if dc0 is None else [dh0, dc0]
+        dgates, rounding = GateMajor(spec, dgx, own_dgh), Rounding(storage)
+        backward = Backward(own, y, dgates, rounding, {spec.extra: extra}, dh_total)
+        made = _weight_gradients(backward) if needs.weights and not needs.groups else None
+        if made is None:
+            return backward.gradients(needs, dstates)
+        rest = backward.gradients(needs._replace(weights=False), dstates)
+        return rest._replace(dweights=made)
 
 
 def _multiplied_by_kernel(scan: Scan) -> Tensor | None:
@@ -169,7 +174,35 @@ def _multiplied_by_kernel(scan: Scan) -> Tensor | None:
     if not module().cpu_makes_input(scan.cell, B, I, H, P, w_ih.itemsize):
         return None
     tensors = (scan.input, w_ih) if b_ih is None else (scan.input, w_ih, b_ih)
-    return scan.input if multiply.is_ours(*tensors) else None
+    return scan.input if I <= multiply.MOST_STEPS and multiply.is_ours(*tensors) else None
+
+
+def _weight_gradients(left: Backward) -> list[Tensor] | None:
+    """Those of all weights, in the order of the scan's, by one call of the kernel; None where it
+    does not take them."""
+    scan, (dgx, own_dgh) = left.scan, left.dgates[1:]
+    tensors = (dgx, left.y, scan.states[0])
+    dense = scan.kind == "dense"
+    if not multiply.is_ours(*tensors, scan.input) if dense else not multiply.is_ours(*tensors):
+        return None
+    names = scan.spec.weight_names(scan.kind, scan.has_bias)
+    by_kernel = names if dense else [name for name in names if name != "w_ih"]
+    made = module().cpu_weight_gradients(
+        cell=scan.cell,
+        names=by_kernel,
+        x=scan.input if dense else None,
+        y=left.y,
+        extra=left.operands[scan.spec.extra],
+        h0=scan.states[0],
+        dgx=dgx,
+        dgh_own=own_dgh,
+        dh_total=left.doutput,
+        lengths=scan.lengths,
+        resets=scan.resets,
+        reverse=scan.options.reverse,
+    )
+    found = dict(zip(by_kernel, map(left.rounding, made), strict=True))
+    return [found[name] if name in found else left.w_ih() for name in names]
 
 
 @functools.cache

@@ -59,7 +59,7 @@ class Backward(NamedTuple):
         """In the order of ``scan.weights``."""
         scan, made = self.scan, dict[str, Tensor]()
         makers = {
-            "w_ih": self._w_ih,
+            "w_ih": self.w_ih,
             "w_hh": self._w_hh,
             "b_ih": lambda: self._sum(self.dgates.of_input()),
             "b_hh": lambda: self._b_hh(made.get("b_ih")),
@@ -71,10 +71,10 @@ class Backward(NamedTuple):
 
     def of_projection(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Of the weights of the input that are among ``names``."""
-        makers = {"w_ih": self._w_ih, "b_ih": lambda: self._sum(self.dgates.of_input())}
+        makers = {"w_ih": self.w_ih, "b_ih": lambda: self._sum(self.dgates.of_input())}
         return {name: makers[name]() for name in names if name in makers}
 
-    def _w_ih(self) -> Tensor:
+    def w_ih(self) -> Tensor:
         rows, clean = self.dgates.of_input(), without_padding(self.scan).input
         if self.scan.kind == "dense":
             return self._restored(rows, summed_product(rows.values, clean, 1, self.groups), -2)

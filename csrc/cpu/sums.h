@@ -1,0 +1,245 @@
+// The gradients of a scan's weights: of all its products at once, so that the gradients of the gates
+// are read and packed once, and what they multiplied is found where it lies, step by step.
+//
+// C = Aᵀ·B: A the gradients [T·B, M], packed a few columns at a time; B what they multiplied
+// [T·B, N], packed into strips (gemm.h), a block of steps of each. Of a long sum with a small result
+// the steps are cut into chunks, each with a result of its own, which threads share; else they share
+// the rows of C. How sums are cut depends on sizes only, so results do not depend on the threads.
+#pragma once
+
+#include "cpu/gemm.h"
+#include "cpu/sums_problem.h"
+#include "cpu/workspace.h"
+
+namespace rnnfast::cpu::RNNFAST_ISA {
+
+template <class S>
+class SumsPass {
+  using V = Vec<S>;
+  static constexpr int L = V::kLanes, R = kGroupRows;
+  static constexpr int64_t kWidth = kStripVectors * L;
+  static constexpr int64_t kChunkSteps = 2048, kMostChunks = 16, kMostOfChunk = 1 << 16;
+
+ public:
+  explicit SumsPass(const Sums<S>& s)
+      : s_(s), rules_{s.T, s.B, s.lengths, s.resets, s.reverse}, K_(s.T * s.B) {
+    for (int o = 0; o < s.operand_count; ++o) {
+      first_strip_[o] = strips_;
+      strips_ += divide_up(s.operands[o].N, kWidth);
+      if (s.operands[o].N > widest_) widest_ = s.operands[o].N;
+    }
+    for (int g = 0; g < s.gradient_count; ++g) {
+      first_bias_[g] = biases_;
+      biases_ += s.gradients[g].M;
+      for (int o = 0; o < s.operand_count; ++o) {
+        first_product_[g][o] = products_;
+        if (s.gradients[g].products[o]) products_ += s.gradients[g].M * s.operands[o].N;
+      }
+    }
+    chunks_ = products_ > kMostOfChunk ? 1 : divide_up(K_, kChunkSteps);
+    if (chunks_ > kMostChunks) chunks_ = kMostChunks;
+    if (chunks_ < 1) chunks_ = 1;
+  }
+
+  // Bytes of workspace.
+  int64_t room() const {
+    const int64_t own = s_.threads * (kA + kB), partial = chunks_ > 1 ? chunks_ * products_ : 0;
+    return (own + partial + widest_) * int64_t(sizeof(S)) + chunks_ * biases_ * 8 + 5 * kLine;
+  }
+
+  GemmTimes run() {
+    Arena arena(s_.workspace);
+    own_ = arena.take<S>(s_.threads * (kA + kB));
+    zeros_ = arena.take<S>(widest_);
+    partial_ = arena.take<S>(chunks_ > 1 ? chunks_ * products_ : 0);
+    totals_ = arena.take<double>(chunks_ * biases_);
+    fill_zero(zeros_, widest_);
+    fill_zero(totals_, chunks_ * biases_);
+    const int parts = s_.threads;
+    const int64_t before = parts > 1 ? worked() : 0;
+    int64_t own = 0, done = 0;
+    on_threads(parts, [&](int id, int threads) {
+      S* const room = own_ + id * (kA + kB);
+      for (int p = id; p < parts; p += threads) share(p, parts, room);
+      if (parts > 1 && id == 0) own = worked() - before, done = now();
+    });
+    const int64_t waited = parts > 1 ? now() - done : 0;
+    join();
+    return {own, waited};
+  }
+
+ private:
+  // Elements of each thread: packed gradients, and a block of strips.
+  static constexpr int64_t kA = kBlockRows * kMostSteps + kBlockRows / kGroupRows * L;
+  static constexpr int64_t kB = kBlockStrips * kWidth * kMostSteps;
+
+  // Part p of what there is to do.
+  void share(int p, int parts, S* room) const {
+    if (chunks_ == 1) return steps(0, 0, K_, p, parts, room);
+    const Range mine = part(chunks_, 1, p, parts);
+    for (int64_t c = mine.begin; c < mine.end; ++c) {
+      const Range chunk = part(K_, kMostSteps, c, chunks_);
+      steps(c, chunk.begin, chunk.end, 0, 1, room);
+    }
+  }
+
+  // Sums of the steps [begin, end), which are chunk c; of C's rows part p of `parts`.
+  void steps(int64_t c, int64_t begin, int64_t end, int p, int parts, S* room) const {
+    S *const a = room, *const b = room + kA;
+    int64_t strip = 0;
+    do {
+      const Range strips{strip, least(strip + kBlockStrips, strips_)};
+      GemmPart<S>::each_block(end - begin, [&](int64_t k, int64_t K) {
+        pack_strips(strips, begin + k, K, b);
+        for (int g = 0; g < s_.gradient_count; ++g) {
+          const Range mine = part(s_.gradients[g].M, R, p, parts);
+          for (int64_t m = mine.begin; m < mine.end; m += kBlockRows) {
+            const Range rows{m, least(m + kBlockRows, mine.end)};
+            pack_rows(g, rows, begin + k, K, a);
+            if (strip == 0) add_rows(g, rows, K, a, totals_ + c * biases_);
+            multiply(c, g, rows, strips, K, k > 0, a, b);
+          }
+        }
+      });
+      strip = strips.end;
+    } while (strip < strips_);
+  }
+
+  int64_t width(int o, int64_t strip) const {
+    return least(s_.operands[o].N - (strip - first_strip_[o]) * kWidth, kWidth);
+  }
+  // The strips of operand o among some.
+  Range of_operand(int o, Range strips) const {
+    const int64_t begin = first_strip_[o], end = begin + divide_up(s_.operands[o].N, kWidth);
+    return {begin > strips.begin ? begin : strips.begin, least(end, strips.end)};
+  }
+
+  // Row (t, b) of operand o: zeros where it has none, so that no padding reaches a product.
+  const S* row(int o, int64_t t, int64_t b) const {
+    const SumOperand<S>& from = s_.operands[o];
+    if (!rules_.alive(t, b)) return zeros_;
+    if (from.initial) return rules_.previous(from.values, from.initial, zeros_, t, b, from.N);
+    return from.values + t * from.step + b * from.row;
+  }
+
+  void pack_strips(Range strips, int64_t k, int64_t K, S* to) const {
+    for (int o = 0; o < s_.operand_count; ++o) {
+      const Range mine = of_operand(o, strips);
+      if (mine.size() <= 0) continue;
+      int64_t t = k / s_.B, b = k % s_.B;
+      for (int64_t s = 0; s < K; ++s) {
+        const S* from = row(o, t, b) + (mine.begin - first_strip_[o]) * kWidth;
+        for (int64_t q = mine.begin; q < mine.end; ++q, from += kWidth) {
+          const int64_t n = width(o, q), vectors = divide_up(n, L);
+          S* at = to + (q - strips.begin) * kWidth * K + s * vectors * L;
+          for (int64_t v = 0; v < vectors; ++v) V::load(from + v * L, n - v * L).store(at + v * L);
+        }
+        if (++b == s_.B) b = 0, ++t;
+      }
+    }
+  }
+
+  // Between packed groups there is a gap, as in gemm.h.
+  static int64_t group(int64_t K) { return K * R + L; }
+
+  void pack_rows(int g, Range rows, int64_t k, int64_t K, S* to) const {
+    const SumGradients<S>& from = s_.gradients[g];
+    for (int64_t s = 0; s < K; ++s) {
+      const S* values = from.values + (k + s) * from.row + rows.begin;
+      S* at = to + s * R;
+      int64_t i = 0;
+      for (; i + R <= rows.size(); i += R, at += group(K)) {
+        __builtin_memcpy(at, values + i, R * sizeof(S));
+      }
+      if (i == rows.size()) continue;
+      for (int r = 0; r < R; ++r) at[r] = i + r < rows.size() ? values[i + r] : S(0);
+    }
+  }
+
+  // The sums of the gradients themselves: few at a time in S, then in double. Of packed rows value i
+  // is one of row i % R.
+  void add_rows(int g, Range rows, int64_t K, const S* packed, double* totals) const {
+    if (!s_.gradients[g].biases[0] && !s_.gradients[g].biases[1]) return;
+    for (int64_t i = 0; i < rows.size(); i += R, packed += group(K)) {
+      double sums[R] = {};
+      int64_t first = 0;
+      for (; first + kFew <= K * R; first += kFew) add_few(packed + first, sums);
+      for (; first < K * R; ++first) sums[first % R] += double(packed[first]);
+      double* const total = totals + first_bias_[g] + rows.begin + i;
+      for (int r = 0; r < R && i + r < rows.size(); ++r) total[r] += sums[r];
+    }
+  }
+
+  static constexpr int kChains = 4;
+  static constexpr int64_t kFew = 4 * kChains * L;
+  static_assert(kChains * L % R == 0, "vectors begin with row 0");
+
+  static void add_few(const S* packed, double (&sums)[R]) {
+    V total[kChains];
+    for (int c = 0; c < kChains; ++c) total[c] = V::load(packed + c * L);
+    for (int64_t first = kChains * L; first < kFew; first += kChains * L) {
+      for (int c = 0; c < kChains; ++c) total[c] = total[c] + V::load(packed + first + c * L);
+    }
+    for (int c = 0; c < kChains; ++c) {
+      for (int lane = 0; lane < L; ++lane) sums[(c * L + lane) % R] += double(total[c].v[lane]);
+    }
+  }
+
+  void multiply(int64_t c, int g, Range rows, Range strips, int64_t K, bool add, const S* a,
+                const S* b) const {
+    for (int o = 0; o < s_.operand_count; ++o) {
+      if (!s_.gradients[g].products[o]) continue;
+      const Range mine = of_operand(o, strips);
+      const int64_t N = s_.operands[o].N;
+      S* const result = chunks_ > 1 ? partial_ + c * products_ + first_product_[g][o]
+                                    : s_.gradients[g].products[o];
+      for (int64_t q = mine.begin; q < mine.end; ++q) {
+        S* const column = result + rows.begin * N + (q - first_strip_[o]) * kWidth;
+        for (int64_t i = 0; i < rows.size(); i += R) {
+          const S* at[R];
+          for (int r = 0; r < R; ++r) at[r] = a + i / R * group(K) + r;
+          const Tile<S> tile{column + i * N, N, rows.size() - i, width(o, q), add, nullptr};
+          multiply_strip<R>(Segment<S>{at, K}, b + (q - strips.begin) * kWidth * K, tile);
+        }
+      }
+    }
+  }
+
+  // What the chunks found, added up in their order.
+  void join() const {
+    for (int g = 0; g < s_.gradient_count; ++g) {
+      const SumGradients<S>& of = s_.gradients[g];
+      for (int64_t m = 0; m < of.M; ++m) {
+        double total = 0;
+        for (int64_t c = 0; c < chunks_; ++c) total += totals_[c * biases_ + first_bias_[g] + m];
+        for (S* bias : of.biases) {
+          if (bias) bias[m] = S(total);
+        }
+      }
+      for (int o = 0; chunks_ > 1 && o < s_.operand_count; ++o) {
+        if (of.products[o]) join(first_product_[g][o], of.M * s_.operands[o].N, of.products[o]);
+      }
+    }
+  }
+
+  void join(int64_t first, int64_t n, S* to) const {
+    for (int64_t i = 0; i < n; i += L) {
+      V total = V::load(partial_ + first + i, n - i);
+      for (int64_t c = 1; c < chunks_; ++c) {
+        total = total + V::load(partial_ + c * products_ + first + i, n - i);
+      }
+      total.store(to + i, n - i);
+    }
+  }
+
+  const Sums<S>& s_;
+  const Rules rules_;
+  const int64_t K_;
+  int64_t strips_ = 0, widest_ = 0, biases_ = 0, products_ = 0, chunks_ = 1;
+  int64_t first_strip_[kMostOperands] = {}, first_bias_[kMostGradients] = {};
+  int64_t first_product_[kMostGradients][kMostOperands] = {};
+  S *own_ = nullptr, *zeros_ = nullptr, *partial_ = nullptr;
+  double* totals_ = nullptr;
+};
+
+}  // namespace rnnfast::cpu::RNNFAST_ISA
