@@ -101,6 +101,11 @@ class Scan(NamedTuple):
     def has_bias(self) -> bool:
         return len(self.weights) > len(self.spec.weight_names(self.kind, False))
 
+    def named_weights(self) -> dict[str, Tensor]:
+        """The weights by their names."""
+        names = self.spec.weight_names(self.kind, self.has_bias)
+        return dict(zip(names, self.weights, strict=True))
+
     def weight(self, name: str) -> Tensor | None:
         """The weight of this name, None where the scan has none."""
         names = self.spec.weight_names(self.kind, self.has_bias)
@@ -117,9 +122,7 @@ class Scan(NamedTuple):
         )
 
     def step_weights(self) -> StepWeights:
-        found = dict(
-            zip(self.spec.weight_names(self.kind, self.has_bias), self.weights, strict=True)
-        )
+        found = self.named_weights()
         params = {param.name: found[param.name] for param in self.spec.params}
         return StepWeights(found.get("w_hh"), found.get("b_hh"), found.get("w_hr"), params)
 
@@ -211,12 +214,15 @@ class Stack(NamedTuple):
 class StackResult(NamedTuple):
     """``y`` [T, B, D*P] (or batch first), ``final``: a state each, the output's [D*L, B, P], every
     other [D*L, B, H]; ``every``: a list for each state, of each layer all states [T, B, D*P] and
-    [T, B, D*H], empty unless asked for; ``whole``: torch computed all of it in its one call."""
+    [T, B, D*H], empty unless asked for; ``whole``: torch computed all of it in its one call;
+    ``assigned``: who computed each layer and direction (``selection.Assigned``), None where the
+    next call is to be looked at anew."""
 
     y: Tensor
     final: list[Tensor]
     every: list[list[Tensor]]
     whole: bool
+    assigned: Any = None
 
 
 def changed(record: Record, **changes: Any) -> Record:

@@ -58,7 +58,7 @@ class RecurrentLayer(nn.RNNBase):
 
     _label = "RNN"  # torch.nn's name of the layer in the error about the input's dimensions
     _suffix = ""
-    _served_by_torch: tuple[Any, ...] | None = None  # the facts of the last such call
+    _served: tuple[Any, ...] | None = None  # the facts of a call, and by whom the next one may be
     # docs/clipping.md; here for layers that were made or pickled without it
     grad_clip_time = 0.0  # type: GradClipTime  # no annotation: torch.jit would read it
     checkpoint_every = 0
@@ -115,9 +115,9 @@ class RecurrentLayer(nn.RNNBase):
         facts = None
         plain = lengths is None and resets is None and not return_all_states
         if plain and not torch.compiler.is_compiling():
-            facts = repeat.facts(self, input, hx, weights[0][0])
-            if facts is not None and facts == self._served_by_torch:
-                return repeat.call(self, input, hx, [w for row in weights for w in row])
+            facts, known = repeat.facts(self, input, hx, weights), self._served
+            if facts is not None and known is not None and facts == known[0]:
+                return repeat.call(self, known[1], input, hx, weights)
         input, batched = self._batch(input, resets)
         states = self._batch_hidden(hx, batched)
         if not batched:
@@ -136,8 +136,7 @@ class RecurrentLayer(nn.RNNBase):
             resets=resets,
             all_states=return_all_states,
         )
-        if result.whole and facts is not None:
-            self.__dict__["_served_by_torch"] = facts  # not an attribute that nn.Module knows of
+        repeat.remember(self, facts, result)
         return self._results(result, _Layout(batched, None), return_all_states)
 
     def _slow_forward(self, *args: Any, **more: Any) -> Any:
@@ -148,7 +147,7 @@ class RecurrentLayer(nn.RNNBase):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        state.pop("_served_by_torch", None)  # true of this process only
+        state.pop("_served", None)  # true of this process only
         return state
 
     def __prepare_scriptable__(self) -> nn.RNNBase:
@@ -403,7 +402,7 @@ class RecurrentLayer(nn.RNNBase):
     def _results(
         self, result: StackResult, layout: _Layout, return_all_states: bool
     ) -> tuple[Any, ...]:
-        y, final, every, _ = result
+        y, final, every = result[:3]
         if not layout.batched:
             y = y.squeeze(0 if self.batch_first else 1)
             final = [s.squeeze(1) for s in final]

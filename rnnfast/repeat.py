@@ -1,28 +1,31 @@
-"""The short way of a call that torch's kernels served before.
+"""The short way of a call like the one before.
 
 Choosing a backend looks at the same few facts at every call. Where the last call with these facts
-went to torch's one call for the whole layer, the next one goes there at once: what stands between
-the user and torch's kernel is then a comparison. Measured on a layer of one unit, this halves what
-``auto`` costs over torch.nn.
+went to torch's one call for the whole layer, or to kernels on the CPU, the next one goes there at
+once: what stands between the user and the kernel is then a comparison. Measured on a layer of one
+unit, this halves what ``auto`` costs over torch.nn.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .backends import measured
 from .backends.registry import requested_backend
 from .backends.torch_native import call_kernel
-from .surroundings import in_dispatch_mode
+from .problem import Stack, StackResult
+from .stack import run_again
+from .surroundings import PLAIN, in_dispatch_mode
+
+Facts = tuple[Any, ...]
 
 
-def facts(layer: Any, input: Tensor, hx: Any, weight: Tensor) -> tuple[Any, ...] | None:
-    """All that the checks and the choice depend on, None for what never takes the short way.
-
-    ``weight`` is the layer's first.
-    """
+def facts(layer: Any, input: Tensor, hx: Any, weights: Sequence[Sequence[Tensor]]) -> Facts | None:
+    """All that the checks and the choice depend on, None for what never takes the short way."""
     if (
         input.dim() != 3
         # torch's one call serves layers with these only where no gradient is wanted
@@ -37,25 +40,79 @@ def facts(layer: Any, input: Tensor, hx: Any, weight: Tensor) -> tuple[Any, ...]
         or torch.autograd.forward_ad._current_level >= 0
     ):
         return None
-    states: Any = hx
-    if isinstance(hx, Tensor):
-        states = (hx.shape, hx.dtype, hx.device)
-    elif hx is not None:
-        states = tuple((s.shape, s.dtype, s.device) for s in hx if isinstance(s, Tensor))
+    given: Any = () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
+    weight = weights[0][0]
     return (
         input.shape,
         input.dtype,
         input.device,
         weight.dtype,
         weight.device,
-        states,
+        tuple((s.shape, s.dtype, s.device) for s in given if isinstance(s, Tensor)),
+        len(given),
         layer._cell(),
         layer.batch_first,
         requested_backend(),
+        measured.changes(),
+        _differentiated(input, given, weights),
+        _plain(input, given, weights),
     )
 
 
-def call(layer: Any, input: Tensor, hx: Any, weights: list[Tensor]) -> tuple[Any, ...]:
+def _differentiated(input: Tensor, given: Sequence[Any], weights: Any) -> bool:
+    if not torch.is_grad_enabled():
+        return False
+    for row in weights:
+        for weight in row:
+            if weight.requires_grad:
+                return True
+    return input.requires_grad or any(getattr(s, "requires_grad", False) for s in given)
+
+
+def _plain(input: Tensor, given: Sequence[Any], weights: Any) -> bool:
+    """Whether nobody but torch's own tensors has a say in what functions do."""
+    kinds = {type(input), *map(type, given)}
+    for row in weights:
+        kinds.update(map(type, row))
+    return kinds <= PLAIN and not torch._C._is_torch_function_mode_enabled()
+
+
+def remember(layer: Any, found: Facts | None, result: StackResult) -> None:
+    """Keeps who computed ``result``, if the next call may go there at once."""
+    if found is None:
+        return
+    *_, plain = found
+    if result.whole:
+        served = None
+    elif plain and result.assigned is not None and found[2].type == "cpu":
+        served = result.assigned
+    else:
+        return
+    layer.__dict__["_served"] = (found, served)  # not an attribute that nn.Module knows of
+
+
+def call(
+    layer: Any, served: Any, input: Tensor, hx: Any, weights: list[list[Tensor]]
+) -> tuple[Any, ...]:
+    """The call again: by those who are ``served``, None for torch's kernel of the whole layer."""
+    if served is not None:
+        stack = Stack(
+            layer._cell(),
+            weights,
+            layer.hidden_size,
+            layer.num_layers,
+            layer.bidirectional,
+            layer.bias,
+            layer.dropout,
+            layer.training,
+            layer.batch_first,
+        )
+        result = run_again(stack, input, None if hx is None else layer._split_hidden(hx), served)
+        return result.y, layer._join_hidden(result.final)
+    return _by_torch(layer, input, hx, [w for row in weights for w in row])
+
+
+def _by_torch(layer: Any, input: Tensor, hx: Any, weights: list[Tensor]) -> tuple[Any, ...]:
     """torch's kernel for the whole of ``layer``, as the backend ``torch`` calls it."""
     if hx is None:
         hx = layer._zero_states(input)

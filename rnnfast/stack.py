@@ -20,6 +20,7 @@ from .masks import masked, with_masks, without_zeros
 from .onnx_export import exporting, layer_as_node
 from .packing import batch_of
 from .problem import Problem, Scan, ScanResult, Stack, StackResult, changed, kind_of, wide
+from .problem import cast as as_dtype
 from .selection import (
     Assigned,
     asked_of,
@@ -60,7 +61,7 @@ def run_stack(
 
 
 def _stack_as_tuple(*args: Any) -> tuple[Any, ...]:
-    return tuple(_run_stack(*args))
+    return tuple(_run_stack(*args))[:4]  # without what only rnnfast knows of
 
 
 def _run_stack(
@@ -91,7 +92,20 @@ def _run_stack(
         if cast is not None:
             stack, input, hx = _cast_stack(stack, input, hx, cast.computed)
         result = _run_layers(stack, input, hx, lengths, resets, assigned, dropout)
-    result = _cast_back(result, cast)
+    result = changed(_cast_back(result, cast), assigned=None if first.tracing else assigned)
+    return changed(result, y=result.y.transpose(0, 1)) if stack.batch_first else result
+
+
+def run_again(
+    stack: Stack, input: Tensor, hx: Sequence[Tensor] | None, assigned: list[Assigned]
+) -> StackResult:
+    """A call like one that ``assigned`` computed, without lengths, resets, autocast or a tensor
+    subclass: nothing is to be checked or chosen."""
+    if hx is None:
+        hx = _zeros(stack, assigned[0].problem, input)
+    if stack.batch_first:
+        input = input.transpose(0, 1)
+    result = _run_layers(stack, input, hx, None, None, assigned, F.dropout)
     return changed(result, y=result.y.transpose(0, 1)) if stack.batch_first else result
 
 
@@ -162,7 +176,7 @@ def _zeros(stack: Stack, problem: Problem, input: Tensor) -> list[Tensor]:
     # onnxruntime can't make any of bfloat16
     made = wide(dtype) if problem.tracing and exporting() else dtype
     return [
-        torch.zeros(rows, problem.B, width, dtype=made, device=input.device).to(dtype)
+        as_dtype(torch.zeros(rows, problem.B, width, dtype=made, device=input.device), dtype)
         for width in widths
     ]
 
@@ -176,6 +190,8 @@ def _run_layers(
     assigned: list[Assigned],
     dropout: Dropout,
 ) -> StackResult:
+    if len(assigned) == 1 and (alone := _run_alone(stack, x, hx, lengths, resets, assigned)):
+        return alone
     per_row = [list(states) for states in zip(*(s.unbind(0) for s in hx), strict=False)]
     at_once = _run_at_once(stack, x, per_row, lengths, resets, assigned)
     if at_once is not None:
@@ -201,6 +217,27 @@ def _run_layers(
             every.append([x, *(torch.cat(both, -1) for both in traces)])
     final = [torch.stack(series) for series in zip(*finals, strict=False)]
     return StackResult(x, final, [list(layers) for layers in zip(*every, strict=True)], False)
+
+
+def _run_alone(
+    stack: Stack,
+    x: Tensor,
+    hx: Sequence[Tensor],
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    assigned: list[Assigned],
+) -> StackResult | None:
+    """One layer of one direction by kernels in eager code, without a copy of its states; else
+    None."""
+    problem, backend = assigned[0]
+    if problem.tracing or problem.recorded or problem.transformed or backend.composite:
+        return None
+    states = [s.squeeze(0) for s in hx]
+    options = problem.options
+    scan = Scan(stack.cell, kind_of(x), x, states, stack.weights[0], lengths, resets, options)
+    ((y, final, trace),) = _run_layer(stack, [scan], assigned)
+    every = [[y], *([one] for one in trace)] if options.all_states else []
+    return StackResult(y, [s.unsqueeze(0) for s in final], every, False)
 
 
 def _run_at_once(

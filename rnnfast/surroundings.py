@@ -112,7 +112,7 @@ def observed(tensors: Iterable[Tensor]) -> bool:
     they must see an op, as a tracer must."""
     if torch._C._get_tracing_state() is not None or in_dispatch_mode():
         return True
-    return any(type(t) not in _PLAIN and _dispatches(t) for t in tensors)
+    return any(type(t) not in PLAIN and _dispatches(t) for t in tensors)
 
 
 def in_dispatch_mode() -> bool:
@@ -120,7 +120,7 @@ def in_dispatch_mode() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = {Tensor, torch.nn.Parameter}
 
 
 def _dispatches(tensor: Tensor) -> bool:

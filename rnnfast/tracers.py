@@ -105,7 +105,7 @@ def twin(layer: nn.Module, target: type[Layer]) -> Layer:
     """
     other: Layer = object.__new__(target)
     state = dict(layer.__dict__)
-    for name in ("_compiled_call_impl", "_served_by_torch"):
+    for name in ("_compiled_call_impl", "_served"):
         state.pop(name, None)
     for key, value in state.items():  # containers of its own; what they hold is shared, and the
         if isinstance(value, (dict, list, set)) and "hook" not in key:  # hooks' handles go on

@@ -263,7 +263,7 @@ def test_a_script_holds_torch_nns_layer(cls: type, more: dict[str, Any], batch_f
     torch.testing.assert_close(torch.jit.load(file)(x), expected)
     assert type(model.layer).__module__ == "torch.nn.modules.rnn"  # as docs/deployment.md says
     assert model.layer.weight_hh_l0 is layer.weight_hh_l0
-    assert "_served_by_torch" not in vars(model.layer)
+    assert "_served" not in vars(model.layer)
     rnnfast.replace(model)
     torch.testing.assert_close(model(x), expected)
 

@@ -11,6 +11,7 @@ lie in [-1, 1], as fixed point, finer than bfloat16 by a factor of a hundred; th
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -82,11 +83,11 @@ class Cpu(KernelBackend):
         storage = scan.weights[0].dtype
         training, all_states = scan.options.training, scan.options.all_states
         own = scan.to(wide(storage))
-        gates, x, fixed = None, _multiplied_by_kernel(own), None
+        weights, (h0, c0) = own.named_weights(), h_and_c(own.states)
+        w_hh = weights["w_hh"]
+        gates, x, fixed = None, _multiplied_by_kernel(own, weights), None
         saves = training and own.spec.saves_gates
-        weights, (h0, c0) = own.step_weights(), h_and_c(own.states)
-        assert weights.w_hh is not None
-        shape = (*own.input.shape[:2], len(weights.w_hh))
+        shape = (*own.input.shape[:2], w_hh.shape[0])
         if saves and storage != wide(storage):
             fixed = own.input.new_empty(shape, dtype=torch.int16)
         if x is None:
@@ -97,12 +98,12 @@ class Cpu(KernelBackend):
             cell=own.cell,
             gates=gates,
             x=x,
-            w_ih=None if x is None else own.weight("w_ih"),
-            b_ih=None if x is None else own.weight("b_ih"),
+            w_ih=None if x is None else weights["w_ih"],
+            b_ih=None if x is None else weights.get("b_ih"),
             fixed=fixed,
-            w_hh=weights.w_hh,
-            b_hh=weights.b_hh,
-            w_hr=weights.w_hr,
+            w_hh=w_hh,
+            b_hh=weights.get("b_hh"),
+            w_hr=weights.get("w_hr"),
             h0=h0,
             c0=c0,
             lengths=own.lengths,
@@ -131,7 +132,7 @@ class Cpu(KernelBackend):
         kept = self.kept(scan, saved)
         extra, c = (_to(kept.get(name), dtype) for name in (spec.extra, "c"))
         dy, dfinal, dtrace = cotangents
-        weights, (h0, c0) = own.step_weights(), h_and_c(own.states)
+        weights, (h0, c0) = own.named_weights(), h_and_c(own.states)
         dh_last, dc_last = h_and_c([cast(d, dtype) for d in dfinal])
         dgx, own_dgh, dh_total, dh0, dc0 = module().cpu_backward(
             cell=own.cell,
@@ -139,8 +140,8 @@ class Cpu(KernelBackend):
             extra=extra,
             y=y,
             c=c,
-            w_hh=weights.w_hh,
-            w_hr=weights.w_hr,
+            w_hh=weights["w_hh"],
+            w_hr=weights.get("w_hr"),
             h0=h0,
             c0=c0,
             lengths=own.lengths,
@@ -155,32 +156,30 @@ class Cpu(KernelBackend):
         dstates = [dh0] if dc0 is None else [dh0, dc0]
         dgates, rounding = GateMajor(spec, dgx, own_dgh), Rounding(storage)
         backward = Backward(own, y, dgates, rounding, {spec.extra: extra}, dh_total)
-        made = _weight_gradients(backward) if needs.weights and not needs.groups else None
+        made = _weight_gradients(backward, dgates) if needs.weights and not needs.groups else None
         if made is None:
             return backward.gradients(needs, dstates)
         rest = backward.gradients(needs._replace(weights=False), dstates)
         return rest._replace(dweights=made)
 
 
-def _multiplied_by_kernel(scan: Scan) -> Tensor | None:
+def _multiplied_by_kernel(scan: Scan, weights: Mapping[str, Tensor]) -> Tensor | None:
     """x, where the kernel is to make the input's part of the gates, a few steps at a time."""
     if scan.kind != "dense":
         return None
-    w_ih, b_ih, w_hh = (scan.weight(name) for name in ("w_ih", "b_ih", "w_hh"))
-    assert w_ih is not None
-    assert w_hh is not None
+    w_ih, b_ih, w_hh = weights["w_ih"], weights.get("b_ih"), weights["w_hh"]
     B, I = scan.input.shape[1:]
-    H, P = len(w_hh) // scan.spec.gates, w_hh.shape[1]
+    H, P = w_hh.shape[0] // scan.spec.gates, w_hh.shape[1]
     if not module().cpu_makes_input(scan.cell, B, I, H, P, w_ih.itemsize):
         return None
     tensors = (scan.input, w_ih) if b_ih is None else (scan.input, w_ih, b_ih)
     return scan.input if I <= multiply.MOST_STEPS and multiply.is_ours(*tensors) else None
 
 
-def _weight_gradients(left: Backward) -> list[Tensor] | None:
+def _weight_gradients(left: Backward, dgates: GateMajor) -> list[Tensor] | None:
     """Those of all weights, in the order of the scan's, by one call of the kernel; None where it
     does not take them."""
-    scan, (dgx, own_dgh) = left.scan, left.dgates[1:]
+    scan, (_, dgx, own_dgh) = left.scan, dgates
     tensors = (dgx, left.y, scan.states[0])
     dense = scan.kind == "dense"
     if not multiply.is_ours(*tensors, scan.input) if dense else not multiply.is_ours(*tensors):
@@ -201,7 +200,7 @@ def _weight_gradients(left: Backward) -> list[Tensor] | None:
         resets=scan.resets,
         reverse=scan.options.reverse,
     )
-    found = dict(zip(by_kernel, map(left.rounding, made), strict=True))
+    found = dict(zip(by_kernel, [left.rounding(one) for one in made], strict=True))
     return [found[name] if name in found else left.w_ih() for name in names]
 
 
