@@ -25,7 +25,7 @@ from .cases import BUILT_IN, Case, leaves, run, small
 from .pipeline_cases import assert_same
 
 pytestmark = pytest.mark.skipif(
-    _ext.why_missing() is not None, reason=str(_ext.why_missing() or "built")
+    _ext.why_no_cpu() is not None, reason=str(_ext.why_no_cpu() or "built")
 )
 T, B, I, H = 20, 8, 16, 32
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +66,7 @@ def test_results_do_not_depend_on_the_number_of_threads(
     width = (hidden + 1) // 2 if cell == "lstm_proj" else hidden
 
     def plan() -> str:
-        return _ext.load().cpu_plan(cell, batch, hidden, width, 4)
+        return _ext.cpu().cpu_plan(cell, batch, hidden, width, 4)
 
     assert "1 thread," in on_threads(1, plan)
     if not cell.startswith("rnn"):  # whose weights may be too few for a second thread
@@ -86,7 +86,7 @@ from rnnfast import _ext
 from tests.cases import Case, run
 
 found = {cell: run(Case(cell, H=37, lengths=True), "cpu", torch.float32) for cell in sys.argv[2:]}
-torch.save({"isa": _ext.load().cpu_isa(), "found": found}, sys.argv[1])
+torch.save({"isa": _ext.cpu().cpu_isa(), "found": found}, sys.argv[1])
 """
 
 

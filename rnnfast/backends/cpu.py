@@ -45,7 +45,7 @@ class Cpu(KernelBackend):
     wide_cells = False
 
     def __init__(self) -> None:
-        self._missing = _ext.why_missing()  # once, and where no tracer looks on
+        self._missing = _ext.why_no_cpu()  # once, and where no tracer looks on
 
     def unusable(self) -> str | None:
         return self._missing
@@ -175,7 +175,7 @@ def _multiplied_by_kernel(scan: Scan) -> Tensor | None:
 @functools.cache
 def module() -> Any:
     """The compiled module; only called where ``unusable`` has no reason."""
-    return _ext.load()
+    return _ext.cpu()
 
 
 def _to(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
