@@ -140,7 +140,7 @@ rehearse:
 	    exec "$$p" -m benchmarks.gpu_check.rehearse --torch $(or $(TORCH),2.11.0) --python $(or $(PYTHON),3.12) $(ARGS); fi; \
 	done; echo "make rehearse: no Python 3.10 to 3.14 on PATH (tried: $(PYTHONS))" >&2; exit 1
 
-# What a release uploads, into dist: CONTRIBUTING.md. The wheel is for the Python and the torch of .venv.
+# What a release uploads, into dist: CONTRIBUTING.md. The wheel is for every Python and torch (docs/build.md).
 $(RELEASE): pyproject.toml | $(PY)
 	@$(STEP) "installing what makes a release" $(PY) -m pip install -q $(call packages,release)
 	@touch $@
@@ -155,8 +155,8 @@ sdist: $(RELEASE)
 # auditwheel says how old a glibc may be. The libraries that torch brings along are not packed.
 wheel: $(TOOLS) $(RELEASE)
 	rm -rf build/wheel
-	$(PY) -m build --wheel --no-isolation --outdir build/wheel .
-	auditwheel repair --wheel-dir dist --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libgomp*' build/wheel/*.whl
+	RNNFAST_PORTABLE=1 RNNFAST_CUDA=0 $(PY) -m build --wheel --no-isolation --outdir build/wheel .
+	auditwheel repair --wheel-dir dist --exclude 'libtorch*' build/wheel/*.whl
 
 # Installed as a user does it, in an environment of its own that sees the torch of .venv.
 check-dist: $(TOOLS) $(RELEASE)
@@ -164,6 +164,6 @@ check-dist: $(TOOLS) $(RELEASE)
 	$(PY) -m tests.build.installed dist/*
 
 clean:
-	rm -rf build dist .venv *.egg-info rnnfast/_C*.so rnnfast/librnnfast.so rnnfast/_build_info.json \
+	rm -rf build dist .venv *.egg-info rnnfast/_C*.so rnnfast/_cpu.abi3.so rnnfast/librnnfast.so rnnfast/_build_info.json \
 	  .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

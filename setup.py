@@ -1,4 +1,4 @@
-"""The build of rnnfast._C; the metadata is in pyproject.toml, how it works in docs/build.md."""
+"""The build of the extension; the metadata is in pyproject.toml, how it works in docs/build.md."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ def load_build_helpers():
 
 
 command = load_build_helpers()
+OLDEST = "cp310"  # rnnfast/_build/ninja_file.py: OLDEST_PYTHON
 setup(
     # Without an extension to build, setuptools makes a pure-Python wheel.
     ext_modules=[Extension("rnnfast._C", sources=[])] if command.extension_wanted(ROOT) else [],
     cmdclass=command.commands(ROOT),
+    options={"bdist_wheel": {"py_limited_api": OLDEST}} if command.is_portable() else {},
 )

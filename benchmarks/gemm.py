@@ -80,7 +80,7 @@ def of_layers() -> Iterator[Product]:
 
 def compare(product: Product, seconds: float, top: float) -> tuple[float, str]:
     """Torch's time over ours, and a line."""
-    module: Any = _ext.load()
+    module: Any = _ext.cpu()
     _, left, right, row = product
 
     def theirs() -> Tensor:
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    module: Any = _ext.load()
+    module: Any = _ext.cpu()
     top, load = multiply_adds(args.threads), os.getloadavg()[0]
     print(
         f"{cpu_model()}, {module.cpu_isa()}, {args.threads} threads, torch {torch.__version__}, "

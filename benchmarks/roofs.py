@@ -14,7 +14,7 @@ TRIAD_BYTES = 3 << 26  # far beyond a last cache
 
 def of(device: str, threads: int) -> dict[str, float] | None:
     """`peak_gflops` and `bandwidth_gb_s` of so many threads; None where they can't be measured."""
-    if device != "cpu" or _ext.why_missing() is not None:
+    if device != "cpu" or _ext.why_no_cpu() is not None:
         return None
     return {
         "peak_gflops": round(multiply_adds(threads) / 1e9, 1),
@@ -24,7 +24,7 @@ def of(device: str, threads: int) -> dict[str, float] | None:
 
 def multiply_adds(threads: int, seconds: float = 0.2) -> float:
     """Floating-point operations a second in float32: the best of some rounds."""
-    module: Any = _ext.load()
+    module: Any = _ext.cpu()
     best, deadline = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < deadline:
         start = time.perf_counter()

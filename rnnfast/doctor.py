@@ -14,6 +14,7 @@ import torch
 
 from . import _ext, library
 from ._build import host, nvcc
+from ._build.ninja_file import OLDEST_PYTHON, OLDEST_TORCH
 from ._version import __version__
 
 Row = tuple[str, str]
@@ -72,19 +73,23 @@ def _triton_version() -> str:
 
 
 def _extension() -> list[Row]:
-    missing = _ext.why_missing()
-    rows = [("rnnfast._C", f"not usable: {missing}" if missing else "loaded")]
+    parts = [("rnnfast._cpu", _ext.why_no_cpu()), ("rnnfast._C", _ext.why_missing())]
+    rows = [(name, f"not usable: {why}" if why else "loaded") for name, why in parts]
     info = _ext.build_record()
     if info is None or not info["built"]:
         return rows
     return [
         *rows,
         ("built against", f"torch {info['torch']} for {info['python']}"),
+        ("_cpu fits", f"torch from {_dotted(OLDEST_TORCH)}, Python from {_dotted(OLDEST_PYTHON)}"),
         ("compiler", info["compiler"]),
         ("flags", info["flags"] + ("  (a debug build)" if info["debug"] else "")),
         ("CUDA", info["cuda_note"]),
-        ("OpenMP", info["openmp"]),
     ]
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))
 
 
 def _tools() -> list[Row]:

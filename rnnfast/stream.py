@@ -117,7 +117,8 @@ class Stream:
 
     @state.setter
     def state(self, value: Any) -> None:
-        states = [s.detach() for s in self.layer._split_hidden(value)]
+        given = self.layer._split_hidden(value)
+        states = [s.detach().to("cpu", wide(self._dtype)) for s in given]
         if self.batch_size == 1 and all(s.dim() == 2 for s in states):
             states = [s.unsqueeze(1) for s in states]
         rows, widths = self.layer.num_layers, self.layer._state_widths()
@@ -142,7 +143,7 @@ class Stream:
                 )
             parameters = self.layer._parameters
             # in this order: what is changed from here on is seen at the next call
-            watched = module().StreamWeights(parameters, names)
+            self._held.watch(parameters, names)
             by_layer = [self._named(index) for index in range(self.layer.num_layers)]
             order = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
             if self._kernel is not None:
@@ -152,7 +153,7 @@ class Stream:
                 _check_finite(self.layer, names)
             kept = [self._own_layer(index, w) for index, w in enumerate(by_layer)]
             own = [_passed(one) for one in kept if one is not None]
-            self._held.pack(weights=packed, own=own, watched=watched)
+            self._held.pack(weights=packed, own=own)
             self._kept = [one for one in kept if one is not None]  # those before are free now
 
     def explain(self) -> str:
@@ -210,9 +211,9 @@ class Stream:
         return held(self._kernel, weights, states, self._held.chunk, self._constants)
 
 
-def _passed(one: Held) -> Any:
+def _passed(one: Held) -> tuple[int, int, Tensor, Tensor]:
     function, arguments = one.call.addresses
-    return module().StreamOwnLayer(forward=function, arguments=arguments, gx=one.gx, y=one.y)
+    return function, arguments, one.gx, one.y
 
 
 def _check_layer(layer: Any) -> None:

@@ -18,7 +18,7 @@ from rnnfast.library import LibraryError, compiler
 ROOT = Path(__file__).resolve().parents[1]
 GXX = host.find_compiler(names=compiler.NAMES)[0]
 needs_compiler = pytest.mark.skipif(
-    GXX is None or _ext.why_missing() is not None, reason="no compiler, or no extension"
+    GXX is None or _ext.why_no_cpu() is not None, reason="no compiler, or no extension"
 )
 
 SOURCE = """

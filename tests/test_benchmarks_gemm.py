@@ -9,7 +9,7 @@ from benchmarks import gemm, roofs
 from rnnfast import _ext
 
 pytestmark = pytest.mark.skipif(
-    _ext.why_missing() is not None, reason=str(_ext.why_missing() or "built")
+    _ext.why_no_cpu() is not None, reason=str(_ext.why_no_cpu() or "built")
 )
 
 
@@ -33,7 +33,7 @@ def test_a_line_has_both_rates_and_their_ratio() -> None:
 
 
 def test_the_peak_is_that_of_all_threads() -> None:
-    module = _ext.load()
+    module = _ext.cpu()
     assert module is not None
     one, two = (module.cpu_multiply_adds(10, threads) for threads in (1, 2))
     assert two == 2 * one > 0

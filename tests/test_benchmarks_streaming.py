@@ -12,7 +12,7 @@ from benchmarks import streaming, streaming_onnx
 from rnnfast import _ext
 
 pytestmark = pytest.mark.skipif(
-    _ext.why_missing() is not None, reason=str(_ext.why_missing() or "built")
+    _ext.why_no_cpu() is not None, reason=str(_ext.why_no_cpu() or "built")
 )
 
 

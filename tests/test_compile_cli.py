@@ -30,7 +30,7 @@ class inside:
 number = 3
 """
 needs_compiler = pytest.mark.skipif(
-    host.find_compiler(names=compiler.NAMES)[0] is None or _ext.why_missing() is not None,
+    host.find_compiler(names=compiler.NAMES)[0] is None or _ext.why_no_cpu() is not None,
     reason="no compiler, or no extension",
 )
 

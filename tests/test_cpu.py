@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from .cases import BUILT_IN, Case, leaves, run, small
 from .pipeline_cases import assert_same
 
 pytestmark = pytest.mark.skipif(
-    _ext.why_missing() is not None, reason=str(_ext.why_missing() or "built")
+    _ext.why_no_cpu() is not None, reason=str(_ext.why_no_cpu() or "built")
 )
 T, B, I, H = 20, 8, 16, 32
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +66,7 @@ def test_results_do_not_depend_on_the_number_of_threads(
     width = (hidden + 1) // 2 if cell == "lstm_proj" else hidden
 
     def plan() -> str:
-        return _ext.load().cpu_plan(cell, batch, hidden, width, 4)
+        return _ext.cpu().cpu_plan(cell, batch, hidden, width, 4)
 
     assert "1 thread," in on_threads(1, plan)
     if not cell.startswith("rnn"):  # whose weights may be too few for a second thread
@@ -86,7 +86,7 @@ from rnnfast import _ext
 from tests.cases import Case, run
 
 found = {cell: run(Case(cell, H=37, lengths=True), "cpu", torch.float32) for cell in sys.argv[2:]}
-torch.save({"isa": _ext.load().cpu_isa(), "found": found}, sys.argv[1])
+torch.save({"isa": _ext.cpu().cpu_isa(), "found": found}, sys.argv[1])
 """
 
 
@@ -340,12 +340,11 @@ def test_a_scan_that_multiplies_its_input_gives_the_bits_of_one_that_is_given_it
     layer, T, B = make().to(dtype), 5, 20
     x = ARRANGED[arranged](T, B, 7).to(dtype)
     taken: list[bool] = []
-    asked = cpu_backend._multiplied_by_kernel
+    asked = cpu_backend._multiplied_here
 
-    def noted(scan: Scan) -> Tensor | None:
-        found = asked(scan)
-        taken.append(found is not None)
-        return found
+    def noted(scan: Scan, weights: Mapping[str, Tensor]) -> bool:
+        taken.append(asked(scan, weights))
+        return taken[-1]
 
     def results(training: bool) -> list[Tensor]:
         with torch.set_grad_enabled(training):
@@ -357,9 +356,9 @@ def test_a_scan_that_multiplies_its_input_gives_the_bits_of_one_that_is_given_it
         return found
 
     for training in (False, True):
-        monkeypatch.setattr(cpu_backend, "_multiplied_by_kernel", noted)
+        monkeypatch.setattr(cpu_backend, "_multiplied_here", noted)
         made = on_threads(1, lambda training=training: results(training))
-        monkeypatch.setattr(cpu_backend, "_multiplied_by_kernel", lambda scan: None)
+        monkeypatch.setattr(cpu_backend, "_multiplied_here", lambda scan, weights: False)
         given = on_threads(1, lambda training=training: results(training))
         for a, b in zip(made, given, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)

@@ -26,7 +26,7 @@ from rnnfast.steps.check import check
 from .layers import makers
 
 pytestmark = pytest.mark.skipif(
-    library.why_not() is not None or _ext.why_missing() is not None,
+    library.why_not() is not None or _ext.why_no_cpu() is not None,
     reason=f"nothing compiles here: {library.why_not()}",
 )
 T, B, I, H = 4, 3, 2, 5

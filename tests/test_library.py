@@ -97,7 +97,7 @@ def test_what_it_is_made_of_is_another_entry(
 
 def test_another_instruction_set_is_another_entry(cache: Path) -> None:
     lanes = {"avx512": 16, "avx2": 8, "baseline": 4}
-    module = _ext.load()
+    module = _ext.cpu()
     assert module is not None
     assert library.load(SOURCE, name=NAME).lanes() == lanes[module.cpu_isa()]
     code = (
@@ -337,8 +337,8 @@ def test_without_headers_or_extension(cache: Path, monkeypatch: pytest.MonkeyPat
         patch.setattr(compiler, "include_folder", lambda: None)
         library.forget()
         assert str(library.why_not()).startswith("the C++ headers are missing")
-    monkeypatch.setattr(_ext, "load", lambda: None)
-    monkeypatch.setattr(_ext, "why_missing", lambda: "the extension is not built")
+    monkeypatch.setattr(_ext, "cpu", lambda: None)
+    monkeypatch.setattr(_ext, "why_no_cpu", lambda: "the extension is not built")
     library.forget()
     assert library.why_not() == "the extension is not built"
     assert library.status(SOURCE) == "not compiled yet"

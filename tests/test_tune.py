@@ -22,7 +22,7 @@ from rnnfast.backends.measured import Point, Table
 from rnnfast.tune_cli import main
 from rnnfast.tuning import Grid
 
-needs_cpu = pytest.mark.skipif(_ext.why_missing() is not None, reason="cpu is not built")
+needs_cpu = pytest.mark.skipif(_ext.why_no_cpu() is not None, reason="cpu is not built")
 T, B, I, H = 5, 3, 4, 6
 
 

@@ -1,6 +1,7 @@
 // What a scan's tensors must be: the rules of rnnfast/checks.py, and what is served here.
 #include <algorithm>
 
+#include "cpu/call.h"
 #include "ops/scan.h"
 
 namespace rnnfast::ops {
@@ -101,15 +102,15 @@ void check_shapes(const Scan& scan) {
 
 void check_lengths(const Scan& scan) {
   if (!scan.lengths) return;
-  const int64_t* lengths = data<const int64_t>(scan.lengths);
+  const int64_t* lengths = cpu::data<const int64_t>(scan.lengths);
   for (int64_t b = 0; b < scan.B; ++b)
     require(lengths[b] >= 0 && lengths[b] <= scan.T, "lengths should be in [0, ", scan.T,
             "], found ", lengths[b]);
 }
 
 void check_tokens(const Scan& scan) {
-  const int64_t* tokens = data<const int64_t>(scan.input);
-  const int64_t* lengths = data<const int64_t>(scan.lengths);
+  const int64_t* tokens = cpu::data<const int64_t>(scan.input);
+  const int64_t* lengths = cpu::data<const int64_t>(scan.lengths);
   for (int64_t t = 0; t < scan.T; ++t)
     for (int64_t b = 0; b < scan.B; ++b) {
       const int64_t token = tokens[t * scan.B + b];

@@ -1,12 +1,14 @@
 // The input's part of the gates.
 #include <array>
 
-#include "cpu/host.h"
+#include "cpu/call.h"
 #include "cpu/product.h"
 #include "ops/scan.h"
 
 namespace rnnfast::ops {
 namespace {
+
+using cpu::data;
 
 // x·Wᵀ + b of x [N, I]. By our own product whatever the sizes: torch's would heed autocast.
 template <class S>
@@ -17,7 +19,7 @@ void multiply(const Tensor& x, const Tensor& weight, const Optional& bias, const
   g.b = data<const S>(weight), g.b_row = 1, g.b_column = g.K;
   g.c = data<S>(gates), g.c_row = g.N;
   g.row = data<const S>(bias);
-  cpu::multiply(g, cpu::threads_of(int(torch::stable::get_num_threads())), scratch);
+  cpu::multiply(g, cpu::threads_of(int(torch::stable::get_num_threads())), cpu::scratch);
 }
 
 Tensor dense(const Scan& scan, const Tensor& weight, const Optional& bias) {

@@ -6,12 +6,10 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <initializer_list>
-#include <memory>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 namespace rnnfast::ops {
@@ -68,20 +66,6 @@ inline Tensor copied(const Tensor& tensor, ScalarType dtype) {
                            torch::headeronly::MemoryFormat::Contiguous);
 }
 
-template <class S>
-S* data(const Tensor& tensor) {
-  if constexpr (std::is_const_v<S>) {
-    return static_cast<S*>(tensor.const_data_ptr());
-  } else {
-    return static_cast<S*>(tensor.mutable_data_ptr());
-  }
-}
-
-template <class S>
-S* data(const Optional& tensor) {
-  return tensor ? data<S>(*tensor) : nullptr;
-}
-
 // No graph is recorded of torch's operations that a kernel of ours calls.
 class WithoutGrad {
  public:
@@ -95,21 +79,5 @@ class WithoutGrad {
  private:
   bool before_;
 };
-
-// Memory of at least `bytes` that a thread's calls share: fresh pages cost more than packing a
-// small layer's weights. 64-byte aligned; valid up to the next call.
-inline void* scratch(int64_t bytes) {
-  constexpr std::align_val_t kLine{64};
-  const auto free = [](void* p) { ::operator delete(p, kLine); };
-  static thread_local std::unique_ptr<void, void (*)(void*)> kept(nullptr, free);
-  static thread_local int64_t room = 0;
-  if (room < bytes) {
-    room = 0;
-    kept.reset();
-    kept.reset(::operator new(static_cast<size_t>(bytes), kLine));
-    room = bytes;
-  }
-  return kept.get();
-}
 
 }  // namespace rnnfast::ops

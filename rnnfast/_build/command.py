@@ -20,6 +20,7 @@ from . import ninja_file, record
 from .recipe import WITHOUT_IT, BuildError, Recipe, extension_suffix, make_recipe
 
 LIBRARY = "librnnfast.so"  # the ops for processes without Python
+CPU = "_cpu.abi3.so"
 Commands = dict[str, type[Command]]
 
 
@@ -29,6 +30,11 @@ def extension_wanted(root: Path) -> bool:
         return not isinstance(make_recipe(), str)
     except BuildError:
         return True  # build_ext then raises it, with the message
+
+
+def is_portable() -> bool:
+    """Whether RNNFAST_PORTABLE asks for what any Python can load."""
+    return os.environ.get("RNNFAST_PORTABLE") == "1"
 
 
 def commands(root: Path) -> Commands:
@@ -54,14 +60,20 @@ def commands(root: Path) -> Commands:
 
 
 def build_extension(root: Path, package: Path) -> None:
-    """Build _C and librnnfast.so and put them and their record into `package`; where that can't be,
-    say why."""
+    """Build _cpu, librnnfast.so and _C and put them and their record into `package`; where that
+    can't be, say why."""
     try:
         recipe = make_recipe()
     except BuildError as error:
         raise SystemExit(f"rnnfast build: {error}") from None
     package.mkdir(parents=True, exist_ok=True)
-    targets = {"_C.so": package / f"_C{extension_suffix()}", LIBRARY: package / LIBRARY}
+    targets = {
+        "_C.so": package / f"_C{extension_suffix()}",
+        "_cpu.so": package / CPU,
+        LIBRARY: package / LIBRARY,
+    }
+    if not isinstance(recipe, str) and recipe.portable:
+        targets.pop("_C.so").unlink(missing_ok=True)
     if isinstance(recipe, str):
         for target in targets.values():
             target.unlink(missing_ok=True)
@@ -80,9 +92,9 @@ def build_extension(root: Path, package: Path) -> None:
 
 
 def _facts(recipe: Recipe, csrc: Path) -> dict[str, Any]:
-    openmp = recipe.torch.openmp_library()
     return {
         "built": True,
+        "portable": recipe.portable,
         "torch": recipe.torch.version,
         "python": sysconfig.get_config_var("SOABI"),
         "cuda": recipe.nvcc.version if recipe.nvcc else None,
@@ -91,7 +103,6 @@ def _facts(recipe: Recipe, csrc: Path) -> dict[str, Any]:
         "compiler": recipe.compiler.version,
         "flags": " ".join(ninja_file.cxx_flags(recipe)),
         "cuda_flags": " ".join(ninja_file.cuda_flags(recipe)) if recipe.nvcc else None,
-        "openmp": openmp.name if openmp else "the compiler's",
         "debug": recipe.debug,
         "sources": record.digest(csrc),
     }

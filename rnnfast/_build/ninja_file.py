@@ -14,7 +14,11 @@ from .schemas import SCHEMAS
 
 WARNINGS = ("-Wall", "-Wextra")
 OLDEST_TORCH = (2, 11)  # that librnnfast.so runs with, whichever it is compiled against
-OPS_WITHOUT = ("cuda/", "clip/", "cpu/stream/")  # of the core, what librnnfast.so has no use for
+OLDEST_PYTHON = (3, 10)  # that _cpu runs with, likewise
+# Of the core, what each library has no use for.
+OPS_WITHOUT = ("cuda/", "clip/", "cpu/stream/")
+PYTHON_WITHOUT = ("cuda/",)
+BINDINGS_WITHOUT = ("clip/", "cpu/")
 # Seconds of a core, for two architectures, by the beginning of the path in csrc; what is not named
 # takes less than 10. ninja starts what it can in the order of its file: with many cores a build
 # waits for the slowest source, which must not come last.
@@ -27,6 +31,7 @@ SECONDS = {
     "cuda/solo/": 47,
     "cpu/kernels_": 35,
     "bindings/": 33,
+    "python/": 12,
     "ops/": 12,
     "clip/cuda": 20,
 }
@@ -45,13 +50,14 @@ class Sources:
     core: tuple[tuple[Path, tuple[str, ...]], ...]  # no torch headers: C++17; flags of its own
     bindings: tuple[Path, ...]  # torch headers
     ops: tuple[Path, ...]  # those of torch's stable ABI
+    python: tuple[Path, ...]  # the same, and Python's limited API
     cuda: tuple[Path, ...]  # .cu, no torch headers
 
 
-def find_sources(csrc: Path, with_cuda: bool) -> Sources:
-    """The lines of csrc/sources.txt, csrc/bindings/*.cpp, csrc/ops/*.cpp and all *.cu.
+def find_sources(csrc: Path, with_cuda: bool, portable: bool = False) -> Sources:
+    """The lines of csrc/sources.txt, the .cpp of bindings, ops and python, and all *.cu.
 
-    `bindings/cuda*.cpp` and the .cu files are left out without CUDA.
+    `bindings/cuda*.cpp` and the .cu files are left out without CUDA, all of bindings if `portable`.
     """
     lines = (csrc / "sources.txt").read_text().splitlines()
     words = [found for line in lines if (found := line.split("#")[0].split())]
@@ -60,19 +66,21 @@ def find_sources(csrc: Path, with_cuda: bool) -> Sources:
     bindings = [
         path
         for path in sorted(csrc.glob("bindings/*.cpp"))
-        if with_cuda or not path.name.startswith("cuda")
+        if (with_cuda or not path.name.startswith("cuda")) and not portable
     ]
     return Sources(
         core=tuple(listed),
         bindings=tuple(bindings),
         ops=tuple(sorted(csrc.glob("ops/*.cpp"))),
+        python=tuple(sorted(csrc.glob("python/*.cpp"))),
         cuda=tuple(sorted(csrc.rglob("*.cu"))) if with_cuda else (),
     )
 
 
 def write_ninja(recipe: Recipe, paths: TorchPaths, csrc: Path, folder: Path) -> Path:
-    """Write `folder`/build.ninja, which links _C.so and librnnfast.so; its path is returned."""
-    sources = find_sources(csrc, with_cuda=recipe.nvcc is not None)
+    """Write `folder`/build.ninja, which links _cpu.so, librnnfast.so and, unless the build is to be
+    portable, _C.so; its path is returned."""
+    sources = find_sources(csrc, recipe.nvcc is not None, recipe.portable)
     binding_flags = [
         f"-std={recipe.torch.cxx_standard}",
         *_binding_defines(recipe),
@@ -94,6 +102,7 @@ def write_ninja(recipe: Recipe, paths: TorchPaths, csrc: Path, folder: Path) -> 
     edges = [(source, "cxx", ["-std=c++17", *flags]) for source, flags in sources.core]
     edges += [(source, "cxx", binding_flags) for source in sources.bindings]
     edges += [(source, "cxx", _ops_flags(recipe, paths)) for source in sources.ops]
+    edges += [(source, "cxx", _python_flags(recipe, paths)) for source in sources.python]
     edges += [(source, "nvcc", []) for source in sources.cuda]
     for source, rule, flags in edges:
         name = str(source.relative_to(csrc))
@@ -104,11 +113,17 @@ def write_ninja(recipe: Recipe, paths: TorchPaths, csrc: Path, folder: Path) -> 
     def objects(*parts: Iterable[Path]) -> list[str]:
         return [f"{source.relative_to(csrc)}.o" for part in parts for source in part]
 
-    core = objects(source for source, _ in sources.core)
-    module = [*core, *objects(sources.bindings, sources.cuda)]
-    lines.append(_edge("_C.so", "link", module, link_flags(recipe, paths)))
-    ops = [name for name in core if not name.startswith(OPS_WITHOUT)] + objects(sources.ops)
-    lines.append(_edge("librnnfast.so", "link", ops, ops_link_flags(paths)))
+    def core(without: tuple[str, ...]) -> list[str]:
+        return [n for n in objects(s for s, _ in sources.core) if not n.startswith(without)]
+
+    linked = {
+        "_cpu.so": (core(PYTHON_WITHOUT) + objects(sources.python), stable_link_flags(paths)),
+        "librnnfast.so": (core(OPS_WITHOUT) + objects(sources.ops), ops_link_flags(paths)),
+    }
+    if not recipe.portable:
+        module = core(BINDINGS_WITHOUT) + objects(sources.bindings, sources.cuda)
+        linked["_C.so"] = module, link_flags(recipe, paths)
+    lines += [_edge(out, "link", parts, flags) for out, (parts, flags) in linked.items()]
     path = folder / "build.ninja"
     text = "\n".join(["ninja_required_version = 1.5", *lines, ""])
     if not path.is_file() or path.read_text() != text:
@@ -154,17 +169,14 @@ def _compressed(recipe: Recipe) -> list[str]:
 
 
 def link_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
-    """torch's libraries, its OpenMP runtime and, with CUDA, its CUDA runtime.
+    """For _C: torch's libraries and, with CUDA, its CUDA runtime.
 
-    The runtimes by file name where torch brings its own. The pip wheel of the CUDA runtime has a
-    libcudart.so.13 but no libcudart.so for `-lcudart` to find; and `-fopenmp` would link the
-    system's OpenMP, a second one in the process where torch's has a name of its own. No rpath:
-    torch is imported first and has loaded them all by then.
+    That by file name where torch brings its own: the pip wheel has a libcudart.so.13 but no
+    libcudart.so for `-lcudart` to find. No rpath: torch is imported first and has loaded them all
+    by then.
     """
-    openmp = recipe.torch.openmp_library()
     flags = [f"-L{p}" for p in paths.library]
     flags += ["-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python"]
-    flags.append(str(openmp) if openmp else "-fopenmp")
     if recipe.nvcc is not None:
         cudart = recipe.torch.cudart_library()
         root = toolkit_root(recipe.nvcc)
@@ -173,23 +185,36 @@ def link_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
     return flags
 
 
+def stable_link_flags(paths: TorchPaths) -> list[str]:
+    """For what runs with every torch: torch's library alone, without Python's. OpenMP's functions
+    are those of the runtime that torch has loaded; its file is not named, since it has another name
+    in some builds of torch."""
+    return [*(f"-L{p}" for p in paths.library), "-ltorch_cpu"]
+
+
 def ops_link_flags(paths: TorchPaths) -> list[str]:
-    """For librnnfast.so: torch's library alone, without Python's. OpenMP's functions are those of
-    the runtime that torch has loaded; its file is not named, since it has another name in some
-    builds of torch. It is never unloaded, since an op's definition can't be taken back."""
-    loaded = ["-Wl,-soname,librnnfast.so", "-Wl,-z,nodelete"]
-    return [*(f"-L{p}" for p in paths.library), "-ltorch_cpu", *loaded]
+    """For librnnfast.so. It is never unloaded, since an op's definition can't be taken back."""
+    return [*stable_link_flags(paths), "-Wl,-soname,librnnfast.so", "-Wl,-z,nodelete"]
 
 
-def _ops_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
+def _stable_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
     major, minor = OLDEST_TORCH
-    schemas = ", ".join(f'"{schema}"' for schema in SCHEMAS)
     return [
         f"-std={recipe.torch.cxx_standard}",
         f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000",
-        f"-DRNNFAST_SCHEMAS={schemas}",
         *(f"-isystem{p}" for p in paths.include),
     ]
+
+
+def _ops_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
+    schemas = ", ".join(f'"{schema}"' for schema in SCHEMAS)
+    return [*_stable_flags(recipe, paths), f"-DRNNFAST_SCHEMAS={schemas}"]
+
+
+def _python_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
+    major, minor = OLDEST_PYTHON
+    limited = f"-DPy_LIMITED_API=0x{major:02x}{minor:02x}0000"
+    return [*_stable_flags(recipe, paths), limited, f"-isystem{recipe.python_include}"]
 
 
 def _binding_defines(recipe: Recipe) -> list[str]:

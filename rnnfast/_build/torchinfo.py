@@ -20,11 +20,6 @@ class TorchInfo:
         header = self.root / "include/torch/csrc/api/include/torch/all.h"
         return "c++20" if "202002L" in header.read_text() else "c++17"
 
-    def openmp_library(self) -> Path | None:
-        """The OpenMP runtime that torch brings along; None where it uses the system's."""
-        found = [*self.root.glob("lib/libgomp*.so*"), *self.root.parent.glob("torch.libs/libgomp*")]
-        return found[0] if found else None
-
     def cudart_library(self) -> Path | None:
         """The CUDA runtime of the pip wheels that torch loads; None where it uses the system's."""
         if self.cuda is None:

@@ -46,7 +46,7 @@ class Cpu(KernelBackend):
     wide_cells = False
 
     def __init__(self) -> None:
-        self._missing = _ext.why_missing()  # once, and where no tracer looks on
+        self._missing = _ext.why_no_cpu()  # once, and where no tracer looks on
 
     def unusable(self) -> str | None:
         return self._missing
@@ -84,24 +84,15 @@ class Cpu(KernelBackend):
         training, all_states = scan.options.training, scan.options.all_states
         own = scan.to(wide(storage))
         weights, (h0, c0) = own.named_weights(), h_and_c(own.states)
-        w_hh = weights["w_hh"]
-        gates, x, fixed = None, _multiplied_by_kernel(own, weights), None
-        saves = training and own.spec.saves_gates
-        shape = (*own.input.shape[:2], w_hh.shape[0])
-        if saves and storage != wide(storage):
-            fixed = own.input.new_empty(shape, dtype=torch.int16)
-        if x is None:
-            gates = own_projection(own)
-        elif saves and fixed is None:
-            gates = x.new_empty(shape)
-        y, h_last, c_last, c, extra = module().cpu_forward(
+        x = own.input if _multiplied_here(own, weights) else None
+        y, h_last, c_last, c, extra, gates = module().cpu_forward(
             cell=own.cell,
-            gates=gates,
+            gates=own_projection(own) if x is None else None,
             x=x,
             w_ih=None if x is None else weights["w_ih"],
             b_ih=None if x is None else weights.get("b_ih"),
-            fixed=fixed,
-            w_hh=w_hh,
+            fixed=training and own.spec.saves_gates and storage != wide(storage),
+            w_hh=weights["w_hh"],
             b_hh=weights.get("b_hh"),
             w_hr=weights.get("w_hr"),
             h0=h0,
@@ -117,7 +108,7 @@ class Cpu(KernelBackend):
         trace = [c] if all_states and c is not None else []
         result = ScanResult(cast(y, storage), [cast(s, storage) for s in final], trace)
         made = {
-            "gates": gates if fixed is None else fixed,
+            "gates": gates,
             own.spec.extra: _to(extra, storage),
             "c": c,
         }
@@ -163,17 +154,14 @@ class Cpu(KernelBackend):
         return rest._replace(dweights=made)
 
 
-def _multiplied_by_kernel(scan: Scan, weights: Mapping[str, Tensor]) -> Tensor | None:
-    """x, where the kernel is to make the input's part of the gates, a few steps at a time."""
-    if scan.kind != "dense":
-        return None
-    w_ih, b_ih, w_hh = weights["w_ih"], weights.get("b_ih"), weights["w_hh"]
-    B, I = scan.input.shape[1:]
-    H, P = w_hh.shape[0] // scan.spec.gates, w_hh.shape[1]
-    if not module().cpu_makes_input(scan.cell, B, I, H, P, w_ih.itemsize):
-        return None
+def _multiplied_here(scan: Scan, weights: Mapping[str, Tensor]) -> bool:
+    """Whether the input's part of the gates is a product of ours: of all steps at once, or in the
+    scan a few steps at a time."""
+    if scan.kind != "dense" or not 0 < scan.input.shape[2] <= multiply.MOST_STEPS:
+        return False
+    w_ih, b_ih = weights["w_ih"], weights.get("b_ih")
     tensors = (scan.input, w_ih) if b_ih is None else (scan.input, w_ih, b_ih)
-    return scan.input if I <= multiply.MOST_STEPS and multiply.is_ours(*tensors) else None
+    return multiply.is_ours(*tensors)
 
 
 def _weight_gradients(left: Backward, dgates: GateMajor) -> list[Tensor] | None:
@@ -207,7 +195,7 @@ def _weight_gradients(left: Backward, dgates: GateMajor) -> list[Tensor] | None:
 @functools.cache
 def module() -> Any:
     """The compiled module; only called where ``unusable`` has no reason."""
-    return _ext.load()
+    return _ext.cpu()
 
 
 def _to(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:

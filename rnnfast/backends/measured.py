@@ -191,7 +191,7 @@ def machine() -> dict[str, Any]:
 @functools.cache
 def isa() -> str:
     """The instruction set of the backend ``cpu``; "none" where it is not built."""
-    module: Any = None if _ext.why_missing() else _ext.load()
+    module: Any = _ext.cpu()
     return "none" if module is None else str(module.cpu_isa())
 
 

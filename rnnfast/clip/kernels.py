@@ -65,9 +65,10 @@ class Compiled:
 @functools.cache
 def of_device(device: str) -> Kernels | None:
     """The kernels for this type of device, None where torch's own functions have to do."""
-    module: Any = _ext.load()
-    if device == "cpu" and module is not None:
-        return Compiled(module)
+    host: Any = _ext.cpu()
+    if device == "cpu" and host is not None:
+        return Compiled(host)
+    module: Any = _ext.load() if device == "cuda" else None
     if device == "cuda" and module is not None and module.with_cuda:
         return Compiled(module, "cuda_")
     if device == "cuda" and importlib.util.find_spec("triton") is not None:

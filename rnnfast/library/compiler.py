@@ -104,9 +104,9 @@ def why_not_even_load(target: str = HOST) -> str | None:
 @functools.cache
 def recipe(target: str = HOST) -> Recipe:
     """Raises LibraryError."""
-    module = _ext.load()
+    module = _ext.cpu()
     if module is None:
-        raise LibraryError(str(_ext.why_missing()))
+        raise LibraryError(str(_ext.why_no_cpu()))
     include = include_folder()
     if include is None:
         raise LibraryError(f"the C++ headers are missing beside {_PACKAGE}")

@@ -87,7 +87,7 @@ def _plain(tensor: Tensor) -> bool:
 def _loaded(slower: bool = False) -> Any:
     """The kernel, None where nothing was compiled; nor, unless ``slower`` will do, where it is not
     the faster one on this processor."""
-    if _ext.why_missing() is not None:
+    module: Any = _ext.cpu()
+    if module is None:
         return None
-    module: Any = _ext.load()
     return module.cpu_product if slower or module.cpu_isa() in FASTER else None

@@ -235,7 +235,7 @@ def _cost(made: Source) -> tuple[float, int, int]:
 
 @functools.cache
 def _module() -> Any:
-    return _ext.load()
+    return _ext.cpu()
 
 
 @functools.cache

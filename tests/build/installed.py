@@ -23,12 +23,20 @@ HIDDEN = ("rnnfast", "__editable__")  # what an editable install leaves in site-
 
 RUN_A_LAYER = """
 import sys, torch, rnnfast, rnnfast.deploy as deploy, rnnfast._ext as e
-layer = rnnfast.LSTM(3, 4)
-y, (h, c) = layer(torch.randn(5, 2, 3), lengths=torch.tensor([5, 3]))
-y.sum().backward()
+missing = e.why_no_cpu() or deploy.why_missing()
+layer, x = rnnfast.LSTM(3, 4), torch.randn(5, 2, 3)
+with rnnfast.use_backend("reference" if missing else "cpu"):
+    y, (h, c) = layer(x, lengths=torch.tensor([5, 3]))
+    y.sum().backward()
 assert torch.isfinite(y).all() and torch.isfinite(layer.weight_hh_l0.grad).all()
+rnnfast.clip_grad_norm_(layer.parameters(), 1.0)
+if missing is None:
+    with torch.no_grad():
+        stream = rnnfast.Stream(layer)
+        torch.testing.assert_close(stream(x[0, 0]), y[0, 0])
 assert rnnfast.__file__.startswith(sys.prefix), rnnfast.__file__
-print(e.why_missing() or deploy.why_missing())
+print(e.why_missing())
+print(missing)
 """
 
 

@@ -85,7 +85,7 @@ def run(command: list[str], cwd: Path, **env: str) -> subprocess.CompletedProces
 
 def clean_env(env: Mapping[str, str]) -> dict[str, str]:
     """The environment without the switches of the build, and of make, that this run has."""
-    switches = ["RNNFAST_CUDA", "FORCE_CUDA", "RNNFAST_DEBUG"]
+    switches = ["RNNFAST_CUDA", "FORCE_CUDA", "RNNFAST_DEBUG", "RNNFAST_PORTABLE"]
     switches += ["TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CXX", "MAKEFLAGS"]
     return {k: v for k, v in os.environ.items() if k not in switches} | dict(env)
 

@@ -35,8 +35,10 @@ def test_a_backend_that_is_not_usable_is_shown_with_its_reason(monkeypatch):
 def test_a_missing_extension_is_shown_with_its_reason(monkeypatch):
     monkeypatch.setattr(_ext, "why_missing", lambda: "built against another torch")
     monkeypatch.setattr(_ext, "build_record", lambda: None)
+    monkeypatch.setattr(_ext, "why_no_cpu", lambda: "no compiler")
     extension = section(doctor.report(), "Extension")
-    assert "not usable: built against another torch" in extension
+    assert "_C    not usable: built against another torch" in extension
+    assert "_cpu  not usable: no compiler" in extension
 
 
 def test_whether_cells_can_be_compiled(monkeypatch, tmp_path):

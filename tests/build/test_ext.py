@@ -11,10 +11,11 @@ from rnnfast import _ext
 from rnnfast._build import record
 from rnnfast._build.recipe import extension_suffix
 
-from .support import copy_project, python
+from .support import ROOT, copy_project, python
 
 GOOD = {
     "built": True,
+    "portable": False,
     "torch": "2.9.0+cpu",
     "python": sysconfig.get_config_var("SOABI"),
 }
@@ -36,6 +37,13 @@ def test_another_python_names_both():
     assert GOOD["python"] in message
 
 
+def test_a_wheel_names_the_command_of_the_documents():
+    message = _ext.mismatch(GOOD | {"portable": True}, "2.9.0+cpu")
+    assert "a wheel has no rnnfast._C" in message
+    command = message.split("`")[1]
+    assert f"\n{command}\n" in (ROOT / "docs/build.md").read_text()
+
+
 def test_not_built_names_the_reason_or_the_command():
     assert "make setup" in _ext.mismatch(None, "2.9.0")
     message = _ext.mismatch({"built": False, "reason": "no C++ compiler (…)"}, "2.9.0")
@@ -49,6 +57,7 @@ def test_this_extension_loads_or_says_why():
         assert reason
         pytest.skip(f"the extension is not loaded here: {reason}")
     assert reason is None
+    assert _ext.why_no_cpu() is None
     assert module.torch_version == _ext.build_record()["torch"]
 
 
@@ -60,7 +69,9 @@ def package(tmp_path: Path) -> Path:
 
 def load_elsewhere(folder: Path) -> str:
     done = python(
-        "import rnnfast, rnnfast._ext as e; print(e.load()); print(e.why_missing())", folder
+        "import rnnfast, rnnfast._ext as e; print(e.load()); print(e.why_missing())\n"
+        "print(e.why_no_cpu())",
+        folder,
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -69,6 +80,7 @@ def load_elsewhere(folder: Path) -> str:
 def test_the_package_imports_without_an_extension(package):
     out = load_elsewhere(package)
     assert out.startswith("None\nthe extension is not built; ")
+    assert out.splitlines()[2] == out.splitlines()[1]
 
 
 def test_one_built_against_another_torch_is_not_opened(package):
@@ -77,6 +89,7 @@ def test_one_built_against_another_torch_is_not_opened(package):
     record.write(package / "rnnfast", GOOD | {"torch": "2.0.0"})
     out = load_elsewhere(package)
     assert out.startswith("None\nthe extension was built against torch 2.0.0, and this is torch ")
+    assert "rnnfast._cpu does not load: " in out  # it was tried: it is for every torch
 
 
 def test_one_that_the_linker_refuses_comes_with_the_command(package):

@@ -58,15 +58,19 @@ def test_the_sdist_installs_where_there_is_no_compiler_and_runs(tmp_path):
 def test_what_is_released_installs_and_runs_with_its_extension(kind, tmp_path):
     """The wheel is made from the sdist, as `make wheel` makes it from a checkout."""
     made = build(copy_project(tmp_path / "project"), "sdist")
+    no_compiler = {"CXX": "/no/such/compiler"} if kind == "wheel" else {}
     if kind == "wheel":
         with tarfile.open(made) as archive:
             archive.extractall(tmp_path / "unpacked", filter="data")
         (source,) = (tmp_path / "unpacked").iterdir()
-        made = build(source, "wheel", RNNFAST_CUDA="0")
-    done = install(environment(tmp_path), made, RNNFAST_CUDA="0")
+        made = build(source, "wheel", RNNFAST_PORTABLE="1")
+        assert "-cp310-abi3-" in made.name
+    done = install(environment(tmp_path), made, RNNFAST_CUDA="0", **no_compiler)
     assert done.returncode == 0, done.stdout
-    done = run_in(tmp_path, RUN_A_LAYER)
-    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["None"]), done.stdout
+    done = run_in(tmp_path, RUN_A_LAYER, **no_compiler)
+    *_, bindings, missing = done.stdout.splitlines()
+    assert (done.returncode, missing) == (0, "None"), done.stdout
+    assert bindings.startswith("a wheel has no rnnfast._C" if kind == "wheel" else "None")
     done = run_in(tmp_path, COMPILE_A_CELL, RNNFAST_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stdout
 

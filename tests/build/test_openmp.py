@@ -13,7 +13,7 @@ from .support import ROOT, python
 LOADED = """
 import torch, rnnfast
 from rnnfast import _ext, doctor
-module = _ext.load()
+module = _ext.cpu()
 torch.set_num_threads(3)
 print(module.openmp_max_threads())
 torch.set_num_threads(1)
@@ -24,8 +24,8 @@ print(*doctor.openmp_runtimes(), sep="\\n")
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
 def test_the_extension_shares_torchs_openmp_runtime():
-    if _ext.load() is None:
-        pytest.skip(f"the extension is not loaded here: {_ext.why_missing()}")
+    if _ext.cpu() is None:
+        pytest.skip(f"the extension is not loaded here: {_ext.why_no_cpu()}")
     done = python(LOADED, ROOT)
     assert done.returncode == 0, done.stdout
     three, one, *runtimes = done.stdout.splitlines()

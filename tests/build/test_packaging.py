@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -12,21 +13,25 @@ import pytest
 
 from rnnfast._build import host
 
-from .support import copy_project, python, run, tiny_project
+from .support import build_in_place, copy_project, python, run, tiny_project
 
 NOT_SHIPPED = (".so", ".pyc", "_build_info.json")
 
-LIBRARY = "rnnfast/librnnfast.so"
+LIBRARY, CPU = "rnnfast/librnnfast.so", "rnnfast/_cpu.abi3.so"
 RUN_A_LAYER = """
 import torch, rnnfast, rnnfast._ext as e
 assert torch.isfinite(rnnfast.LSTM(3, 4)(torch.randn(5, 2, 3))[0]).all()
-print(rnnfast.__file__); print(e.why_missing())
+print(rnnfast.__file__); print(e.why_no_cpu())
 """
 
 
-def build(project: Path, kind: str, **env: str) -> Path:
+def run_build(project: Path, kind: str, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", "out", "."]
-    done = run(command, project, **env)
+    return run(command, project, **env)
+
+
+def build(project: Path, kind: str, **env: str) -> Path:
+    done = run_build(project, kind, **env)
     assert done.returncode == 0, done.stdout
     (made,) = (project / "out").iterdir()
     return made
@@ -51,7 +56,7 @@ def test_the_sdist_holds_all_that_a_build_reads_and_nothing_built(project):
 
 
 def test_a_wheel_made_without_a_compiler_is_pure_runs_and_says_what_it_lacks(project, tmp_path):
-    for name in ("_C.so", "librnnfast.so"):
+    for name in ("_C.so", "_cpu.abi3.so", "librnnfast.so"):
         (project / "rnnfast" / name).write_text("left by another build")
     wheel = build(project, "wheel", CXX="/no/such/compiler")
     assert wheel.name.endswith("-py3-none-any.whl")
@@ -82,7 +87,23 @@ def test_a_wheel_holds_the_extension_and_its_record(tmp_path):
         names = archive.namelist()
         assert json.loads(archive.read("rnnfast/_build_info.json"))["built"] is True
     assert [n for n in names if n.startswith("rnnfast/_C.") and n.endswith(".so")]
-    assert LIBRARY in names
+    assert {LIBRARY, CPU} <= set(names)
+
+
+def test_a_portable_wheel_is_for_every_python_and_holds_no_bindings(tmp_path):
+    if (compiler := host.find_compiler())[0] is None:
+        pytest.skip(compiler[1])
+    project = tiny_project(tmp_path)
+    build_in_place(project, RNNFAST_CUDA="0")
+    wheel = build(project, "wheel", RNNFAST_PORTABLE="1")
+    assert "-cp310-abi3-linux_" in wheel.name
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        record = json.loads(archive.read("rnnfast/_build_info.json"))
+    assert (record["built"], record["portable"]) == (True, True)
+    assert {n for n in names if n.endswith(".so")} == {LIBRARY, CPU}
+    refused = run_build(project, "wheel", RNNFAST_PORTABLE="1", RNNFAST_CUDA="1")
+    assert "RNNFAST_CUDA=1 and RNNFAST_PORTABLE=1 can't be had together" in refused.stdout
 
 
 def test_the_tiny_wheel_has_nothing_that_was_since_removed(tmp_path):

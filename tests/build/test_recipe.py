@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -195,7 +196,8 @@ def test_sources_are_those_of_the_list_and_of_the_folders():
     without = ninja_file.find_sources(ROOT / "csrc", with_cuda=False)
     with_cuda = ninja_file.find_sources(ROOT / "csrc", with_cuda=True)
     names = {p.name for p in without.bindings}
-    assert {"module.cpp", "cpu.cpp"} <= names
+    assert {"module.cpp", "plan.cpp"} <= names
+    assert "cpu.cpp" in {p.name for p in without.python}
     assert "cuda.cpp" not in names
     assert without.cuda == ()
     assert "cuda.cpp" in {p.name for p in with_cuda.bindings}
@@ -203,39 +205,50 @@ def test_sources_are_those_of_the_list_and_of_the_folders():
     assert without.core
     core = tuple(p for p, _ in with_cuda.core)
     assert all(p.is_file() for p in core + with_cuda.bindings + with_cuda.cuda)
+    portable = ninja_file.find_sources(ROOT / "csrc", with_cuda=False, portable=True)
+    assert portable == dataclasses.replace(without, bindings=())
 
 
 def test_torch_free_sources_include_no_torch_header():
     sources = ninja_file.find_sources(ROOT / "csrc", with_cuda=True)
-    headers = [p for p in (ROOT / "csrc").rglob("*.h") if p.parent.name not in ("bindings", "ops")]
+    with_torch = ("bindings", "ops", "python")
+    headers = [p for p in (ROOT / "csrc").rglob("*.h") if p.parent.name not in with_torch]
     for path in [*(p for p, _ in sources.core), *sources.cuda, *headers]:
         text = path.read_text()
         for header in ("torch/", "ATen/", "c10/", "pybind11/"):
             assert f"#include <{header}" not in text, f"{path.name} includes {header}"
 
 
-def test_the_ops_include_torchs_stable_interface_alone():
-    files = [p for p in (ROOT / "csrc/ops").iterdir() if p.suffix in (".h", ".cpp")]
-    found = {
-        line for p in files for line in p.read_text().splitlines() if "#include <torch" in line
-    }
+@pytest.mark.parametrize("folder", ["ops", "python"])
+def test_what_any_torch_can_load_includes_the_stable_interface_alone(folder):
+    files = [p for p in (ROOT / "csrc" / folder).iterdir() if p.suffix in (".h", ".cpp")]
+    found = {line for p in files for line in p.read_text().splitlines() if "#include <" in line}
+    found = {line for line in found if "/" in line}
     assert found
-    assert [line for line in found if not line.startswith("#include <torch/csrc/stable/")] == []
+    stable = ("#include <torch/csrc/stable/", "#include <torch/headeronly/")
+    assert [line for line in found if not line.startswith(stable)] == []
 
 
-def test_ninja_file_compiles_each_source_once_and_links_torchs_openmp(tmp_path):
+def test_ninja_file_compiles_each_source_once_and_names_no_openmp(tmp_path):
     made = make_recipe(clean_env({"RNNFAST_CUDA": "0"}))
     if isinstance(made, str):
         pytest.skip(f"no extension can be built here: {made}")
     paths = ninja_file.TorchPaths(("/torch/include",), ("/torch/lib",))
     text = ninja_file.write_ninja(made, paths, ROOT / "csrc", tmp_path).read_text()
     sources = ninja_file.find_sources(ROOT / "csrc", with_cuda=False)
-    for source in [*(p for p, _ in sources.core), *sources.bindings, *sources.ops]:
+    parts = (sources.bindings, sources.ops, sources.python)
+    for source in [p for p, _ in sources.core] + [p for part in parts for p in part]:
         assert text.count(f".o: cxx {source}\n") == 1
-    openmp = made.torch.openmp_library()
-    module, library = text[text.index("build _C.so: link") :].split("build librnnfast.so: link")
-    assert (str(openmp) if openmp else "-fopenmp") in module
-    assert "ops/" not in module
+    links = dict(
+        found.split(".so: link", 1) for found in text.split("build ") if ".so: link" in found
+    )
+    assert list(links) == ["_cpu", "librnnfast", "_C"]
+    library, cpu, module = links["librnnfast"], links["_cpu"], links["_C"]
+    for part in ("ops/", "python/", "cpu/", "clip/cpu", "gomp", "openmp"):
+        assert part not in module, part
+    for part in ("torch_python", "gomp", "openmp", "bindings/", "cuda/", "ops/", "c10"):
+        assert part not in cpu, part
+    assert {"python/module.cpp.o", "cpu/stream/avx2.cpp.o", "clip/cpu.cpp.o"} <= set(cpu.split())
     assert recipe.DEFAULT_ARCHS not in text
     for part in ("torch_python", "gomp", "openmp", "bindings/", "clip/", "stream/", "c10"):
         assert part not in library, part

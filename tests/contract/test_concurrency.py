@@ -151,15 +151,15 @@ import rnnfast
 from rnnfast import _ext
 torch.set_num_threads(2)
 layer, x = rnnfast.LSTM(64, 256), torch.randn(8, 4, 64)
-before = _ext.load().cpu_threads()
+before = _ext.cpu().cpu_threads()
 with rnnfast.use_backend("cpu"):
     layer(x)[0].sum().backward()  # OpenMP binds this thread to one processor
-assert before == _ext.load().cpu_threads() == 2, (before, _ext.load().cpu_threads())
+assert before == _ext.cpu().cpu_threads() == 2, (before, _ext.cpu().cpu_threads())
 """
 
 
 @pytest.mark.skipif(
-    _ext.why_missing() is not None or len(os.sched_getaffinity(0)) < 2,
+    _ext.why_no_cpu() is not None or len(os.sched_getaffinity(0)) < 2,
     reason="one processor, or no kernels for it",
 )
 def test_threads_that_are_bound_to_processors_are_still_counted() -> None:

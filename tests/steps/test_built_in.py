@@ -14,7 +14,7 @@ from rnnfast.cells import BUILT_IN, CELLS, CellSpec
 from tests.layers import KINDS
 
 pytestmark = pytest.mark.skipif(
-    library.why_not() is not None or _ext.why_missing() is not None,
+    library.why_not() is not None or _ext.why_no_cpu() is not None,
     reason=f"nothing compiles here: {library.why_not()}",
 )
 T, B, I, H = 6, 5, 3, 12

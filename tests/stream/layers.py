@@ -13,9 +13,9 @@ from rnnfast import _ext
 from rnnfast.products import multiply
 from rnnfast.recurrent import RecurrentLayer
 
-MISSING = _ext.why_missing()
+MISSING = _ext.why_no_cpu()
 # the instruction sets for which the layer's large products are ours (rnnfast/products/multiply.py)
-OURS = MISSING is None and _ext.load().cpu_isa() in multiply.FASTER  # type: ignore[union-attr]
+OURS = MISSING is None and _ext.cpu().cpu_isa() in multiply.FASTER  # type: ignore[union-attr]
 
 
 def states_of(found: Any) -> list[Tensor]:

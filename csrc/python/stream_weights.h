@@ -1,10 +1,6 @@
 // Whether the weights that were packed are still those of the layer.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-#include <torch/csrc/autograd/python_variable.h>
-#include <torch/csrc/utils/pybind.h>
-
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -12,36 +8,35 @@
 #include <utility>
 #include <vector>
 
-namespace rnnfast {
+#include "python/tensor.h"
+
+namespace rnnfast::python {
 
 // A layer's parameters, as they were: the objects in its dictionary, their memory and version. A
 // write past the version counter (`weight.data.mul_(2)`, NumPy) shows in samples of the values.
 class WatchedWeights {
  public:
   WatchedWeights() = default;
-  WatchedWeights(pybind11::dict parameters, const std::vector<std::string>& names)
-      : parameters_(std::move(parameters)) {
+  // Of torch's parameters in a dictionary. ValueError for a name that is not there.
+  WatchedWeights(Ref parameters, const std::vector<std::string>& names)
+      : parameters_(std::move(parameters)), version_(interned("_version")) {
     for (const std::string& name : names) {
-      pybind11::str key(name);
-      PyObject* found = PyDict_GetItemWithError(parameters_.ptr(), key.ptr());
-      TORCH_CHECK_VALUE(found && THPVariable_Check(found), name, " is not a parameter");
-      Watched w{key, pybind11::reinterpret_borrow<pybind11::object>(found)};
-      const at::Tensor& tensor = w.tensor();
-      w.impl = tensor.unsafeGetTensorImpl();
-      w.version = tensor._version();
-      w.data = static_cast<const char*>(tensor.const_data_ptr());
+      const Ref key = interned(name.c_str());
+      PyObject* found = PyDict_GetItemWithError(parameters_.get(), key.get());
+      check_value(found, name, " is not a parameter");
+      const Ref object = Ref::borrowed(found);
+      const Tensor tensor = Tensor::of(object);
+      Watched w{key, object, version(object), tensor.const_data_ptr<char>()};
       w.find_samples(tensor);
       weights_.push_back(std::move(w));
     }
   }
 
-  // Needs the GIL.
   bool same() const {
     for (const Watched& w : weights_) {
-      if (PyDict_GetItemWithError(parameters_.ptr(), w.name.ptr()) != w.object.ptr()) return false;
-      const at::Tensor& tensor = w.tensor();
-      if (tensor.unsafeGetTensorImpl() != w.impl || tensor._version() != w.version) return false;
-      if (tensor.const_data_ptr() != w.data) return false;
+      if (PyDict_GetItemWithError(parameters_.get(), w.name.get()) != w.object.get()) return false;
+      if (version(w.object) != w.version) return false;
+      if (Tensor::of(w.object).const_data_ptr<char>() != w.data) return false;
       for (int i = 0; i < w.count; ++i) {
         uint64_t value = 0;
         std::memcpy(&value, w.data + w.at[i], w.element);
@@ -55,22 +50,18 @@ class WatchedWeights {
   static constexpr int kSamples = 8;
 
   struct Watched {
-    pybind11::str name;
-    pybind11::object object;
-    const c10::TensorImpl* impl = nullptr;  // not held: swap_tensors wants to be the only one
-    uint32_t version = 0;
+    Ref name, object;  // not the memory: swap_tensors wants to be the only one that has it
+    int64_t version = 0;
     const char* data = nullptr;
     size_t element = 0;
     int count = 0;
     std::array<int64_t, kSamples> at{};  // in bytes
     std::array<uint64_t, kSamples> values{};
 
-    const at::Tensor& tensor() const { return THPVariable_Unpack(object.ptr()); }
-
     // Spread over the tensor, first and last element among them.
-    void find_samples(const at::Tensor& tensor) {
+    void find_samples(const Tensor& tensor) {
       const int64_t n = tensor.numel();
-      element = tensor.element_size();
+      element = static_cast<size_t>(tensor.element_size());
       count = static_cast<int>(std::min<int64_t>(n, kSamples));
       for (int i = 0; i < count; ++i) {
         int64_t index = count > 1 ? (n - 1) * i / (count - 1) : 0, offset = 0;
@@ -84,8 +75,13 @@ class WatchedWeights {
     }
   };
 
-  pybind11::dict parameters_;
+  int64_t version(const Ref& object) const {
+    const Ref found = Ref::owned(PyObject_GetAttr(object.get(), version_.get()));
+    return PyLong_AsLongLong(found.get());
+  }
+
+  Ref parameters_, version_;
   std::vector<Watched> weights_;
 };
 
-}  // namespace rnnfast
+}  // namespace rnnfast::python

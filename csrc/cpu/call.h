@@ -1,0 +1,123 @@
+// A scan by the host kernels for whoever has tensors: the kernels' arguments are filled here and
+// nowhere else. `Tensor` is a class with const_data_ptr() and mutable_data_ptr(): torch's of the
+// stable ABI (csrc/ops) or that of the Python module (csrc/python). What they hold was checked.
+#pragma once
+
+#include <optional>
+
+#include "cpu/crowd.h"
+#include "cpu/host.h"
+#include "cpu/kernels.h"
+#include "cpu/scratch.h"
+#include "scan/plan.h"
+
+namespace rnnfast::cpu {
+
+// What forward and backward have in common. All contiguous, of one dtype.
+template <class Tensor>
+struct Given {
+  const CellInfo& cell;
+  int64_t T, B, H, P;
+  bool reverse, training;
+  Tensor w_hh, h0;
+  std::optional<Tensor> b_hh, w_hr, c0, lengths, resets;
+};
+
+// x and what it is multiplied with, where the scan makes the input's part of the gates. x of any
+// strides but the last.
+template <class Tensor>
+struct GivenInput {
+  Tensor x, w_ih;
+  std::optional<Tensor> b_ih;
+  int64_t I, x_step, x_row;
+};
+
+// What forward writes; `gates` it reads too, where it is given no input.
+template <class Tensor>
+struct Made {
+  Tensor y, h_last;
+  std::optional<Tensor> gates{}, fixed{}, c_last{}, c{}, extra{};
+};
+
+// What backward reads and writes: as `Backward` has them.
+template <class Tensor>
+struct Back {
+  std::optional<Tensor> gates, fixed, extra;
+  Tensor y;
+  std::optional<Tensor> c, dy, dc;
+  Tensor dgx, dh0;
+  std::optional<Tensor> dgh_own, dh_total, dc0;
+  double grad_clip_time;
+};
+
+template <class S, class Tensor>
+S* data(const Tensor& tensor) {
+  if constexpr (std::is_const_v<S>) {
+    return static_cast<S*>(tensor.const_data_ptr());
+  } else {
+    return static_cast<S*>(tensor.mutable_data_ptr());
+  }
+}
+
+template <class S, class Tensor>
+S* data(const std::optional<Tensor>& tensor) {
+  return tensor ? data<S>(*tensor) : nullptr;
+}
+
+inline bool call(CellId id, const Forward<float>& f) { return kernels().forward_f32(id, f); }
+inline bool call(CellId id, const Forward<double>& f) { return kernels().forward_f64(id, f); }
+inline bool call(CellId id, const Backward<float>& g) { return kernels().backward_f32(id, g); }
+inline bool call(CellId id, const Backward<double>& g) { return kernels().backward_f64(id, g); }
+
+// The common part of a kernel's arguments. I: of x, where the scan makes the input's part.
+template <class S, class Tensor>
+void fill(Scan<S>& a, const Given<Tensor>& in, int threads, bool makes_input) {
+  a.T = in.T, a.B = in.B, a.H = in.H, a.P = in.P;
+  a.reverse = in.reverse, a.training = in.training;
+  const HostPlan plan = plan_host(in.cell, in.B, in.H, in.P, sizeof(S), host_with(threads));
+  a.split = {plan.rows, makes_input || crowd().known() ? 1 : plan.units};
+  a.w_hh = data<const S>(in.w_hh), a.b_hh = data<const S>(in.b_hh);
+  a.w_hr = data<const S>(in.w_hr);
+  a.lengths = data<const int64_t>(in.lengths), a.resets = data<const bool>(in.resets);
+  a.h0 = data<const S>(in.h0), a.c0 = data<const S>(in.c0);
+}
+
+// Runs a pass whose arguments are filled, but for its workspace.
+template <class Pass>
+void run(const CellInfo& cell, Pass& pass, int scalar_bytes, int64_t I = 0) {
+  int64_t bytes = kernels().workspace(cell.id, pass.B, pass.H, pass.P, scalar_bytes, pass.split);
+  if (I > 0) bytes += kernels().input_room(cell.id, pass.B, I, pass.H, scalar_bytes, pass.split);
+  pass.workspace = scratch(bytes);
+  if (call(cell.id, pass)) crowd().seen();
+}
+
+template <class S, class Tensor>
+void forward(const Given<Tensor>& in, const std::optional<GivenInput<Tensor>>& input,
+             const Made<Tensor>& made, int threads) {
+  Forward<S> f;
+  fill(f, in, threads, input.has_value());
+  if (input) {
+    f.x = data<const S>(input->x), f.w_ih = data<const S>(input->w_ih);
+    f.b_ih = data<const S>(input->b_ih);
+    f.I = input->I, f.x_step = input->x_step, f.x_row = input->x_row;
+  }
+  f.gates = data<S>(made.gates), f.fixed = data<int16_t>(made.fixed);
+  f.extra = data<S>(made.extra), f.y = data<S>(made.y), f.c = data<S>(made.c);
+  f.h_last = data<S>(made.h_last), f.c_last = data<S>(made.c_last);
+  run(in.cell, f, sizeof(S), f.I);
+}
+
+template <class S, class Tensor>
+void backward(const Given<Tensor>& in, const Back<Tensor>& back, int threads) {
+  Backward<S> g;
+  fill(g, in, threads, false);
+  g.clip = TimeClip<S>::of(back.grad_clip_time);
+  g.gates = data<const S>(back.gates), g.fixed = data<const int16_t>(back.fixed);
+  g.extra = data<const S>(back.extra), g.y = data<const S>(back.y), g.c = data<const S>(back.c);
+  g.dy = data<const S>(back.dy), g.dc = data<const S>(back.dc);
+  g.dgx = data<S>(back.dgx), g.dgh_own = data<S>(back.dgh_own);
+  g.dh_total = data<S>(back.dh_total), g.dh0 = data<S>(back.dh0), g.dc0 = data<S>(back.dc0);
+  run(in.cell, g, sizeof(S));
+}
+
+}  // namespace rnnfast::cpu

@@ -1,0 +1,245 @@
+// The host kernels for Python, on CPU tensors that rnnfast/backends/cpu.py has prepared.
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <tuple>
+
+#include "cpu/call.h"
+#include "cpu/product.h"
+#include "cpu/threads.h"
+#include "python/bind.h"
+#include "python/module.h"
+
+namespace rnnfast::python {
+namespace {
+
+using Optional = std::optional<Tensor>;
+using Given = cpu::Given<Tensor>;
+using Input = cpu::GivenInput<Tensor>;
+
+Tensor checked(const char* name, const Tensor& tensor, ScalarType dtype, const Sizes& shape) {
+  check_value(tensor.is_cpu(), name, " must be on the CPU, got ", tensor.device());
+  check_type(tensor.scalar_type() == dtype, name, " must be ", dtype, ", got ",
+             tensor.scalar_type());
+  check_value(tensor.sizes() == shape, name, " must have shape ", shape, ", got ", tensor.sizes());
+  return tensor.contiguous();
+}
+
+Optional checked(const char* name, const Optional& tensor, ScalarType dtype, const Sizes& shape) {
+  if (!tensor) return std::nullopt;
+  return checked(name, *tensor, dtype, shape);
+}
+
+HostPlan plan(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes) {
+  return plan_host(cell, B, H, P, scalar_bytes, cpu::host_with(host_threads()));
+}
+
+// The tensors that forward and backward have in common. steps: [T, B, …]
+Given given(const std::string& name, const Tensor& steps, const Tensor& w_hh, const Optional& w_hr,
+            const Tensor& h0, const Optional& c0, const Optional& lengths, const Optional& resets,
+            bool reverse, bool training) {
+  const CellInfo& cell = find_cell(name);
+  const ScalarType dtype = w_hh.scalar_type();
+  check_type(dtype == ScalarType::Float || dtype == ScalarType::Double,
+             "expected float32 or float64, got ", dtype);
+  check_value(steps.dim() == 3 && w_hh.dim() == 2, "gates and x must be 3-D and w_hh 2-D");
+  const int64_t T = steps.size(0), B = steps.size(1), H = w_hh.size(0) / cell.gates;
+  const int64_t P = w_hh.size(1);
+  check_value(T > 0 && H > 0 && P > 0, "sizes must be positive");
+  check_value(cell.projected() || P == H, "w_hh must be square for each gate");
+  check_value(cell.projected() == w_hr.has_value(), "w_hr is for projected cells");
+  check_value((cell.states == 2) == c0.has_value(), "c0 is for cells with two states");
+  return {cell,
+          T,
+          B,
+          H,
+          P,
+          reverse,
+          training,
+          checked("w_hh", w_hh, dtype, {cell.gates * H, P}),
+          checked("h0", h0, dtype, {B, P}),
+          std::nullopt,
+          checked("w_hr", w_hr, dtype, {P, H}),
+          checked("c0", c0, dtype, {B, H}),
+          checked("lengths", lengths, ScalarType::Long, {B}),
+          checked("resets", resets, ScalarType::Bool, {T, B})};
+}
+
+// Whether the kernels can keep this cell's gates as 16-bit fixed point.
+bool keeps_fixed(const CellInfo& cell, ScalarType dtype) {
+  return dtype == ScalarType::Float && cell.bounded_gates;
+}
+
+Input input_of(const Given& in, const Tensor& x_, const Optional& w_ih_, const Optional& b_ih_) {
+  check_value(w_ih_ && w_ih_->dim() == 2 && w_ih_->size(1) > 0, "x needs w_ih");
+  const ScalarType dtype = in.w_hh.scalar_type();
+  const int64_t GH = in.cell.gates * in.H, I = w_ih_->size(1);
+  check_value(x_.is_cpu(), "x must be on the CPU, got ", x_.device());
+  check_type(x_.scalar_type() == dtype, "x must be ", dtype, ", got ", x_.scalar_type());
+  check_value(x_.size(2) == I, "x must have ", I, " columns, got ", x_.sizes());
+  Tensor x = x_.resolve_neg();
+  if (x.stride(2) != 1) x = x.contiguous();
+  const Tensor w_ih = checked("w_ih", w_ih_->resolve_neg(), dtype, {GH, I});
+  Optional b_ih = checked("b_ih", b_ih_, dtype, {GH});
+  if (b_ih) b_ih = b_ih->resolve_neg();
+  return {x, w_ih, b_ih, I, x.stride(0), x.stride(1)};
+}
+
+// Whether a scan should make the input's part of the gates itself: each thread has sequences of its
+// own, enough of them for the product, and its packed weights do not fill the cache. The plan counts
+// the recurrent product only: where it leaves threads idle, a large product of the input needs them.
+bool makes_input(const std::string& name, int64_t B, int64_t I, int64_t H, int64_t P,
+                 int scalar_bytes) {
+  constexpr int64_t kMostBytes = int64_t(4) << 20, kLeastRows = 16, kMostWork = 100000;
+  const CellInfo& cell = find_cell(name);
+  const HostPlan chosen = plan(cell, B, H, P, scalar_bytes);
+  const int64_t weights = cell.gates * H * I;
+  const bool idle = chosen.rows < host_threads();
+  return chosen.units == 1 && B / chosen.rows >= kLeastRows && I > 0 &&
+         weights * scalar_bytes <= kMostBytes && !(idle && weights * B > kMostWork);
+}
+
+// x·W_ihᵀ + b_ih as one large product, into gates [T, B, G·H].
+template <class S>
+void project(const Given& in, const Input& input, const Tensor& gates, int threads) {
+  const bool even = in.T == 1 || in.B == 1 || input.x_step == in.B * input.x_row;
+  const Tensor x = even ? input.x : input.x.contiguous();
+  cpu::Gemm<S> g;
+  g.M = in.T * in.B, g.N = in.cell.gates * in.H, g.K = input.I;
+  g.a = x.const_data_ptr<S>(), g.a_column = 1;
+  g.a_row = in.B == 1 ? x.stride(0) : x.stride(1);
+  g.b = input.w_ih.const_data_ptr<S>(), g.b_row = 1, g.b_column = input.I;
+  g.c = gates.mutable_data_ptr<S>(), g.c_row = g.N;
+  g.row = cpu::data<const S>(input.b_ih);
+  const WithoutGil no_gil;
+  cpu::multiply(g, threads, cpu::scratch);
+}
+
+using ForwardResult = std::tuple<Tensor, Tensor, Optional, Optional, Optional, Optional>;
+
+// `gates`: x·W_ihᵀ + b_ih, overwritten. Or x and the weights it is multiplied with, here.
+// (y, last h, last c, every c, extra, gates); every c if `all_c`; if training extra, and what
+// backward needs of the gates, `fixed`: in int16, of float32.
+ForwardResult forward(const std::string& name, const Optional& gates, const Optional& x,
+                      const Optional& w_ih, const Optional& b_ih, bool fixed, const Tensor& w_hh,
+                      const Optional& b_hh, const Optional& w_hr, const Tensor& h0,
+                      const Optional& c0, const Optional& lengths, const Optional& resets,
+                      bool reverse, bool training, bool all_c) {
+  check_value(gates || x, "gates or x must be given");
+  Given in = given(name, x ? *x : *gates, w_hh, w_hr, h0, c0, lengths, resets, reverse, training);
+  std::optional<Input> input;
+  if (x) input.emplace(input_of(in, *x, w_ih, b_ih));
+  const ScalarType dtype = w_hh.scalar_type();
+  const int64_t T = in.T, B = in.B, H = in.H, P = in.P, GH = in.cell.gates * H;
+  in.b_hh = checked("b_hh", b_hh, dtype, {GH});
+  check_value(!gates || gates->is_contiguous(), "gates must be contiguous");
+  check_value(!fixed || keeps_fixed(in.cell, dtype), "fixed is for float32 and cells with gates");
+  cpu::Made<Tensor> made{empty({T, B, P}, dtype), empty({B, P}, dtype)};
+  const bool saves = training && !in.cell.saves_output;
+  const bool large = input && !makes_input(name, B, input->I, H, P, w_hh.element_size());
+  made.gates = checked("gates", gates, dtype, {T, B, GH});
+  if (large || (input && saves && !fixed)) made.gates = empty({T, B, GH}, dtype);
+  if (saves && fixed) made.fixed = empty({T, B, GH}, ScalarType::Short);
+  if (in.cell.states == 2) made.c_last = empty({B, H}, dtype);
+  if (in.cell.states == 2 && all_c) made.c = empty({T, B, H}, dtype);
+  if (in.cell.has_extra()) made.extra = training ? empty({T, B, H}, dtype) : empty({B, H}, dtype);
+  if (B > 0) {
+    const int threads = host_threads();
+    if (large) {
+      dtype == ScalarType::Float ? project<float>(in, *input, *made.gates, threads)
+                                 : project<double>(in, *input, *made.gates, threads);
+      input.reset();
+    }
+    const WithoutGil no_gil;
+    dtype == ScalarType::Float ? cpu::forward<float>(in, input, made, threads)
+                               : cpu::forward<double>(in, input, made, threads);
+  }
+  const Optional saved = fixed ? made.fixed : made.gates;
+  return {made.y,
+          made.h_last,
+          made.c_last,
+          made.c,
+          training ? made.extra : std::nullopt,
+          saves ? saved : std::nullopt};
+}
+
+using BackwardResult = std::tuple<Tensor, Optional, Optional, Tensor, Optional>;
+
+// (dgx, the part of dgh that is another than dgx's, gradient of each h' of projected cells,
+// dh0, dc0). `gates` as forward left them, or what it put into `fixed`. `dh_last` and `dc_last` are
+// not written to.
+BackwardResult backward(const std::string& name, const Tensor& gates, const Optional& extra,
+                        const Tensor& y, const Optional& c, const Tensor& w_hh,
+                        const Optional& w_hr, const Tensor& h0, const Optional& c0,
+                        const Optional& lengths, const Optional& resets, bool reverse,
+                        const Optional& dy, const Optional& dc, const Tensor& dh_last,
+                        const Optional& dc_last, double grad_clip_time) {
+  const Given in = given(name, gates, w_hh, w_hr, h0, c0, lengths, resets, reverse, true);
+  const ScalarType dtype = w_hh.scalar_type();
+  const int64_t T = in.T, B = in.B, H = in.H, P = in.P, GH = in.cell.gates * H;
+  const bool fixed = gates.scalar_type() == ScalarType::Short && keeps_fixed(in.cell, dtype);
+  const Tensor saved = checked("gates", gates, fixed ? ScalarType::Short : dtype, {T, B, GH});
+  cpu::Back<Tensor> back;
+  (fixed ? back.fixed : back.gates) = saved;
+  back.y = checked("y", y, dtype, {T, B, P}), back.c = checked("c", c, dtype, {T, B, H});
+  back.extra = checked("extra", extra, dtype, {T, B, H});
+  back.dy = checked("dy", dy, dtype, {T, B, P}), back.dc = checked("dc", dc, dtype, {T, B, H});
+  check_value(in.cell.has_extra() == back.extra.has_value(), "extra does not fit the cell");
+  back.dgx = empty({T, B, GH}, dtype);
+  back.dh0 = checked("dh_last", dh_last, dtype, {B, P}).clone();
+  if (in.cell.own_gate >= 0) back.dgh_own = empty({T, B, H}, dtype);
+  if (in.cell.projected()) back.dh_total = empty({T, B, P}, dtype);
+  if (in.cell.states == 2) {
+    check_value(back.c && dc_last, "cells with two states need c and dc_last");
+    back.dc0 = checked("dc_last", *dc_last, dtype, {B, H}).clone();
+  }
+  back.grad_clip_time = grad_clip_time;
+  if (B > 0) {
+    const int threads = host_threads();
+    const WithoutGil no_gil;
+    dtype == ScalarType::Float ? cpu::backward<float>(in, back, threads)
+                               : cpu::backward<double>(in, back, threads);
+  }
+  return {back.dgx, back.dgh_own, back.dh_total, back.dh0, back.dc0};
+}
+
+std::string describe(const std::string& name, int64_t B, int64_t H, int64_t P, int scalar_bytes) {
+  return plan(find_cell(name), B, H, P, scalar_bytes).describe() + ", " + cpu::kernels().isa;
+}
+
+// For cells that are compiled at run time: (rows, units, in words).
+std::tuple<int, int, std::string> split(double weights, int gates, int meetings, int64_t B,
+                                        int64_t H, int scalar_bytes) {
+  const HostPlan chosen =
+      plan_host({weights, gates, meetings}, B, H, scalar_bytes, cpu::host_with(host_threads()));
+  return {chosen.rows, chosen.units, chosen.describe() + ", " + cpu::kernels().isa};
+}
+
+// Their threads are ours, so that there is one OpenMP in the process. The number is asked for again:
+// what a cell was planned for may have been before a fork.
+void run_team(int n, void (*body)(void*, int, int), void* context) {
+  cpu::on_threads(std::min(n, host_threads()),
+                  [&](int id, int threads) { body(context, id, threads); });
+}
+
+std::string isa() { return cpu::kernels().isa; }
+int64_t team() { return reinterpret_cast<intptr_t>(&run_team); }
+
+}  // namespace
+
+void bind_cpu(std::vector<PyMethodDef>& functions) {
+  cpu::watch_forks();
+  bind<&isa>(functions, "cpu_isa", "");
+  bind<&host_threads>(functions, "cpu_threads", "");
+  bind<&describe>(functions, "cpu_plan", "cell, B, H, P, scalar_bytes");
+  bind<&split>(functions, "cpu_split", "weights, gates, meetings, B, H, scalar_bytes");
+  bind<&team>(functions, "cpu_team", "");
+  bind<&forward>(functions, "cpu_forward",
+                 "*, cell, gates, x, w_ih, b_ih, fixed, w_hh, b_hh, w_hr, h0, c0, lengths, resets, "
+                 "reverse, training, all_c");
+  bind<&backward>(functions, "cpu_backward",
+                  "*, cell, gates, extra, y, c, w_hh, w_hr, h0, c0, lengths, resets, reverse, dy, "
+                  "dc, dh_last, dc_last, grad_clip_time");
+}
+
+}  // namespace rnnfast::python

@@ -1,0 +1,127 @@
+// The gradients of a scan's weights, from what its backward left: for Python, on CPU tensors that
+// rnnfast/backends/cpu.py has prepared.
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cpu/call.h"
+#include "cpu/weight_sums.h"
+#include "python/bind.h"
+#include "python/module.h"
+
+namespace rnnfast::python {
+namespace {
+
+using Optional = std::optional<Tensor>;
+using Names = std::vector<std::string>;
+
+Tensor checked(const char* name, const Optional& tensor, ScalarType dtype, const Sizes& shape) {
+  check_value(tensor && tensor->is_cpu(), name, " must be given, on the CPU");
+  check_type(tensor->scalar_type() == dtype, name, " must be ", dtype, ", got ",
+             tensor->scalar_type());
+  check_value(tensor->sizes() == shape, name, " must have shape ", shape, ", got ",
+              tensor->sizes());
+  return tensor->resolve_neg().contiguous();
+}
+
+// What backward left, and what it is multiplied with; and the gradients to be made of it.
+struct Left {
+  const CellInfo& cell;
+  int64_t T, B, H, P;
+  Tensor dgx, y, h0;
+  Optional x{}, extra{}, dgh_own{}, dh_total{}, lengths{}, resets{};
+  Optional dw_ih{}, dw_hh{}, dw_hr{}, db_ih{}, db_hh{};
+
+  Optional& gradient(const std::string& weight) {
+    if (weight == "w_ih") return dw_ih;
+    if (weight == "w_hh") return dw_hh;
+    if (weight == "w_hr") return dw_hr;
+    if (weight == "b_ih") return db_ih;
+    check_value(weight == "b_hh", "no weight is called ", weight);
+    return db_hh;
+  }
+  Shape shape_of(const std::string& weight) const {
+    const int64_t GH = cell.gates * H;
+    if (weight == "w_ih") return {GH, x->size(2)};
+    if (weight == "w_hh") return {GH, P};
+    if (weight == "w_hr") return {P, H};
+    return {GH};
+  }
+};
+
+template <class S>
+void add_up(const Left& left, bool reverse, int threads) {
+  using cpu::data;
+  cpu::WeightGradients<S> w;
+  if (left.x) w.I = left.x->size(2), w.x_step = left.x->stride(0), w.x_row = left.x->stride(1);
+  w.x = data<const S>(left.x), w.y = data<const S>(left.y), w.h0 = data<const S>(left.h0);
+  w.extra = data<const S>(left.extra), w.dgx = data<const S>(left.dgx);
+  w.dgh_own = data<const S>(left.dgh_own), w.dh_total = data<const S>(left.dh_total);
+  w.dw_ih = data<S>(left.dw_ih), w.dw_hh = data<S>(left.dw_hh), w.dw_hr = data<S>(left.dw_hr);
+  w.db_ih = data<S>(left.db_ih), w.db_hh = data<S>(left.db_hh);
+  cpu::Sums<S> sums;
+  sums.T = left.T, sums.B = left.B, sums.reverse = reverse;
+  sums.lengths = data<const int64_t>(left.lengths), sums.resets = data<const bool>(left.resets);
+  cpu::WeightSums<S>(left.cell, left.H, left.P, w, sums);
+  const WithoutGil no_gil;
+  cpu::add_up(sums, threads, cpu::scratch);
+}
+
+// Of any strides but the last.
+Tensor input(const Optional& x, ScalarType dtype, int64_t T, int64_t B) {
+  check_value(x && x->is_cpu() && x->dim() == 3, "w_ih needs x, 3-D and on the CPU");
+  check_type(x->scalar_type() == dtype, "x must be ", dtype, ", got ", x->scalar_type());
+  check_value(x->size(0) == T && x->size(1) == B,
+              "x must have the steps and sequences of dgx, got ", x->sizes());
+  const Tensor values = x->resolve_neg();
+  return values.stride(2) == 1 ? values : values.contiguous();
+}
+
+// Those of `names`, of w_ih (of which x [T, B, I] is needed), w_hh, b_ih, b_hh and w_hr, in their
+// order. dgx [T, B, G·H], dgh_own and dh_total as backward left them.
+std::vector<Tensor> weight_gradients(const std::string& name, const Names& names, const Optional& x,
+                                     const Tensor& y, const Optional& extra, const Tensor& h0,
+                                     const Tensor& dgx, const Optional& dgh_own,
+                                     const Optional& dh_total, const Optional& lengths,
+                                     const Optional& resets, bool reverse) {
+  const CellInfo& cell = find_cell(name);
+  const ScalarType dtype = dgx.scalar_type();
+  check_type(dtype == ScalarType::Float || dtype == ScalarType::Double,
+             "expected float32 or float64, got ", dtype);
+  check_value(dgx.dim() == 3 && y.dim() == 3, "dgx and y must be 3-D");
+  const int64_t T = dgx.size(0), B = dgx.size(1), H = dgx.size(2) / cell.gates, P = y.size(2);
+  Left left{cell,
+            T,
+            B,
+            H,
+            P,
+            checked("dgx", dgx, dtype, {T, B, cell.gates * H}),
+            checked("y", y, dtype, {T, B, P}),
+            checked("h0", h0, dtype, {B, P})};
+  if (cell.own_gate >= 0) left.dgh_own = checked("dgh_own", dgh_own, dtype, {T, B, H});
+  if (cell.projected()) left.dh_total = checked("dh_total", dh_total, dtype, {T, B, P});
+  if (cell.has_extra()) left.extra = checked("extra", extra, dtype, {T, B, H});
+  if (lengths) left.lengths = checked("lengths", lengths, ScalarType::Long, {B});
+  if (resets) left.resets = checked("resets", resets, ScalarType::Bool, {T, B});
+  std::vector<Tensor> made;
+  for (const std::string& weight : names) {
+    if (weight == "w_ih") left.x = input(x, dtype, T, B);
+    Optional& gradient = left.gradient(weight);
+    gradient = empty(left.shape_of(weight), dtype);
+    made.push_back(*gradient);
+  }
+  const int threads = host_threads();
+  dtype == ScalarType::Float ? add_up<float>(left, reverse, threads)
+                             : add_up<double>(left, reverse, threads);
+  return made;
+}
+
+}  // namespace
+
+void bind_gradients(std::vector<PyMethodDef>& functions) {
+  bind<&weight_gradients>(functions, "cpu_weight_gradients",
+                          "*, cell, names, x, y, extra, h0, dgx, dgh_own, dh_total, lengths, "
+                          "resets, reverse");
+}
+
+}  // namespace rnnfast::python
