@@ -115,9 +115,11 @@ class RecurrentLayer(nn.RNNBase):
         facts = None
         plain = lengths is None and resets is None and not return_all_states
         if plain and not torch.compiler.is_compiling():
-            facts, known = repeat.facts(self, input, hx, weights), self._served
-            if facts is not None and known is not None and facts == known[0]:
-                return repeat.call(self, known[1], input, hx, weights)
+            facts = repeat.facts(self, input, hx, weights)
+            if facts is not None:
+                again = repeat.call(self, self._served, facts, input, hx, weights)
+                if again is not None:
+                    return again
         input, batched = self._batch(input, resets)
         states = self._batch_hidden(hx, batched)
         if not batched:

@@ -55,7 +55,6 @@ def facts(layer: Any, input: Tensor, hx: Any, weights: Sequence[Sequence[Tensor]
         requested_backend(),
         measured.changes(),
         _differentiated(input, given, weights),
-        _plain(input, given, weights),
     )
 
 
@@ -69,8 +68,9 @@ def _differentiated(input: Tensor, given: Sequence[Any], weights: Any) -> bool:
     return input.requires_grad or any(getattr(s, "requires_grad", False) for s in given)
 
 
-def _plain(input: Tensor, given: Sequence[Any], weights: Any) -> bool:
+def _plain(input: Tensor, hx: Any, weights: Any) -> bool:
     """Whether nobody but torch's own tensors has a say in what functions do."""
+    given = () if hx is None else (hx,) if isinstance(hx, Tensor) else hx
     kinds = {type(input), *map(type, given)}
     for row in weights:
         kinds.update(map(type, row))
@@ -79,23 +79,22 @@ def _plain(input: Tensor, given: Sequence[Any], weights: Any) -> bool:
 
 def remember(layer: Any, found: Facts | None, result: StackResult) -> None:
     """Keeps who computed ``result``, if the next call may go there at once."""
-    if found is None:
+    if found is None or not (result.whole or (result.assigned and found[2].type == "cpu")):
         return
-    *_, plain = found
-    if result.whole:
-        served = None
-    elif plain and result.assigned is not None and found[2].type == "cpu":
-        served = result.assigned
-    else:
-        return
+    served = None if result.whole else result.assigned
     layer.__dict__["_served"] = (found, served)  # not an attribute that nn.Module knows of
 
 
 def call(
-    layer: Any, served: Any, input: Tensor, hx: Any, weights: list[list[Tensor]]
-) -> tuple[Any, ...]:
-    """The call again: by those who are ``served``, None for torch's kernel of the whole layer."""
+    layer: Any, known: Any, found: Facts, input: Tensor, hx: Any, weights: list[list[Tensor]]
+) -> tuple[Any, ...] | None:
+    """The call again, if one with the facts ``found`` is the one ``known``; else None."""
+    if known is None or found != known[0]:
+        return None
+    served = known[1]  # None: torch's kernel of the whole layer
     if served is not None:
+        if not _plain(input, hx, weights):
+            return None
         stack = Stack(
             layer._cell(),
             weights,
