@@ -237,7 +237,9 @@ def _run_alone(
     scan = Scan(stack.cell, kind_of(x), x, states, stack.weights[0], lengths, resets, options)
     ((y, final, trace),) = _run_layer(stack, [scan], assigned)
     every = [[y], *([one] for one in trace)] if options.all_states else []
-    return StackResult(y, [s.unsqueeze(0) for s in final], every, False)
+    # in place: users detach_() states, which no view allows
+    rows = [torch.stack([s]) if s._is_view() else s.unsqueeze_(0) for s in final]
+    return StackResult(y, rows, every, False)
 
 
 def _run_at_once(

@@ -244,3 +244,23 @@ def test_autocast_on_the_cpu(name: str, dtype: torch.dtype, backend: str) -> Non
     assert float((y.float() - reference).detach().abs().max()) < 8 * torch.finfo(dtype).eps
     y.float().sum().backward()
     assert all(p.grad is not None and p.grad.dtype == p.dtype for p in layer.parameters())
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_final_states_are_the_users_own(name: str) -> None:
+    """Detached in place, as truncated BPTT does, and changed in place, also at the second call,
+    which takes the short way; nothing else is changed by that."""
+    layer, x = make(name), torch.randn(T, B, 4, dtype=torch.float64)
+    for backend in ["auto", *(b for b in taking(torch.float64) if b != "torch")]:
+        with rnnfast.use_backend(backend):
+            y, _ = layer(x)
+            expected = torch.autograd.grad(y.sum(), list(layer.parameters()))
+            for _ in range(2):
+                again, hn = layer(x)
+                states = hn if isinstance(hn, tuple) else (hn,)
+                for state in states:
+                    state.detach_().zero_()
+                torch.testing.assert_close(again, y, rtol=0, atol=0)
+                found = torch.autograd.grad(again.sum(), list(layer.parameters()))
+                for a, b in zip(found, expected, strict=True):
+                    torch.testing.assert_close(a, b, rtol=0, atol=0)
