@@ -149,7 +149,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Atomic: a reader sees the old file or the new one, also after a crash."""
+    """Atomic: a reader sees the old file or the new one, also after a crash. Not by rnnfast.store,
+    which needs torch: benchmarks/gpu_check begins before that is installed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         dir=path.parent, prefix=f".{path.name}.", delete=False
