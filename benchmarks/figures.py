@@ -20,11 +20,10 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from . import table
+from . import records, table
 from .cases import CLASS_NAMES, SIZES, Case, parse
 from .run import RESULTS
 from .table import Row
@@ -60,11 +59,7 @@ class Run:
     @property
     def machine(self) -> str:
         """Such as `AMD EPYC, AVX2, 2 threads`."""
-        if self.facts["gpu"]:
-            return str(self.facts["gpu"]["name"])
-        model = re.sub(r"\((R|TM)\)|@.*|\bProcessor\b", " ", self.facts["cpu"]["model"])
-        set_of = self.facts["cpu"]["capability"].replace("AVX512", "AVX-512")
-        return f"{' '.join(model.split())}, {set_of}, {self.facts['settings']['threads']} threads"
+        return records.machine(self.facts)
 
 
 def runs(results: Path) -> list[Run]:
@@ -262,10 +257,7 @@ def _spread(found: Sequence[Run]) -> str:
 
 
 def _facts(run: Run) -> str:
-    git, day = run.facts["git"], datetime.fromisoformat(run.facts["date"])
-    commit = f"commit {git['commit'][:7]}{' with changes' if git['dirty'] else ''}" if git else ""
-    version = run.facts["torch"]["version"].partition("+")[0]
-    return f"{run.machine}: torch {version}, {day.day} {day:%B %Y}, {commit or 'commit unknown'}"
+    return f"{run.machine}: {records.source(run.facts)}"
 
 
 def _load(run: Run) -> str:
