@@ -18,6 +18,7 @@ from typing import Any
 from . import machine as hardware
 from . import table
 
+BUSY = 0.5  # the load average before a run, above which it is said
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -76,10 +77,13 @@ def machine(facts: dict[str, Any]) -> str:
 
 
 def source(facts: dict[str, Any]) -> str:
-    """Such as `torch 2.14.1, 30 November 2026, commit 3e255bd`."""
+    """Such as `torch 2.14.1, 30 November 2026, commit 3e255bd`; a `note`, if there is one."""
     git, day = facts["git"], datetime.fromisoformat(facts["date"])
     version = facts["torch"]["version"].partition("+")[0]
     said = f"commit {git['commit'][:7]}{' with changes' if git['dirty'] else ''}" if git else ""
     if facts.get("recorded"):
         said = "from before there was a file of results"
-    return f"torch {version}, {day.day} {day:%B %Y}, {said or 'commit unknown'}"
+    words = [f"torch {version}", f"{day.day} {day:%B %Y}", said or "commit unknown"]
+    load = facts["load_average"][0] if facts["load_average"] else 0
+    words += [f"load before {load:.2f}"] if load > BUSY else []
+    return ", ".join(words) + (f"; {facts['note']}" if "note" in facts else "")
