@@ -45,8 +45,8 @@ def as_it_stands(record: Record) -> Iterator[str]:
 
 
 def own_cells(record: Record) -> Iterator[str]:
-    """A line a pair, a column a size."""
-    rows = record.rows(cells.Row)
+    """A line a pair, a column a size; of peers that were there."""
+    rows = [row for row in record.rows(cells.Row) if row.reason != "not installed"]
     sizes = list(dict.fromkeys(row.size for row in rows))
     found = {(row.first, row.second, row.size): row for row in rows}
     lines = []
