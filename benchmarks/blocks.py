@@ -14,6 +14,7 @@ from . import (
     gemm,
     loaded,
     scaling,
+    seeds,
     streaming,
     table,
     transforms,
@@ -152,6 +153,16 @@ def clipping(record: Record) -> Iterator[str]:
     yield from _markdown(["", *(f"{dtype}, {scale}" for dtype, scale in kinds)], lines)
 
 
+def trained(record: Record) -> Iterator[str]:
+    names = {"rnnfast": "rnnfast", "torch": "torch.nn"}
+    lines = []
+    for row in record.rows(seeds.Row):
+        quartiles = f"{row.ratio:.2f} ({row.ratio_q1:.2f}–{row.ratio_q3:.2f})"
+        figures = [f"{row.perplexity:.3f}", f"{row.tokens_per_s:,.0f}", quartiles]
+        lines.append([f"{names[row.implementation]}, seed {row.seed}", *figures])
+    yield from _markdown(["", "perplexity", "tokens/s", "ratio (quartiles)"], lines)
+
+
 def two_processes(record: Record) -> Iterator[str]:
     yield from scaling.measured(record.rows(distributed.Row))
 
@@ -170,6 +181,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], Iterator[str]]]] = {
     "single-steps": ("streaming", single_steps),
     "onnx": ("exported", onnx),
     "transforms": ("transforms", derivatives),
+    "training-S2": ("training-S2", trained),
     "distributed": ("distributed", two_processes),
     "arithmetic": ("distributed", by_arithmetic),
 }
