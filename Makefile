@@ -30,6 +30,8 @@ RELEASE := $(VENV)/.stamp-release
 BUILD_FILES := setup.py $(wildcard rnnfast/_build/*.py)
 CSRC := $(shell find csrc -type f 2>/dev/null)
 
+# The texts of the demo and of the tests: from a folder that several clones share, where one lies beside this clone; else
+# from the cache, else they are downloaded (docs/demo.md).
 ifeq ($(origin RNNFAST_DATA),undefined)
 ifneq ($(wildcard ../shared/data),)
 export RNNFAST_DATA := $(abspath ../shared/data)

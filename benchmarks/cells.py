@@ -2,18 +2,24 @@
 
     python -m benchmarks.cells [--seconds S] [--threads N] [--compile-limit S]
 
-A call is forward and backward. Each pair is timed in one process, alternating (measure.py); what
-is printed is the time of the first, and the ratio of the second's time to it. Peers (cell_peers.py)
-are those that are installed and compile within the limit; torch.compile takes minutes for a loop.
+writes more/cells.csv and more/compile.csv beside the results of the layers. A call is forward and
+backward. Each pair is timed in one process, alternating (measure.py); what is told is the time of
+the first, and the ratio of the second's time to it. Peers (cell_peers.py) are those that are
+installed and compile within the limit; torch.compile takes minutes for a loop.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -24,8 +30,8 @@ from rnnfast import library
 from rnnfast.cells import CELLS
 from rnnfast.steps.source import source
 
+from . import records
 from .cell_peers import Call, peers
-from .machine import cpu_model
 from .measure import alternate
 
 STATED = {  # built-in cells' steps as cells of one's own
@@ -75,34 +81,62 @@ PAIRS = (
 WITH_PEERS = ("LSTM as a cell of one's own", "LayerNorm-LSTM")
 
 
-def compare(size: Size, seconds: float, limit: float, show: Callable[[str], Any] = print) -> None:
+@dataclass(frozen=True)
+class Row:
+    """A pair at a size, or why there is none."""
+
+    size: str
+    first: str
+    second: str
+    first_ms: float = math.nan
+    ratio: float = math.nan  # the second's time over the first's, median over pairs
+    ratio_low: float = math.nan  # where the median may lie, 95 %
+    ratio_high: float = math.nan
+    reason: str = ""  # of a peer that was not timed
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Seconds that a cell takes, of a process's own: the source, compiling it, loading it again."""
+
+    cell: str
+    source_s: float
+    compile_s: float
+    load_s: float
+
+
+def compare(size: Size, seconds: float, limit: float) -> Iterator[Row]:
     x = torch.randn(size.T, size.B, size.I)
     made = layers(size)
-    calls: dict[str, Any] = {
-        name: Call(layer, x, backend) for name, (layer, backend) in made.items()
-    }
-    show(f"{size}, forward + backward")
+    calls = {name: Call(layer, x, backend) for name, (layer, backend) in made.items()}
     for first, second in PAIRS:
-        _compare((first, calls[first]), (second, calls[second]), seconds, show)
+        yield _timed(size, (first, calls[first]), (second, calls[second]), seconds)
     for first in WITH_PEERS:
         layer = made[first][0]
         assert isinstance(layer, rnnfast.Recurrent)
-        for name, call in peers(layer, x, limit, show):
-            _compare((first, calls[first]), (name, call), seconds, show)
+        for name, call, reason in peers(layer, x, limit):
+            if call is None:
+                yield Row(str(size), first, name, reason=reason)
+            else:
+                yield _timed(size, (first, calls[first]), (name, call), seconds)
 
 
-def _compare(
-    first: tuple[str, Any], second: tuple[str, Any], seconds: float, show: Callable[[str], Any]
-) -> None:
+def _timed(size: Size, first: tuple[str, Any], second: tuple[str, Any], seconds: float) -> Row:
     pairs = alternate(second[1], first[1], seconds)
     ms, ratio = statistics.median(pairs.b) * 1e3, pairs.ratio
-    interval = f"[{ratio.low:.3f}, {ratio.high:.3f}]"
-    show(f"  {first[0]:28} {ms:9.3f} ms   {second[0]:28} x {ratio.median:.3f} {interval}")
+    return Row(str(size), first[0], second[0], ms, ratio.median, ratio.low, ratio.high)
 
 
-def compile_times() -> None:
-    """Of the family: making the source, compiling it (once on a machine), loading it again."""
-    print("seconds to make the source, to compile it or load it, and to load it when it is kept")
+def line(row: Row) -> str:
+    pair = f"{row.size:24} {row.first:28} {row.second:28}"
+    if row.reason:
+        return f"{pair} {row.reason}"
+    interval = f"[{row.ratio_low:.3f}, {row.ratio_high:.3f}]"
+    return f"{pair} {row.first_ms:9.3f} ms   x {row.ratio:.3f} {interval}"
+
+
+def compile_times() -> Iterator[Compiled]:
+    """Of some of the family, in an empty cache."""
     for name in ("peephole_lstm", "layer_norm_lstm", "slstm", "block_gru"):
         spec = rnnfast.CELLS[name]
         start = time.perf_counter()
@@ -113,25 +147,48 @@ def compile_times() -> None:
         library.forget()
         again = time.perf_counter()
         library.load(text, name=name)
-        took = (made - start, loaded - made, time.perf_counter() - again)
-        print(f"  {name:20}" + "".join(f"{seconds:9.3f}" for seconds in took))
+        yield Compiled(name, made - start, loaded - made, time.perf_counter() - again)
 
 
-def main() -> None:
+@contextmanager
+def empty_cache() -> Iterator[None]:
+    """Of compiled cells, for a while."""
+    before = os.environ.get("RNNFAST_CACHE")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["RNNFAST_CACHE"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["RNNFAST_CACHE"]
+            if before is not None:
+                os.environ["RNNFAST_CACHE"] = before
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cells")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each pair")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--compile-limit", type=float, default=60.0, help="seconds that a peer may compile"
     )
-    args = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="a folder; default: of this machine")
+    args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    load = os.getloadavg()[0]
-    print(f"{cpu_model()}, {args.threads} threads, torch {torch.__version__}, load {load:.1f}")
-    compile_times()
+    folder = args.out or records.folder("cpu", args.threads)
+    facts = records.facts("cpu", args.threads, seconds=args.seconds, limit=args.compile_limit)
+    compiled, rows = [], []
+    with empty_cache():
+        for times in compile_times():
+            compiled.append(times)
+            print(times, flush=True)
+    records.write(folder / "compile.csv", compiled, facts)
     for size in SIZES:
-        compare(size, args.seconds, args.compile_limit)
+        for row in compare(size, args.seconds, args.compile_limit):
+            rows.append(row)
+            print(line(row), flush=True)
+    records.write(folder / "cells.csv", rows, facts)
+    print(folder)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m benchmarks.clip [--device cpu] [--threads N] [--seconds 10]
 
-writes clip.csv beside the results of the layers. "clips" scales the gradients at every call; where
-the norm is below max_norm ("keeps") the kernels write nothing, and torch multiplies by 1.
+writes more/clip.csv beside the results of the layers. "clips" scales the gradients at every call;
+where the norm is below max_norm ("keeps") the kernels write nothing, and torch multiplies by 1.
 
 Bytes are counted, not measured. The least: each gradient is read once for the norm; where it is
 scaled, it is read and written once more. What a cache still holds of the first reading makes it
@@ -13,10 +13,8 @@ less. torch reads and writes for the scale in any case.
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,8 @@ from torch import nn
 
 import rnnfast
 
-from . import machine
+from . import records
 from .measure import Pairs, Summary, alternate, timer_for
-from .run import RESULTS
 
 TENSORS: dict[str, list[int]] = {
     "1 x 50,000,000": [50_000_000],
@@ -121,28 +118,16 @@ def line(row: Row) -> str:
     )
 
 
-def write(rows: Sequence[Row], folder: Path, device: str) -> Path:
-    """clip.csv, and clip.json with the machine."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "clip.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-    facts = {**machine.facts(device), "threads": torch.get_num_threads()}
-    path.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n")
-    return path
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.clip")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=10, help="for each row")
     parser.add_argument("--only", default="", help="lists with this in their name")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/results/<device>")
+    parser.add_argument("--out", type=Path, help="a CSV file; default: of this device")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    facts = records.facts(options.device, options.threads, seconds=options.seconds)
     rows = []
     for name in TENSORS:
         if options.only in name:
@@ -150,8 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 for keep in (False, True):
                     rows.append(measure(name, dtype, keep, options.device, options.seconds))
                     print(line(rows[-1]), flush=True)
-    folder = options.out or RESULTS / machine.slug(options.device, options.threads)
-    print(write(rows, folder, options.device))
+    path = options.out or records.folder(options.device, options.threads) / "clip.csv"
+    records.write(path, rows, facts)
+    print(path)
 
 
 if __name__ == "__main__":

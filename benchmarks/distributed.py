@@ -2,9 +2,8 @@
 
     python -m benchmarks.distributed [--rounds N] [--only NAME]
 
-writes distributed/steps.csv beside the results of the layers; `python -m benchmarks.scaling` makes
-the tables of docs/distributed.md of it. What is timed is a step as `lm train` has it: tokens in,
-forward, loss, backward, clipping, SGD.
+writes more/distributed.csv beside the results of the layers. What is timed is a step as `lm train`
+has it: tokens in, forward, loss, backward, clipping, SGD.
 
 All ways of a case take turns in one pair of processes: where one process is at work alone, the
 other waits at a barrier. A round gives every way a step that is not timed and STEPS that are.
@@ -13,16 +12,13 @@ other waits at a barrier. A round gives every way a step that is not timed and S
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import os
 import socket
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,9 +28,8 @@ from torch.nn import functional as F
 import rnnfast
 from rnnfast.text.model import RNNLM, ModelSpec, copy_weights
 
-from . import machine
+from . import records, table
 from .measure import Summary
-from .run import RESULTS
 
 WORLD = 2
 STEPS = 2  # timed, of a way in a round
@@ -178,35 +173,15 @@ def _row(steps: Steps, way: Way, times: dict[Way, list[float]]) -> Row:
     )  # fmt: skip
 
 
-def write(rows: Sequence[Row], facts: dict[str, Any], path: Path) -> None:
-    """The CSV, and beside it a JSON file with the machine."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Row)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-    path.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n")
-
-
-def read(path: Path) -> list[Row]:
-    """What `write` wrote."""
-    kinds: dict[str, Any] = {"str": str, "int": int, "float": float}
-    with path.open(newline="") as file:
-        return [
-            Row(**{f.name: kinds[str(f.type)](row[f.name]) for f in fields(Row)})
-            for row in csv.DictReader(file)
-        ]
-
-
 def work(rank: int, port: int, cases: Sequence[Case], rounds: int, path: Path) -> None:
     """What each of the two processes does."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     address = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=WORLD)
-    facts = machine.facts("cpu")  # with the load of before
+    facts = records.facts("cpu", WORLD, rounds=rounds)
     rows = [row for case in cases for row in measure(case, rounds)]
     if rank == 0:
-        write(rows, facts, path)
+        records.write(path, rows, facts)
     dist.destroy_process_group()
 
 
@@ -214,15 +189,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.distributed")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--only", default="", help="cases with this in their name")
-    parser.add_argument("--out", type=Path, help="default: in benchmarks/results/<device>")
+    parser.add_argument("--out", type=Path, help="a CSV file; default: of this device")
     options = parser.parse_args(arguments)
     cases = [case for case in CASES if options.only in case.name]
-    path = options.out or RESULTS / machine.slug("cpu", WORLD) / "distributed/steps.csv"
+    path = options.out or records.folder("cpu", WORLD) / "distributed.csv"
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     torch.multiprocessing.spawn(work, (port, cases, options.rounds, path), nprocs=WORLD)
-    for row in read(path):
+    for row in table.read_csv(path, Row):
         print(f"{row.case:14} {row.way:30} {row.rows:5} rows {row.ms:9.2f} ms {row.ratio:6.2f}")
     print(path)
 

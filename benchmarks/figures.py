@@ -6,13 +6,14 @@ A document marks where a block goes, and this program writes what is between the
     <!-- /figures -->
 
 `--check` writes nothing, and fails where a block is not what the files give. Every folder of
-`benchmarks/results` is taken, so a machine that is measured later appears by itself.
+`benchmarks/results` is taken, so a machine that is measured later appears by itself. `table FILE`
+shows a file of `more` as it stands.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import functools
 import json
 import math
 import os
@@ -20,11 +21,10 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from . import table
+from . import blocks, records, table
 from .cases import CLASS_NAMES, SIZES, Case, parse
 from .run import RESULTS
 from .table import Row
@@ -60,11 +60,7 @@ class Run:
     @property
     def machine(self) -> str:
         """Such as `AMD EPYC, AVX2, 2 threads`."""
-        if self.facts["gpu"]:
-            return str(self.facts["gpu"]["name"])
-        model = re.sub(r"\((R|TM)\)|@.*|\bProcessor\b", " ", self.facts["cpu"]["model"])
-        set_of = self.facts["cpu"]["capability"].replace("AVX512", "AVX-512")
-        return f"{' '.join(model.split())}, {set_of}, {self.facts['settings']['threads']} threads"
+        return records.machine(self.facts)
 
 
 def runs(results: Path) -> list[Run]:
@@ -108,7 +104,7 @@ def newest(found: Sequence[Run], page: Path) -> Iterator[str]:
         f"above 1 is faster. float32, {_facts(run)}."
     )
     yield ""
-    yield from _table(run, None)
+    yield from _table(run, _figure)
     yield ""
     yield f"Geometric mean (least) {_mean(run.timed)}. {_spread([run])}"
 
@@ -139,7 +135,7 @@ def cases(found: Sequence[Run], page: Path) -> Iterator[str]:
         forced = "" if run.backend == "auto" else f", backend {run.backend} asked for"
         yield f"**{run.machine}, {_title(run)}{forced}** (load before {_load(run)}):"
         yield ""
-        yield from _table(run, peak)
+        yield from _table(run, functools.partial(_figure, peak=peak))
         yield ""
         told = (
             f"; the peak {peak} GF/s, {run.facts['roofs']['bandwidth_gb_s']} GB/s" if peak else ""
@@ -162,24 +158,17 @@ def by_chance(found: Sequence[Run], page: Path) -> Iterator[str]:
         )
 
 
-def clip(found: Sequence[Run], page: Path) -> Iterator[str]:
-    """torch's clip_grad_norm_ / rnnfast's, a table a machine that has a `clip.csv`."""
-    folders = {run.path.parent: run for run in found}
-    for folder, run in folders.items():
-        if (folder / "clip.csv").exists():
-            with (folder / "clip.csv").open(newline="") as file:
-                rows = list(csv.DictReader(file))
-            kinds = list(dict.fromkeys((row["dtype"], row["scale"]) for row in rows))
-            yield f"| {run.machine} | {' | '.join(f'{d}, {scale}' for d, scale in kinds)} |"
-            yield f"|---|{'--:|' * len(kinds)}"
-            for name in dict.fromkeys(row["tensors"] for row in rows):
-                ratios = [
-                    f"{float(row['ratio']):.2f} ({float(row['ratio_low']):.2f}–"
-                    f"{float(row['ratio_high']):.2f})"
-                    for row in rows
-                    if row["tensors"] == name
-                ]
-                yield f"| {name.replace(' x ', ' × ')} | {' | '.join(ratios)} |"
+def rates(found: Sequence[Run], page: Path) -> Iterator[str]:
+    """GF/s and the share of the measured peak: training the 18 cases by `auto`."""
+    for run in found:
+        roofs = run.facts.get("roofs")
+        if (run.set, run.backend, _title(run)) == NEWEST and roofs:
+            yield (
+                f"{_facts(run)}; the peak {roofs['peak_gflops']:.0f} GF/s "
+                f"([report]({_link(page, run.path.parent / 'report.md')})):"
+            )
+            yield ""
+            yield from _table(run, functools.partial(_rate, peak=roofs["peak_gflops"]))
             yield ""
 
 
@@ -189,7 +178,7 @@ BLOCKS: dict[str, Callable[[Sequence[Run], Path], Iterator[str]]] = {
     "summary": summary,
     "cases": cases,
     "random": by_chance,
-    "clip": clip,
+    "rates": rates,
 }
 
 
@@ -208,14 +197,14 @@ def _link(page: Path, target: Path) -> str:
     return Path(os.path.relpath(target, page.parent)).as_posix()
 
 
-def _table(run: Run, peak: float | None) -> Iterator[str]:
-    """The 18 cases; with ``peak``, GF/s, the share of it."""
+def _table(run: Run, figure: Callable[[Row], str]) -> Iterator[str]:
+    """The 18 cases."""
     yield f"| T, B, I, H | {' | '.join(CLASS_NAMES.values())} |"
     yield "|---|--:|--:|--:|"
     rows = {row.case: row for row in run.rows}
     for size in SIZES:
         three = [rows.get(Case(cell, *size).name) for cell in CLASS_NAMES]
-        cells = [_figure(row, peak) if row else "" for row in three]
+        cells = [figure(row) if row else "" for row in three]
         yield f"| {', '.join(map(str, size))} | {' | '.join(cells)} |"
 
 
@@ -238,13 +227,22 @@ def _losses(run: Run) -> str:
     return ", ".join(f"{row.case} {row.ratio:.2f}" for row in lost) or "none"
 
 
-def _figure(row: Row, peak: float | None) -> str:
+def _figure(row: Row, peak: float | None = None) -> str:
+    """The ratio; with ``peak``, GF/s, our share of it."""
     if not row.timed:
         return "missed its gate"
     share = f", {100 * row.candidate_gflops / peak:.0f} %" if peak else ""
     if row.taken == "torch":
         return f"{row.ratio:.2f} (torch){share}"
     return f"{row.ratio:.2f}{share}" if row.ratio >= NO_LOSS else f"**{row.ratio:.2f}**{share}"
+
+
+def _rate(row: Row, peak: float) -> str:
+    """GF/s of who ran it."""
+    if not row.timed:
+        return "missed its gate"
+    whose = ", torch's kernel" if row.taken == "torch" else ""
+    return f"{row.candidate_gflops:.0f} ({100 * row.candidate_gflops / peak:.0f} %){whose}"
 
 
 def _error(row: Row) -> str:
@@ -262,10 +260,7 @@ def _spread(found: Sequence[Run]) -> str:
 
 
 def _facts(run: Run) -> str:
-    git, day = run.facts["git"], datetime.fromisoformat(run.facts["date"])
-    commit = f"commit {git['commit'][:7]}{' with changes' if git['dirty'] else ''}" if git else ""
-    version = run.facts["torch"]["version"].partition("+")[0]
-    return f"{run.machine}: torch {version}, {day.day} {day:%B %Y}, {commit or 'commit unknown'}"
+    return f"{run.machine}: {records.source(run.facts)}"
 
 
 def _load(run: Run) -> str:
@@ -279,20 +274,31 @@ def documents(root: Path) -> list[Path]:
     return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 
+def block_of(name: str, found: Sequence[Run], page: Path) -> Iterator[str]:
+    """The lines of the block ``name``. Raises KeyError where there is no such block."""
+    kind, _, file = name.partition(" ")
+    if kind == "table":
+        return blocks.each(RESULTS, file, blocks.as_it_stands)
+    if kind in blocks.TABLES:
+        return blocks.each(RESULTS, *blocks.TABLES[kind])
+    return BLOCKS[kind](found, page)
+
+
 def written(page: Path, found: Sequence[Run]) -> str:
     """The text of `page` with its blocks as the files give them.
 
     Raises ValueError for a block of another name, or one that does not end.
     """
     text = page.read_text(encoding="utf-8")
+    known = [*BLOCKS, *blocks.TABLES, "table FILE"]
     for name in OPENING.findall(text):
-        if name not in BLOCKS:
-            raise ValueError(f"{page.name}: figures: {name}: known are {', '.join(BLOCKS)}")
+        if name not in known and not name.startswith("table "):
+            raise ValueError(f"{page.name}: figures: {name}: known are {', '.join(known)}")
     if len(OPENING.findall(text)) != len(BLOCK.findall(text)):
         raise ValueError(f"{page.name}: a block of figures has no <!-- /figures -->")
 
     def block(match: re.Match[str]) -> str:
-        lines = "\n".join(BLOCKS[match[1]](found, page)).strip("\n")
+        lines = "\n".join(block_of(match[1], found, page)).strip("\n")
         return f"<!-- figures: {match[1]} -->\n{lines}\n<!-- /figures -->"
 
     return BLOCK.sub(block, text)

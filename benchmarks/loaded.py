@@ -2,10 +2,11 @@
 
     python -m benchmarks.loaded [--seconds S] [--cases PATTERNS] [--threads N] [--processes N]
 
-A call is forward and backward. Each case is timed when the machine is quiet and again with the
-load, rnnfast and torch.nn in turn (measure.py); what is printed is the quiet time of each and how
-many times that the loaded one is. With two processes on a core each gets half of it, so 2 is what
-can be hoped for where all cores have work.
+writes more/loaded.csv beside the results of the layers. A call is forward and backward. Each case
+is timed when the machine is quiet and again with the load, rnnfast and torch.nn in turn
+(measure.py); what is told is the quiet time of each and how many times that the loaded one is.
+With two processes on a core each gets half of it, so 2 is what can be hoped for where all cores
+have work.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+from . import records
 from .cases import Case, select
-from .machine import cpu_model
 from .measure import alternate
 from .workload import build
 
@@ -34,6 +37,17 @@ class Times(NamedTuple):
 
     torch: float
     rnnfast: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case; milliseconds when the machine is quiet, and how many times that with the load."""
+
+    case: str
+    torch_ms: float
+    torch_loaded: float
+    rnnfast_ms: float
+    rnnfast_loaded: float
 
 
 @contextmanager
@@ -56,25 +70,16 @@ def measured(case: Case, seconds: float) -> Times:
     return Times(statistics.median(pairs.a), statistics.median(pairs.b))
 
 
-def compare(
-    cases: Sequence[Case], seconds: float, processes: int, show: Callable[[str], Any] = print
-) -> list[tuple[Times, Times]]:
-    """(quiet, loaded) of each case; a line for each is shown."""
-    show(f"{'case':28}{'torch.nn ms':>12}{'loaded':>9}{'rnnfast ms':>12}{'loaded':>9}")
-    found = []
+def compare(cases: Sequence[Case], seconds: float, processes: int) -> Iterator[Row]:
     for case in cases:
         quiet = measured(case, seconds)
         with busy(processes):
             loaded = measured(case, seconds)
-        line = f"{case.name:28}"
-        for before, after in zip(quiet, loaded, strict=True):
-            line += f"{before * 1e3:12.2f}{after / before:8.1f}x"
-        show(line)
-        found.append((quiet, loaded))
-    return found
+        times = [after / before for before, after in zip(quiet, loaded, strict=True)]
+        yield Row(case.name, quiet.torch * 1e3, times[0], quiet.rnnfast * 1e3, times[1])
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loaded")
     parser.add_argument("--seconds", type=float, default=4.0, help="for each case, twice")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -82,14 +87,22 @@ def main() -> None:
     parser.add_argument(
         "--processes", type=int, default=os.cpu_count(), help="busy ones; one a core if not given"
     )
-    args = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="a CSV file; default: of this machine")
+    args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
-    load = os.getloadavg()[0]
-    print(
-        f"{cpu_model()}, {args.threads} threads, {args.processes} busy processes, "
-        f"torch {torch.__version__}, load before {load:.1f}"
-    )
-    compare(select(args.cases), args.seconds, args.processes)
+    facts = records.facts("cpu", args.threads, seconds=args.seconds, processes=args.processes)
+    print(f"{'case':28}{'torch.nn ms':>12}{'loaded':>9}{'rnnfast ms':>12}{'loaded':>9}")
+    rows = []
+    for row in compare(select(args.cases), args.seconds, args.processes):
+        rows.append(row)
+        print(
+            f"{row.case:28}{row.torch_ms:12.2f}{row.torch_loaded:8.1f}x"
+            f"{row.rnnfast_ms:12.2f}{row.rnnfast_loaded:8.1f}x",
+            flush=True,
+        )
+    path = args.out or records.folder("cpu", args.threads) / "loaded.csv"
+    records.write(path, rows, facts)
+    print(path)
 
 
 if __name__ == "__main__":

@@ -126,12 +126,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _by_folder(paths: Sequence[Path]) -> dict[Path, list[Path]]:
-    """A folder stands for its complete runs; a partial one has to be named. (`clip.csv` is another
-    table, of `benchmarks.clip`.)"""
+    """A folder stands for its complete runs; a partial one has to be named."""
     found: dict[Path, list[Path]] = {}
     for path in paths:
         files = sorted(path.glob("*.csv"))
-        whole = [f for f in files if f.stem != "clip" and not f.stem.endswith("-partial")]
+        whole = [f for f in files if not f.stem.endswith("-partial")]
         for file in whole if path.is_dir() else [path]:
             found.setdefault(file.parent, []).append(file)
     return found

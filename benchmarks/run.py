@@ -16,12 +16,11 @@ import torch
 
 from . import gate, machine, measure, overhead, roofs, table, workload
 from .cases import SETS, Case, select
+from .records import BUSY, RESULTS
 from .table import Row
 from .workload import LayerWork
 
-RESULTS = Path(__file__).resolve().parent / "results"
 BUDGET, OVERHEAD_BUDGET = 10.0, 20.0  # seconds a case
-BUSY = 0.5  # the load average before a run, above which it says so
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 

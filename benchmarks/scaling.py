@@ -1,6 +1,5 @@
-"""Puts the tables into docs/distributed.md:  python -m benchmarks.scaling
+"""The two tables of docs/distributed.md, of what benchmarks.distributed wrote.
 
-They are made of what benchmarks.distributed wrote, and stand between comments in the page.
 The first is measured. The second is arithmetic: the measured time of a process with its share of
 the rows, plus a ring all-reduce, none of it hidden behind backward.
 """
@@ -9,12 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .distributed import EXCHANGE, NO_SYNC, ONE, PARTS, TWO, TWO_THREADS, Row, read
-from .machine import ROOT
-from .run import RESULTS
+from .distributed import EXCHANGE, NO_SYNC, ONE, PARTS, TWO, TWO_THREADS, Row
 
-FILE = RESULTS / "cpu-amd-epyc-avx512-2-threads" / "distributed/steps.csv"
-PAGE = ROOT / "docs/distributed.md"
 BYTES_PER_SECOND = 1.25e9  # 10 Gbit/s
 MESSAGE_SECONDS = 50e-6  # a message from a process to the next
 FLOAT = 4
@@ -73,16 +68,3 @@ def reckoned(rows: Sequence[Row]) -> list[str]:
                 f"| {same:.2f} | {grown:.2f} |"
             )
     return lines
-
-
-def filled(page: str, rows: Sequence[Row]) -> str:
-    """The page with its tables made anew."""
-    for name, table in (("measured", measured(rows)), ("reckoned", reckoned(rows))):
-        start, end = f"<!-- {name}:start -->\n", f"\n<!-- {name}:end -->"
-        before, _, rest = page.partition(start)
-        page = before + start + "\n".join(table) + end + rest.partition(end)[2]
-    return page
-
-
-if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), read(FILE)), encoding="utf-8")

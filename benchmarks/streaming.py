@@ -2,22 +2,23 @@
 
     python -m benchmarks.streaming [--sizes H,H] [--batch B] [--seconds S] [--onnx PYTHON]
 
-Peers: torch.nn's layer on a sequence of one step, its cell (LSTMCell and so on), rnnfast's layer,
-and ONNX Runtime where ``--onnx`` names an interpreter that has onnx, onnxruntime and numpy, in a
-process of its own. A step carries the state on. Each pair is timed in turns (measure.py), in
-batches of calls; what is printed is the median and the first quartile of a step in microseconds,
-the latter for machines that others use too. Before that all are compared with float64.
+writes more/streaming.csv beside the results of the layers. Peers: torch.nn's layer on a sequence of
+one step, its cell (LSTMCell and so on), rnnfast's layer, and ONNX Runtime where ``--onnx`` names an
+interpreter that has onnx, onnxruntime and numpy, in a process of its own. A step carries the state
+on. Each pair is timed in turns (measure.py), in batches of calls; what is told is the median and
+the first quartile of a step in microseconds, the latter for machines that others use too. Before
+that all are compared with float64.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 import rnnfast
 
-from .machine import cpu_model
+from . import records
 from .measure import alternate
 
 CALLS = 20  # that are timed at once
@@ -42,6 +43,18 @@ class Timed(NamedTuple):
 
     median: float
     quartile: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A peer's step; microseconds."""
+
+    cell: str
+    hidden: int  # and inputs
+    batch: int
+    peer: str
+    median_us: float
+    q1_us: float
 
 
 class _Work:
@@ -151,9 +164,7 @@ def with_onnx(python: str, kind: str, hidden: int, batch: int, seconds: float) -
     return _timed(tuple(json.loads(done.stdout)))
 
 
-def compare(
-    sizes: list[int], batch: int, seconds: float, onnx: str, show: Callable[[str], Any] = print
-) -> Iterator[tuple[str, int, dict[str, Timed]]]:
+def compare(sizes: list[int], batch: int, seconds: float, onnx: str) -> Iterator[Row]:
     for kind in ("LSTM", "GRU", "RNN"):
         for hidden in sizes:
             torch.manual_seed(0)
@@ -163,28 +174,35 @@ def compare(
                 times = measured(found, hidden, batch, seconds)
                 if onnx:
                     times["ONNX Runtime"] = with_onnx(onnx, kind, hidden, batch, seconds)
-            show(f"{kind} H=I={hidden} B={batch}")
             for name, (median, quartile) in times.items():
-                show(f"  {name:18}{median:10.1f} us, quartile {quartile:.1f}")
-            yield kind, hidden, times
+                yield Row(kind, hidden, batch, name, median, quartile)
 
 
-def main() -> None:
+def line(row: Row) -> str:
+    name = f"{row.cell} H=I={row.hidden} B={row.batch}"
+    return f"{name:20}{row.peer:18}{row.median_us:10.1f} us, quartile {row.q1_us:.1f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.streaming")
     parser.add_argument("--sizes", default="128,256,512,1024", help="hidden units and inputs")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1.0, help="for each pair")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--onnx", default="", help="an interpreter that has ONNX Runtime")
-    args = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="a CSV file; default: of this machine")
+    args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
-    print(
-        f"{cpu_model()}, {args.threads} thread(s), torch {torch.__version__}, "
-        f"load before {os.getloadavg()[0]:.1f}"
-    )
-    sizes = [int(size) for size in args.sizes.split(",")]
-    for _ in compare(sizes, args.batch, args.seconds, args.onnx):
-        pass
+    facts = records.facts("cpu", args.threads, seconds=args.seconds)
+    rows = []
+    for row in compare(
+        [int(size) for size in args.sizes.split(",")], args.batch, args.seconds, args.onnx
+    ):
+        rows.append(row)
+        print(line(row), flush=True)
+    path = args.out or records.folder("cpu", args.threads) / "streaming.csv"
+    records.write(path, rows, facts)
+    print(path)
 
 
 if __name__ == "__main__":

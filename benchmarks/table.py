@@ -122,22 +122,23 @@ def one_line(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
+def write_csv(path: Path, rows: Sequence[Any], kind: type[Any] = Row) -> None:
+    """``kind``: the rows' dataclass, of fields that are str, int or float."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     write_text(path, text.getvalue())
 
 
-def read_csv(path: Path) -> list[Row]:
-    """Raises ValueError where the columns are not a row's."""
-    convert = {field.name: _TYPES[str(field.type)] for field in fields(Row)}
-    with path.open(newline="") as file:
+def read_csv(path: Path, kind: type[Any] = Row) -> list[Any]:
+    """Raises ValueError where the columns are not those of ``kind``."""
+    convert = {field.name: _TYPES[str(field.type)] for field in fields(kind)}
+    with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if set(reader.fieldnames or ()) != set(convert):
             raise ValueError(f"{path} is not a table of benchmark results: {reader.fieldnames}")
-        return [Row(**{name: convert[name](text) for name, text in row.items()}) for row in reader]
+        return [kind(**{name: convert[name](text) for name, text in row.items()}) for row in reader]
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -149,7 +150,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Atomic: a reader sees the old file or the new one, also after a crash."""
+    """Atomic: a reader sees the old file or the new one, also after a crash. Not by rnnfast.store,
+    which needs torch: benchmarks/gpu_check begins before that is installed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
         dir=path.parent, prefix=f".{path.name}.", delete=False

@@ -2,19 +2,21 @@
 
     python -m benchmarks.transforms [--seconds S] [--threads N] [--cells lstm gru]
 
-A transform is timed against what it is to be held against, a training step (forward, and backward
-to the weights) or forward, and against its peers: in one process, alternating (measure.py). What a
-peer computes is compared first. JAX's is `lax.scan`, jitted, where it is installed.
+writes more/transforms.csv beside the results of the layers. A transform is timed against what it is
+to be held against, a training step (forward, and backward to the weights) or forward, and against
+its peers: in one process, alternating (measure.py). What a peer computes is compared first. JAX's
+is `lax.scan`, jitted, where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
+import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ from torch.func import functional_call, grad, jvp
 
 import rnnfast
 
-from .machine import cpu_model
+from . import records
 from .measure import alternate
 
 T, B, I, H, MEMBERS = 50, 32, 40, 64, 8
@@ -233,56 +235,69 @@ def peers(cell: str, of: Data) -> dict[str, dict[str, Callable[[], Any]]]:
     return found
 
 
-def compare(cell: str, seconds: float, show: Callable[[str], Any] = print) -> None:
+@dataclass(frozen=True)
+class Row:
+    """A transform, and somebody who computes it too, or whom it is held against."""
+
+    cell: str
+    transform: str
+    ms: float
+    peer: str  # loop | torch.nn | JAX; ours: the pass that it is held against
+    ratio: float = math.nan  # the peer's time over ours; of `ours`, our time over the pass's
+    reason: str = ""  # why it was not timed: can't | differs
+
+
+def compare(cell: str, seconds: float) -> Iterator[Row]:
     of = data(cell)
     layer = OURS[cell](I, H)
     layer.load_state_dict(of.p)
     ours = of_torch(layer, of)
     others = peers(cell, of)
-    show(f"{cell}, T{T} B{B} I{I} H{H}")
     for name in ("forward", "training step", *AGAINST):
         call = Call(ours[name])
-        found, line = call(), ""
-        if name in AGAINST:
-            pair = alternate(call, Call(ours[AGAINST[name]]), seconds)
-            line = f"   x {pair.ratio.median:.2f} of {AGAINST[name]:13}"
-        else:
-            pair = alternate(call, call, seconds)
+        found = call()
+        pair = alternate(call, Call(ours[AGAINST.get(name, name)]), seconds)
         ms = statistics.median(pair.a) * 1e3
+        yield Row(cell, name, ms, "ours", pair.ratio.median)
         for peer, transforms in others.items():
             other = Call(transforms[name], "reference" if peer == "loop" else "cpu")
-            line += f"   {peer} {ratio_of(other, call, found, list(of.p), seconds)}"
-        show(f"  {name:26} {ms:9.2f} ms{line}")
+            reason = why_not(other, found, list(of.p))
+            ratio = math.nan if reason else alternate(other, call, seconds).ratio.median
+            yield Row(cell, name, ms, peer, ratio, reason)
 
 
-def ratio_of(other: Call, call: Call, found: Any, names: list[str], seconds: float) -> str:
-    """The peer's time over ours, or why there is none."""
+def why_not(other: Call, found: Any, names: list[str]) -> str:
+    """Why a peer is not timed, or nothing."""
     try:
         theirs = other()
     except (RuntimeError, NotImplementedError):
         return "can't"
-    if not agrees(found, theirs, names):
-        return "differs"
-    return f"x {alternate(other, call, seconds).ratio.median:.2f}"
+    return "" if agrees(found, theirs, names) else "differs"
 
 
-def per_sample_bytes(cell: str) -> int:
-    """Of what per-sample gradients return: the batch times the weights."""
-    return B * sum(w.numel() * w.itemsize for w in data(cell).p.values())
+def line(row: Row) -> str:
+    which = AGAINST.get(row.transform, row.transform) if row.peer == "ours" else row.peer
+    against = row.reason or f"x {row.ratio:.2f}"
+    return f"{row.cell:6}{row.transform:28}{row.ms:9.2f} ms   {which:14}{against}"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.transforms")
     parser.add_argument("--seconds", type=float, default=5.0, help="for each pair")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cells", nargs="+", choices=list(OURS), default=list(OURS))
-    args = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="a CSV file; default: of this machine")
+    args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
-    load = os.getloadavg()[0]
-    print(f"{cpu_model()}, {args.threads} threads, torch {torch.__version__}, load {load:.1f}")
+    facts = records.facts("cpu", args.threads, seconds=args.seconds)
+    rows = []
     for cell in args.cells:
-        compare(cell, args.seconds)
-        print(f"  per-sample gradients are {per_sample_bytes(cell) / 2**20:.1f} MiB")
+        for row in compare(cell, args.seconds):
+            rows.append(row)
+            print(line(row), flush=True)
+    path = args.out or records.folder("cpu", args.threads) / "transforms.csv"
+    records.write(path, rows, facts)
+    print(path)
 
 
 if __name__ == "__main__":

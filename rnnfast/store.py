@@ -1,8 +1,7 @@
-"""Small facts about this machine that are kept between processes: JSON files in the cache folder.
+"""Files that are written whole or not at all, and facts about this machine in such files.
 
-A file is replaced in one step, so that another process reads the old one or the new one, and
-updates of several processes wait for one another, so that none is lost. A file that is cut off, or
-somebody else's, counts as empty.
+The facts are JSON in the cache folder. Updates of several processes wait for one another, so that
+none is lost; a file that is cut off, or somebody else's, counts as empty.
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 Facts = dict[str, Any]
 
@@ -41,15 +40,37 @@ def update(path: Path, change: Callable[[Facts], Mapping[str, Any]]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _alone(path.with_name(path.name + ".lock")):
-        made = json.dumps(change(read(path)), indent=1, sort_keys=True)
-        handle, fresh = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(made)
-            os.replace(fresh, path)
-        except BaseException:
-            os.unlink(fresh)
-            raise
+        write_text(path, json.dumps(change(read(path)), indent=1, sort_keys=True))
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a temporary neighbour of ``path`` and rename it over ``path`` on success.
+
+    Whatever goes wrong on the way (a full disk, an exception in the block, a kill), an older
+    ``path`` stays as it was. Missing parent folders are created.
+
+    Raises:
+        OSError: the folder or the file cannot be written; the temporary file is removed.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` as UTF-8, through `replacing`."""
+    with replacing(path) as stream:
+        stream.write(text.encode("utf-8"))
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 import rnnfast
-from benchmarks import cell_peers, cells
+from benchmarks import cell_peers, cells, table
 from benchmarks.cell_peers import Call, EagerLoop, OutOfTime, limited, peers
 from tests import own_cells
 
@@ -46,14 +48,13 @@ def test_peers_are_checked_before_they_are_timed(
     }
     monkeypatch.setattr(cell_peers, "PEERS", made)
     monkeypatch.setattr(cell_peers.importlib.util, "find_spec", lambda name: None)
-    told: list[str] = []
-    x = torch.randn(T, B, I)
-    found = [name for name, _ in peers(layer, x, 300.0, told.append)]
-    assert found == ["eager loop"]
-    slow, wrong, jax = told
-    assert slow.strip() == "slow: not compiled within 300 s"
-    assert wrong.startswith("  wrong: wrong by ")
-    assert jax.strip() == "JAX lax.scan: not installed"
+    loop, slow, wrong, jax = peers(layer, torch.randn(T, B, I), 300.0)
+    assert loop[0] == "eager loop"
+    assert loop[1] is not None
+    assert slow == ("slow", None, "not compiled within 300 s")
+    assert wrong[:2] == ("wrong", None)
+    assert wrong[2].startswith("wrong by ")
+    assert jax == ("JAX lax.scan", None, "not installed")
 
 
 def test_jax_computes_the_same() -> None:
@@ -115,3 +116,28 @@ def test_what_is_allowed_is_what_torch_is_off_by() -> None:
 def test_what_is_compared_is_there() -> None:
     made = cells.layers(cells.Size(2, 1, 3, 4))
     assert {name for pair in cells.PAIRS for name in pair} | set(cells.WITH_PEERS) <= set(made)
+
+
+def test_what_is_measured_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = {"eager loop": cell_peers.PEERS["eager loop"], "slow": lambda layer, x: Slow(layer, x)}
+    monkeypatch.setattr(cell_peers, "PEERS", loop)
+    monkeypatch.setattr(cells, "SIZES", (cells.Size(2, 1, 3, 4),))
+    monkeypatch.setattr(cells, "PAIRS", cells.PAIRS[-1:])
+    monkeypatch.setattr(cells, "WITH_PEERS", cells.WITH_PEERS[:1])
+    monkeypatch.setattr(cells, "compile_times", lambda: [cells.Compiled("a", 0.1, 2.0, 0.01)])
+    cells.main(["--seconds", "0.02", "--threads", "1", "--out", str(tmp_path)])
+    pair, timed, left_out = table.read_csv(tmp_path / "cells.csv", cells.Row)
+    assert (pair.size, pair.second) == ("T2 B1 I3 H4", "LSTM of torch.nn")
+    assert min(pair.first_ms, timed.ratio) > 0
+    assert left_out.reason == "not compiled within 60 s"
+    assert table.read_csv(tmp_path / "compile.csv", cells.Compiled)[0].compile_s == 2.0
+    facts = json.loads((tmp_path / "cells.json").read_text())
+    assert facts["threads"] == 1
+
+
+def test_compiling_is_timed_in_an_empty_cache() -> None:
+    before = os.environ.get("RNNFAST_CACHE")
+    with cells.empty_cache():
+        assert os.environ["RNNFAST_CACHE"] != before
+        assert list(Path(os.environ["RNNFAST_CACHE"]).iterdir()) == []
+    assert os.environ.get("RNNFAST_CACHE") == before

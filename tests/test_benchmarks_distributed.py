@@ -1,4 +1,4 @@
-"""benchmarks.distributed: the gate, what it writes, and that the page shows what was written."""
+"""benchmarks.distributed: the gate, what it writes, and the arithmetic of the page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from benchmarks import distributed, scaling
+from benchmarks import distributed, scaling, table
 from rnnfast.text.model import ModelSpec
 
 from .processes import needs_gloo
@@ -33,7 +33,7 @@ def test_no_time_is_reported_of_gradients_that_differ(group_of_one: None) -> Non
 def test_every_way_is_measured_and_written(tmp_path: Path) -> None:
     path = tmp_path / "distributed.csv"
     distributed.main(["--rounds", "2", "--only", "RNN 256", "--out", str(path)])
-    rows = distributed.read(path)
+    rows = table.read_csv(path, distributed.Row)
     assert [row.way for row in rows] == [way.name for way in distributed.WAYS]
     assert all(row.ms > 0 and row.rounds == 2 for row in rows)
     assert rows[0].ratio == 1
@@ -49,10 +49,3 @@ def test_the_arithmetic_of_a_ring() -> None:
     assert scaling.ring_ms(0, 4) == pytest.approx(6 * messages)
     assert scaling.ring_ms(1_250_000, 2) == pytest.approx(1 + 2 * messages)
     assert scaling.ring_ms(1_250_000, 4) == pytest.approx(1.5 + 6 * messages)
-
-
-def test_the_page_shows_the_results() -> None:
-    page = scaling.PAGE.read_text(encoding="utf-8")
-    found = scaling.filled(page, distributed.read(scaling.FILE))
-    assert found == page, "make it anew: python -m benchmarks.scaling"
-    assert page.count("| LSTM 2 x 512 |") == 4

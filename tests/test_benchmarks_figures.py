@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import figures, table
+from benchmarks import blocks, figures, records, table, transforms
 from benchmarks.cases import CASES
 from benchmarks.table import Row
 
@@ -66,7 +66,9 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 MARKED = [
-    page.name for page in figures.documents(figures.ROOT) if "<!-- figures: " in page.read_text()
+    page.name
+    for page in figures.documents(figures.ROOT)
+    if any(re.search(r"\d\.\d\d", block[0]) for block in figures.BLOCK.finditer(page.read_text()))
 ]
 
 
@@ -154,3 +156,80 @@ def test_a_mark_that_means_nothing_is_refused(tmp_path: Path) -> None:
     page.write_text("<!-- figures: summary -->\n")
     with pytest.raises(ValueError, match="has no <!-- /figures -->"):
         figures.written(page, [])
+
+
+# --- figures that no file holds ------------------------------------------------------------------
+
+MEASURED = re.compile(r"\d[\d.,]* ?(?:µs|ms|ns|GF/s|GB/s|tokens/s|%)(?!\w)|\d[\d.,]* times as \w+")
+MODELS = "by arithmetic or by a model, as the page says: no GPU has run it"
+PAGES = {"cuda.md": MODELS, "latency.md": MODELS, "gpu-check.md": MODELS, "triton.md": MODELS}
+BY_RULE = {  # what is asked, or stands in the code; not what was measured
+    "benchmarks.md": ("95 %", "30 µs", "3 %", "100 ms"),
+    "clipping.md": ("95 %",),
+    "cpu.md": ("20 µs", "8 ms"),
+    "distributed.md": ("95 %", "50 µs", "1.25 GB/s", "8 times as fast"),
+    "seeds.md": ("15 %", "2 %", "5 %"),
+    "tuning.md": ("5 %",),
+}
+
+
+def loose_figures(text: str) -> list[str]:
+    """Numbers with a unit, outside of the blocks that are written from files and of code."""
+    text = re.sub(r"^```.*?^```$", "", figures.BLOCK.sub("", text), flags=re.MULTILINE | re.DOTALL)
+    return MEASURED.findall(text)
+
+
+@pytest.mark.parametrize("page", figures.documents(figures.ROOT), ids=lambda page: page.name)
+def test_what_was_measured_comes_from_a_file(page: Path) -> None:
+    """Write it into a file of results and the page's block from that, or, where it is a rule and
+    was not measured, into BY_RULE."""
+    if page.name not in PAGES:
+        found = set(loose_figures(page.read_text(encoding="utf-8")))
+        assert found == set(BY_RULE.get(page.name, ()))
+
+
+def test_loose_figures_are_found() -> None:
+    text = "It takes 3.5 ms, 12 % of it.\n<!-- figures: cases -->\n7 µs\n<!-- /figures -->\n"
+    assert loose_figures(f"{text}```\n9 GF/s\n```\n2 times as fast") == [
+        "3.5 ms", "12 %", "2 times as fast",
+    ]  # fmt: skip
+
+
+# --- the smaller programs ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", blocks.TABLES)
+def test_every_block_is_somewhere(name: str) -> None:
+    pages = (page.read_text(encoding="utf-8") for page in figures.documents(figures.ROOT))
+    assert any(f"<!-- figures: {name} -->" in text for text in pages)
+
+
+def test_every_file_is_shown() -> None:
+    """No figure is kept that nobody reads."""
+    text = "".join(page.read_text() for page in figures.documents(figures.ROOT))
+    files = {f for name, (f, _) in blocks.TABLES.items() if f"<!-- figures: {name} -->" in text}
+    files |= set(re.findall(r"<!-- figures: table (.*?) -->", text))
+    assert {path.stem for path in figures.RESULTS.glob("*/more/*.csv")} <= files
+
+
+def test_a_machine_that_is_measured_later_has_a_table(copied: Path) -> None:
+    folder = copied / "benchmarks/results/a-new-one/more"
+    row = transforms.Row("gru", "vmap", 1.5, "ours", 1.25)
+    rows = [
+        row,
+        replace(row, peer="loop", ratio=9.5),
+        replace(row, peer="torch.nn", reason="can't"),
+    ]
+    records.write(folder / "transforms.csv", rows, FACTS | {"threads": 1})
+    assert figures.main(["--check"]) == 1
+    assert figures.main([]) == 0
+    text = (copied / "docs/transforms.md").read_text()
+    assert "**Some X1, AVX-512, 1 thread** (torch 2.14.1, 2 January 2026, commit 0123456):" in text
+    assert "| GRU, vmap | 1.5 | 1.25 of forward | 9.50 | can't |" in text
+
+
+def test_where_a_figure_is_from(copied: Path) -> None:
+    assert records.source(FACTS | {"load_average": [1.5, 0, 0]}).endswith("load before 1.50")
+    old = FACTS | {"git": None, "load_average": None, "recorded": "docs/x.md", "note": "busy"}
+    assert records.source(old).endswith("from before there was a file of results; busy")
+    assert records.source(FACTS | {"git": None}).endswith("commit unknown")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import loaded
+from benchmarks import loaded, table
 from benchmarks.cases import parse
 
 
@@ -35,12 +36,10 @@ def test_the_load_is_there_for_the_second_time_only(monkeypatch: pytest.MonkeyPa
         return loaded.Times(2.0, 1.0)
 
     monkeypatch.setattr(loaded, "measured", timed)
-    told: list[str] = []
-    found = loaded.compare([parse("lstm-T2-B1-I3-H4")], 0.1, 2, told.append)
+    found = list(loaded.compare([parse("lstm-T2-B1-I3-H4")], 0.1, 2))
     assert seen == [0, 2]
     assert running("# the load of a test") == 0
-    assert found == [(loaded.Times(2.0, 1.0), loaded.Times(2.0, 1.0))]
-    assert told[1].split() == ["lstm-T2-B1-I3-H4", "2000.00", "1.0x", "1000.00", "1.0x"]
+    assert found == [loaded.Row("lstm-T2-B1-I3-H4", 2000.0, 1.0, 1000.0, 1.0)]
 
 
 def test_the_load_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,3 +53,11 @@ def test_a_case_is_timed() -> None:
     torch.manual_seed(0)
     times = loaded.measured(parse("gru-T2-B1-I3-H4"), 0.05)
     assert min(times) > 0
+
+
+def test_what_is_measured_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaded, "measured", lambda case, seconds: loaded.Times(2.0, 1.0))
+    path = tmp_path / "loaded.csv"
+    loaded.main(["--cases", "gru-T2-B1-I3-H4", "--processes", "0", "--out", str(path)])
+    assert [row.rnnfast_ms for row in table.read_csv(path, loaded.Row)] == [1000.0]
+    assert json.loads(path.with_suffix(".json").read_text())["options"]["processes"] == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import streaming, streaming_onnx
+from benchmarks import streaming, streaming_onnx, table
 from rnnfast import _ext
 
 pytestmark = pytest.mark.skipif(
@@ -27,18 +27,19 @@ def test_peers_are_the_same_layer(kind: str) -> None:
             streaming.check(found, kind, 12, 2)
 
 
-def test_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_measured_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(streaming, "with_onnx", lambda *args: streaming.Timed(3.0, 2.0))
-    told: list[str] = []
-    found = list(streaming.compare([8], 1, 0.02, "some python", told.append))
-    assert [(kind, hidden) for kind, hidden, _ in found] == [("LSTM", 8), ("GRU", 8), ("RNN", 8)]
+    path = tmp_path / "streaming.csv"
+    few = ["--sizes", "8", "--seconds", "0.02", "--onnx", "some python", "--out", str(path)]
+    streaming.main(few)
+    rows = table.read_csv(path, streaming.Row)
     peers = ["torch.nn layer", "torch.nn cell", "rnnfast layer", "Stream"]
     peers += ["Stream bfloat16", "Stream int8", "ONNX Runtime"]
-    for _, _, times in found:
-        assert sorted(times) == sorted(peers)
-        assert all(time.quartile > 0 for time in times.values())
-    assert told[0] == "LSTM H=I=8 B=1"
-    assert "  ONNX Runtime             3.0 us, quartile 2.0" in told
+    for cell in ("LSTM", "GRU", "RNN"):
+        assert sorted(row.peer for row in rows if row.cell == cell) == sorted(peers)
+    assert all(row.q1_us > 0 and (row.hidden, row.batch) == (8, 1) for row in rows)
+    assert rows[-1] == streaming.Row("RNN", 8, 1, "ONNX Runtime", 3.0, 2.0)
+    assert json.loads(path.with_suffix(".json").read_text())["threads"] == 1
 
 
 def test_onnx_runs_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .files import replacing
+from ..store import replacing
 
 FORMAT = "rnnfast.text checkpoint"
 VERSION = 1

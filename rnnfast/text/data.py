@@ -10,7 +10,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from .files import replacing
+from ..store import replacing
 
 DOWNLOAD_TIMEOUT_SECONDS = 15.0
 

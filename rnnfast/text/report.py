@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..store import replacing, write_text
 from . import speed
-from .files import replacing, write_text
 from .history import FIRST_STEPS
 from .run import Run
 from .train import TrainingRun

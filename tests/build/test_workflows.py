@@ -187,7 +187,10 @@ def test_only_a_tag_is_uploaded_and_only_main_is_deployed():
         == "github.event_name == 'push' && github.ref_type == 'tag'"
     )
     assert JOBS["release.yml: publish"]["environment"]["name"] == "pypi"
-    assert JOBS["docs.yml: deploy"]["if"] == "github.ref == 'refs/heads/main'"
+    assert (
+        JOBS["docs.yml: deploy"]["if"]
+        == "github.ref == 'refs/heads/main' && !github.event.repository.fork"
+    )
 
 
 def test_nobody_from_outside_runs_code_on_a_machine_of_the_projects_own():

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from rnnfast.text.files import replacing, write_text
+from rnnfast.store import replacing, write_text
 
 
 def test_replaces_and_leaves_nothing_behind(tmp_path):
