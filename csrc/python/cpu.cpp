@@ -1,5 +1,7 @@
 // The host kernels for Python, on CPU tensors that rnnfast/backends/cpu.py has prepared.
 #include <algorithm>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -9,6 +11,7 @@
 #include "cpu/threads.h"
 #include "python/bind.h"
 #include "python/module.h"
+#include "python/type.h"
 
 namespace rnnfast::python {
 namespace {
@@ -32,6 +35,36 @@ Optional checked(const char* name, const Optional& tensor, ScalarType dtype, con
 
 HostPlan plan(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes) {
   return plan_host(cell, B, H, P, scalar_bytes, cpu::host_with(host_threads()));
+}
+
+// Scans that run at once, each on one thread: threads share the scans, not a scan's sequences. The
+// results are the same bits. Made, run and destroyed with the GIL: each holds its tensors.
+class Jobs {
+ public:
+  void add(std::function<void()> job) { jobs_.push_back(std::move(job)); }
+  void run() {
+    const auto count = static_cast<int64_t>(jobs_.size());
+    const int n = static_cast<int>(std::min<int64_t>(count, host_threads()));
+    if (n > 0) {
+      const WithoutGil no_gil;
+      cpu::on_threads(n, [&](int id, int found) {
+        for (int64_t k = id; k < count; k += found) jobs_[k]();
+      });
+    }
+    jobs_.clear();
+  }
+
+ private:
+  std::vector<std::function<void()>> jobs_;
+};
+
+// Runs what a scan is on so many threads, or leaves it to `jobs`, if there are any.
+template <class Scan>
+void run_or_leave(const std::optional<Ref>& jobs, const Scan& scan) {
+  if (jobs) return held<Jobs>(jobs->get()).add([scan] { scan(1); });
+  const int threads = host_threads();
+  const WithoutGil no_gil;
+  scan(threads);
 }
 
 // The tensors that forward and backward have in common. steps: [T, B, …]
@@ -119,12 +152,13 @@ using ForwardResult = std::tuple<Tensor, Tensor, Optional, Optional, Optional, O
 
 // `gates`: x·W_ihᵀ + b_ih, overwritten. Or x and the weights it is multiplied with, here.
 // (y, last h, last c, every c, extra, gates); every c if `all_c`; if training extra, and what
-// backward needs of the gates, `fixed`: in int16, of float32.
+// backward needs of the gates, `fixed`: in int16, of float32. With `jobs` they are only written when
+// those run.
 ForwardResult forward(const std::string& name, const Optional& gates, const Optional& x,
                       const Optional& w_ih, const Optional& b_ih, bool fixed, const Tensor& w_hh,
                       const Optional& b_hh, const Optional& w_hr, const Tensor& h0,
                       const Optional& c0, const Optional& lengths, const Optional& resets,
-                      bool reverse, bool training, bool all_c) {
+                      bool reverse, bool training, bool all_c, const std::optional<Ref>& jobs) {
   check_value(gates || x, "gates or x must be given");
   Given in = given(name, x ? *x : *gates, w_hh, w_hr, h0, c0, lengths, resets, reverse, training);
   std::optional<Input> input;
@@ -143,16 +177,17 @@ ForwardResult forward(const std::string& name, const Optional& gates, const Opti
   if (in.cell.states == 2) made.c_last = empty({B, H}, dtype);
   if (in.cell.states == 2 && all_c) made.c = empty({T, B, H}, dtype);
   if (in.cell.has_extra()) made.extra = training ? empty({T, B, H}, dtype) : empty({B, H}, dtype);
-  if (B > 0) {
+  if (B > 0 && large) {
     const int threads = host_threads();
-    if (large) {
-      dtype == ScalarType::Float ? project<float>(in, *input, *made.gates, threads)
-                                 : project<double>(in, *input, *made.gates, threads);
-      input.reset();
-    }
-    const WithoutGil no_gil;
-    dtype == ScalarType::Float ? cpu::forward<float>(in, input, made, threads)
-                               : cpu::forward<double>(in, input, made, threads);
+    dtype == ScalarType::Float ? project<float>(in, *input, *made.gates, threads)
+                               : project<double>(in, *input, *made.gates, threads);
+    input.reset();
+  }
+  if (B > 0) {
+    run_or_leave(jobs, [=](int threads) {
+      dtype == ScalarType::Float ? cpu::forward<float>(in, input, made, threads)
+                                 : cpu::forward<double>(in, input, made, threads);
+    });
   }
   const Optional saved = fixed ? made.fixed : made.gates;
   return {made.y,
@@ -173,7 +208,8 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
                         const Optional& w_hr, const Tensor& h0, const Optional& c0,
                         const Optional& lengths, const Optional& resets, bool reverse,
                         const Optional& dy, const Optional& dc, const Tensor& dh_last,
-                        const Optional& dc_last, double grad_clip_time) {
+                        const Optional& dc_last, double grad_clip_time,
+                        const std::optional<Ref>& jobs) {
   const Given in = given(name, gates, w_hh, w_hr, h0, c0, lengths, resets, reverse, true);
   const ScalarType dtype = w_hh.scalar_type();
   const int64_t T = in.T, B = in.B, H = in.H, P = in.P, GH = in.cell.gates * H;
@@ -195,10 +231,10 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
   }
   back.grad_clip_time = grad_clip_time;
   if (B > 0) {
-    const int threads = host_threads();
-    const WithoutGil no_gil;
-    dtype == ScalarType::Float ? cpu::backward<float>(in, back, threads)
-                               : cpu::backward<double>(in, back, threads);
+    run_or_leave(jobs, [=](int threads) {
+      dtype == ScalarType::Float ? cpu::backward<float>(in, back, threads)
+                                 : cpu::backward<double>(in, back, threads);
+    });
   }
   return {back.dgx, back.dgh_own, back.dh_total, back.dh0, back.dc0};
 }
@@ -222,6 +258,8 @@ void run_team(int n, void (*body)(void*, int, int), void* context) {
                   [&](int id, int threads) { body(context, id, threads); });
 }
 
+Ref make_jobs() { return Type<Jobs>::make(std::make_unique<Jobs>()); }
+
 std::string isa() { return cpu::kernels().isa; }
 int64_t team() { return reinterpret_cast<intptr_t>(&run_team); }
 
@@ -236,10 +274,14 @@ void bind_cpu(std::vector<PyMethodDef>& functions) {
   bind<&team>(functions, "cpu_team", "");
   bind<&forward>(functions, "cpu_forward",
                  "*, cell, gates, x, w_ih, b_ih, fixed, w_hh, b_hh, w_hr, h0, c0, lengths, resets, "
-                 "reverse, training, all_c");
+                 "reverse, training, all_c, jobs");
   bind<&backward>(functions, "cpu_backward",
                   "*, cell, gates, extra, y, c, w_hh, w_hr, h0, c0, lengths, resets, reverse, dy, "
-                  "dc, dh_last, dc_last, grad_clip_time");
+                  "dc, dh_last, dc_last, grad_clip_time, jobs");
+  auto& jobs = *new Type<Jobs>;  // for as long as the process lives
+  jobs.method<&Jobs::run>("run", "");
+  Type<Jobs>::add("rnnfast._cpu.Jobs", jobs);
+  bind<&make_jobs>(functions, "cpu_jobs", "");
 }
 
 }  // namespace rnnfast::python
