@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.latency import __main__ as program
 from benchmarks.latency import counts, loops, output
 from benchmarks.latency.published import FIGURES
 from benchmarks.latency.steps import PARTS, Candidate, Model, Point, points
 from rnnfast import _ext
-from rnnfast.inspect.sass import ToolError, find_tool
+from rnnfast._build.nvcc import find_nvcc
+from rnnfast.inspect import cuda
+from rnnfast.inspect.sass import ToolError, find_tool, read_cubin
 
 EXTENSION: Any = _ext.load()
 needs_extension = pytest.mark.skipif(
@@ -162,6 +166,55 @@ def test_a_shipped_kernel_has_the_loop_that_the_model_expects() -> None:
     assert step.straight["MUFU"] == 2 * 5 * 2
     with pytest.raises(loops.LoopError):
         loops.step_loop([loops.Instruction("HMMA", -1)])
+
+
+# ---- the page of the kernels
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "cuda.md"
+ROW = re.compile(
+    r"^\| (?P<cell>RNN|LSTM|GRU(?:, reset before)?), (?P<pass_name>forward|backward), bf16, "
+    r"H = (?P<H>\d+) \| [\d,]+ \| (?P<counted>[\d,]+) \| \d+ \| (?P<registers>\d+) \| [\d.]+ "
+    r"\| (?P<us>[\d.]+) \|$",
+    re.MULTILINE,
+)
+ROWS = [row.groupdict() for row in ROW.finditer(PAGE.read_text(encoding="utf-8"))]
+NAMES = {"RNN": "rnn_tanh", "GRU, reset before": "gru_reset_before"}
+NVCC = "13.0."  # the page's numbers are of its ptxas
+
+
+def check_row(row: dict[str, str]) -> None:
+    search = find_nvcc(torch.version.cuda)
+    if search.nvcc is None or not search.nvcc.version.startswith(NVCC):
+        pytest.skip(f"needs nvcc {NVCC}*: {search.nvcc or search.why_not()}")
+    cell = NAMES.get(row["cell"], row["cell"].lower())
+    point = Point("H100", cell, "bf16", row["pass_name"], int(row["H"]), 16, 1024)
+    model = Model(EXTENSION)
+    choice = model.best(point, "resident")
+    assert choice is not None
+    assert choice.kernel is not None
+    try:
+        step = model.step(point, choice, counts.count(choice.kernel, 90))
+        cubin = cuda.compile_cubin(counts.source(choice.kernel), 90)
+        (code,) = (code for code in read_cubin(cubin) if code.tensor_core)
+    except ToolError as error:
+        pytest.skip(f"needs a disassembler: {error}")
+    found = f"{step.instructions:,.0f}", str(code.registers), f"{step.total / 1000:.2f}"
+    assert found == (row["counted"], row["registers"], row["us"])
+
+
+@needs_extension
+def test_the_page_s_first_kernel_is_what_it_says() -> None:
+    assert len(ROWS) == 9
+    assert (ROWS[0]["cell"], ROWS[0]["pass_name"], ROWS[0]["H"]) == ("LSTM", "forward", "128")
+    assert int(ROWS[0]["counted"]) <= 450
+    check_row(ROWS[0])
+
+
+@needs_extension
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: " ".join(list(row.values())[:3]))
+def test_the_page_s_kernels_are_what_it_says(row: dict[str, str]) -> None:
+    check_row(row)
 
 
 def test_a_count_is_kept_until_a_source_changes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ import torch
 import rnnfast
 from rnnfast import _ext
 from rnnfast.backends.cuda import Cuda
+from rnnfast.backends.cuda import plan as cuda_plan
 from rnnfast.problem import Options, Problem
 
 SIZES = [(H, B) for H in (192, 384, 512, 768, 1024, 1536) for B in (1, 8, 16, 64, 256)]
 PLENTY = 10**6
+SMS = 132  # of an H100
 
 
 def plan(H: int, B: int = 8, room: Any = None, **more: Any) -> tuple[str, str, list[int], str]:
@@ -117,6 +120,55 @@ def test_the_plan_is_for_the_device_of_the_tensors_and_asks_once() -> None:
     assert set(backend.numbers) == {0, 1}
     assert {query[-1] for query in backend.asked} == {0, 1}
     assert len(set(backend.asked)) == len(backend.asked)
+
+
+class Numbered(Faked):
+    """An H100 whose numbers the module tells."""
+
+    device_numbers = Cuda.device_numbers
+
+    def cuda_room(self, *query: Any) -> int:
+        return PLENTY
+
+
+@pytest.fixture
+def numbered(monkeypatch: pytest.MonkeyPatch) -> Numbered:
+    module: Any = _ext.load()
+    if module is None:
+        pytest.skip(f"needs the extension: {_ext.why_missing()}")
+    numbers = (90, SMS, 227 << 10, 64 << 10, 1.755)
+    told = SimpleNamespace(cuda_device=lambda index: numbers, cuda_plan=module.cuda_plan)
+    monkeypatch.setattr(cuda_plan, "module", lambda: told)
+    return Numbered()
+
+
+def test_multiprocessors_are_left_to_others(
+    numbered: Numbered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The twin of the test beside an all-reduce of tests/gpu/test_training_cuda.py."""
+    used = {}
+    for free in (0, 16, 60):
+        monkeypatch.setenv("RNNFAST_FREE_SMS", str(free))
+        for H in (768, 1024):
+            sizes = (100, 64, H, H, H)
+            asked = Problem(
+                "lstm", "dense", "cuda", torch.bfloat16, *sizes, True, False, False, Options()
+            )
+            for direction in ("forward", "backward"):
+                strategy, _, choice, _ = numbered.plan(direction, asked)
+                assert strategy == "grid"
+                used[free, H, direction] = choice[1] * choice[2]
+                assert used[free, H, direction] <= SMS - free
+    assert max(blocks for (free, *_), blocks in used.items() if free == 0) > SMS - 16
+
+
+@pytest.mark.parametrize("free", ["some", "-1", str(10**6)])
+def test_more_multiprocessors_than_there_are_can_t_be_left(
+    numbered: Numbered, free: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RNNFAST_FREE_SMS", free)
+    with pytest.raises(ValueError, match="a number below the device's 132 multiprocessors, not"):
+        numbered.device_numbers(0)
 
 
 def test_a_problem_knows_its_device() -> None:

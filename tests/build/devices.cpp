@@ -4,6 +4,7 @@
 // For rnnfast's kernels and products; what else of the runtime is called is the true one's.
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -54,6 +55,13 @@ thread_local cudaError_t last = cudaSuccess;
 cudaError_t ended(cudaError_t error) {
   if (error != cudaSuccess) last = error;
   return error;
+}
+
+std::atomic<int> captures = 0;  // under way
+
+// What makes the host wait for the device is an error wherever a stream is captured.
+cudaError_t waited() {
+  return captures > 0 ? ended(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
 }
 
 bool is_foreign(cudaStream_t stream) { return stream && stream->device != current; }
@@ -224,7 +232,7 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
   *least = *greatest = 0;
   return cudaSuccess;
 }
-cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() { return waited(); }
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = CUDART_VERSION;
   return cudaSuccess;
@@ -258,12 +266,13 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
   std::memcpy(to, from, bytes);
-  return cudaSuccess;
+  return waited();
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
                             cudaStream_t stream) {
-  return is_foreign(stream) ? ended(cudaErrorInvalidResourceHandle)
-                            : cudaMemcpy(to, from, bytes, kind);
+  if (is_foreign(stream)) return ended(cudaErrorInvalidResourceHandle);
+  std::memcpy(to, from, bytes);
+  return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
   if (is_foreign(stream)) return ended(cudaErrorInvalidResourceHandle);
@@ -278,7 +287,7 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return waited(); }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t, unsigned) {
   return is_foreign(stream) ? ended(cudaErrorInvalidResourceHandle) : cudaSuccess;
 }
@@ -292,7 +301,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return waited(); }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const int device = stream ? stream->device : current;
   return event->device == device ? cudaSuccess : ended(cudaErrorInvalidResourceHandle);
@@ -306,10 +315,12 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, uns
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   static unsigned long long id = 0;
   stream->capture = new CUgraph_st{++id};
+  ++captures;
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   *graph = std::exchange(stream->capture, nullptr);
+  --captures;
   return cudaSuccess;
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
@@ -345,6 +356,7 @@ cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* made, cudaGraph_t gra
   *made = reinterpret_cast<cudaGraphExec_t>(graph);
   return cudaSuccess;
 }
+cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return cudaSuccess; }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   for (const cudaUserObject_t object : graph->kept) {

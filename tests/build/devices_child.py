@@ -19,7 +19,10 @@ import rnnfast
 from rnnfast.backends import registry
 from rnnfast.problem import Cotangents, Needs, Saved, Scan, problem_of
 
+from .. import own_cells
 from ..cases import Case, leaves, scan_of
+from ..steps import test_own_cpu as own
+from ..training_cases import captured_steps, whole_steps
 
 
 class Noted(NamedTuple):
@@ -39,8 +42,10 @@ STRATEGIES = {
     "cluster:blocks=3": (0,),
     "grid:blocks=3,teams=2": (0, 1),
 }
+WHOLE_STEPS = ("stepwise", "resident", "grid:blocks=3", "")
 CASE = Case("lstm", T=6, B=5, I=3, H=40)
 LARGE = Case("lstm", T=2, B=64, I=3, H=768)  # of more shared memory than a kernel has unasked
+STEPS = 3  # of a cell of one's own, each some launches
 CALLS = 20  # of each thread
 GRAPHS = 10  # of each device
 TENSORS = 200  # more than what clips them is told in its arguments
@@ -66,6 +71,9 @@ def main(path: str) -> None:
                 os.environ["RNNFAST_PLAN"] = strategy
                 scan = scan_on(CASE, device)
                 note(f"{device} {strategy}", lambda scan=scan: both_passes(scan))
+        os.environ["RNNFAST_PLAN"] = "stepwise"
+        scan = own_scan_on(device)
+        note(f"{device} cell of one's own", lambda scan=scan: on_side_stream(scan))
         os.environ["RNNFAST_PLAN"] = "resident"
         scan = scan_on(CASE, device)
         note(f"{device} side stream", lambda scan=scan: on_side_stream(scan))
@@ -76,6 +84,13 @@ def main(path: str) -> None:
         os.environ.pop("RNNFAST_PLAN")
         assert torch.cuda.current_device() == 1 - device
     note("threads", lambda: threads(library))
+    torch.cuda.set_device(0)
+    torch.backends.cudnn.rnn.fp32_precision = "tf32"
+    for strategy in WHOLE_STEPS:
+        os.environ["RNNFAST_PLAN"] = strategy
+        note(f"a whole step in a graph: {strategy}", whole_step)
+    os.environ.pop("RNNFAST_PLAN")
+    note("a wait in a graph", wait_in_graph)
     print(json.dumps({"noted": noted, "plans": [plan_on(0), plan_on(1)]}))
 
 
@@ -88,6 +103,11 @@ def taken(library: ctypes.CDLL) -> list[Noted]:
 
 def scan_on(case: Case, device: int) -> Scan:
     return scan_of(case, leaves(case, torch.bfloat16, f"cuda:{device}"))
+
+
+def own_scan_on(device: int) -> Scan:
+    """Of a cell whose kernels nvcc makes here."""
+    return own.on(own.scan_of(own_cells.lstm, torch.float32, T=STEPS), f"cuda:{device}")
 
 
 def both_passes(scan: Scan) -> None:
@@ -134,6 +154,19 @@ def clip_in_graphs(tensors: list[Tensor]) -> None:
     del graph
     clip(tensors)
     torch._C._host_emptyCache()
+
+
+def whole_step() -> None:
+    """Some before it on a side stream, and one that is captured."""
+    without_cudnn = torch.backends.cudnn.flags(enabled=False)  # which has no stand-in
+    with rnnfast.use_backend("cuda"), without_cudnn:
+        whole_steps(rnnfast.LSTM, "cuda", captured_steps, steps=2)
+
+
+def wait_in_graph() -> None:
+    x = torch.ones(3, device="cuda")
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        x.sum().item()
 
 
 def threads(library: ctypes.CDLL) -> None:

@@ -20,7 +20,7 @@ from rnnfast._build import host
 from rnnfast._build.nvcc import find_nvcc, toolkit_root
 
 from . import devices_child
-from .devices_child import CALLS, GRAPHS, STRATEGIES, Noted
+from .devices_child import CALLS, GRAPHS, STEPS, STRATEGIES, WHOLE_STEPS, Noted
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,6 +89,16 @@ def test_launches_are_on_the_stream_of_the_tensors_device(
 
 
 @DEVICES
+def test_cells_of_ones_own_are_on_the_stream_of_the_tensors_device(
+    found: Mapping[str, Any], device: int
+) -> None:
+    """By a library that nvcc made for that device."""
+    done = kernels(noted(found, f"{device} cell of one's own"))
+    assert len(done) == 3 * STEPS + 2  # 1 and 2 a step, and the states at the end
+    assert {(one.device, one.stream) for one in done} == {(device, str(device))}
+
+
+@DEVICES
 def test_pipelined_layers_have_streams_of_their_device(
     found: Mapping[str, Any], device: int
 ) -> None:
@@ -113,6 +123,21 @@ def test_graphs_give_their_tables_back(found: Mapping[str, Any], device: int) ->
     pinned, unpinned = (sum(one.what == name for one in done) for name in ("pinned", "unpinned"))
     assert pinned >= 2 * GRAPHS
     assert pinned - unpinned <= 2
+
+
+@pytest.mark.parametrize("strategy", WHOLE_STEPS)
+def test_a_whole_step_can_be_captured(found: Mapping[str, Any], strategy: str) -> None:
+    """The twin of the test of tests/gpu/test_training_cuda.py: nothing waits for the device, and
+    every launch is on the stream that is captured."""
+    done = kernels(noted(found, f"a whole step in a graph: {strategy}"))
+    assert {(one.device, one.stream) for one in done} == {(0, "0")}
+    names = [one.what for one in done]
+    assert names == 4 * names[: len(names) // 4]  # three before, and the one that is captured
+    assert names
+
+
+def test_a_wait_in_a_graph_is_seen(found: Mapping[str, Any]) -> None:
+    assert "operation not permitted when stream is capturing" in found["noted"]["a wait in a graph"]
 
 
 def test_threads_with_sizes_and_devices_of_their_own(found: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -42,3 +43,19 @@ def test_launches_that_wait_for_one_another_take_turns(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f'#include "{ROOT / "tests/build/torch_stand_in.h"}"\n')
     run(tmp_path, ["tests/build/turn.cpp", "csrc/bindings/cuda_turn.cpp"], tmp_path / "torch")
+
+
+LAUNCHER = "csrc/cuda/device/launch.h"  # knows the opt-in, and throws the driver's refusals
+OF_LAUNCHES = re.compile(r"<<<|cudaLaunch\w*Kernel|cuLaunchKernel|cudaFuncSetAttribute")
+
+
+def test_nothing_else_launches() -> None:
+    """One place for the opt-in and the errors of every kernel, those of the rates among them."""
+    found = {
+        str(path.relative_to(ROOT))
+        for folder in ("csrc", "benchmarks", "rnnfast")
+        for path in (ROOT / folder).rglob("*.*")
+        if path.suffix in (".h", ".inc", ".cu", ".cpp", ".py")
+        if OF_LAUNCHES.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == {LAUNCHER}

@@ -100,6 +100,10 @@ def own_cell(spec: CellSpec, call: str = "plain", dtype: torch.dtype = torch.flo
     own.check(spec, dtype, "reference", **own.CALLS[call])
 
 
+def own_lengths(**_: object) -> None:
+    own_cell(own_cells.three_states, "ends and resets")
+
+
 def of_triton(cell: str, math: str = "float32", reverse: bool = True, **_: object) -> None:
     on_cpu(Run("", math, replace(checks.EVERYTHING, cell=cell, reverse=reverse)))
 
@@ -111,8 +115,10 @@ STAND_INS: dict[str, Callable[..., None]] = {
     "test_lengths_cuda.test_lengths_count_within_the_steps": lengths,
     "test_own_cuda.test_a_cell_is_the_loop": own_cell,
     "test_own_cuda.test_a_cell_in_one_launch_a_pass_is_the_loop": own_cell,
+    "test_own_cuda.test_lengths_count_within_the_steps": own_lengths,
     "test_triton.test_values": of_triton,
     "test_triton.test_lengths_out_of_range": of_triton,
+    "test_triton.test_lengths_out_of_range_of_a_cell_of_ones_own": own_lengths,
     "test_triton.test_cells_of_ones_own": own_cell,
     "test_triton.test_cells_of_ones_own_in_16_bit": own_cell,
 }

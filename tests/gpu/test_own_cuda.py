@@ -15,7 +15,7 @@ from rnnfast.cells import CellSpec
 from .. import own_cells
 from ..cuda_cases import forced
 from ..simt import test_own_resident
-from ..simt.own_cases import CELLS_HERE, name_of
+from ..simt.own_cases import CELLS_HERE, check_lengths, name_of
 from ..steps import test_own_cpu as own
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic, as `poisoned` asks for
@@ -46,6 +46,13 @@ def test_a_cell_is_the_loop(spec: CellSpec, call: str) -> None:
 def test_a_cell_in_one_launch_a_pass_is_the_loop(spec: CellSpec, call: str) -> None:
     with forced("resident"):
         own.check(spec, torch.float32, "cuda", "cuda", **own.CALLS[call])
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reversed"])
+@pytest.mark.parametrize("plan", ["stepwise", "resident"])
+def test_lengths_count_within_the_steps(plan: str, reverse: bool) -> None:
+    with forced(plan):
+        check_lengths(own_cells.three_states, "cuda", reverse, "cuda")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

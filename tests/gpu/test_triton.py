@@ -78,6 +78,11 @@ def test_lengths_out_of_range(strategy: str, cell: str, reverse: bool) -> None:
     checks.check_lengths(cell, strategy, reverse, on_gpu)
 
 
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reversed"])
+def test_lengths_out_of_range_of_a_cell_of_ones_own(reverse: bool) -> None:
+    checks.check_lengths("layer_norm_lstm", "stepwise", reverse, on_gpu)
+
+
 @pytest.mark.parametrize(
     "call", ["all states", "reversed ends and resets", "clipped in time", "one sequence", "tokens"]
 )

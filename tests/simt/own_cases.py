@@ -30,6 +30,8 @@ def shuffled(gx, states, w):
     return (torch.tanh(gx + F.linear(h, w.w_hh, w.b_hh)),)
 
 
+# Beyond what a layer lets through: nothing is asked of those that lie on a GPU.
+LENGTHS = torch.tensor([own.T + 1, -1, 2**40, -(2**40), own.T])
 BLOCKS = CELLS["block_gru"].with_settings(heads=4)
 CELLS_HERE: list[CellSpec] = [
     own_cells.lstm,
@@ -51,3 +53,14 @@ def name_of(spec: CellSpec) -> str:
 
 def check(spec: CellSpec, dtype: torch.dtype = torch.float32, **call: object) -> None:
     own.check(spec, dtype, "executed", **call)
+
+
+def check_lengths(spec: CellSpec, how: str, reverse: bool, device: str = "cpu") -> None:
+    """Lengths out of range count as within [0, T]: the same results and gradients, bit by bit."""
+    scan = own.scan_of(spec, torch.float32, ends=True, all_states=True, reverse=reverse)
+    found, expected = (
+        own.results(own.on(scan._replace(lengths=lengths), device), how)
+        for lengths in (LENGTHS, LENGTHS.clamp(0, own.T))
+    )
+    for value, right in zip(found, expected, strict=True):
+        assert torch.equal(value, right)

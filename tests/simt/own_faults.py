@@ -16,8 +16,10 @@ from rnnfast.cells import CELLS
 
 from ..steps import test_own_cpu as own
 from .own import WIDE, executing
+from .own_cases import check_lengths
 
 SEEN = 3
+RULES = "scan/rules.h"
 PRODUCT, ROWS, STEP, ENDS = (f"cuda/steps/{name}.h" for name in ("product", "rows", "step", "ends"))
 FAULTS = {
     "no barrier before the values are read": (
@@ -61,6 +63,7 @@ FAULTS = {
     ),
     "the output's gradient forgotten": (STEP, "from == nullptr ? 0.0f : load(from + j)", "0.0f"),
     "the slot of another step": (ENDS, "args.backward, b) & 1", "args.backward, b) + 1 & 1"),
+    "lengths as they are given": (RULES, "within(lengths[b], T)", "lengths[b]"),
 }
 OUT_OF_BOUNDS = "values past an operand's end"
 SAMPLE = ("no barrier before the values are read", "a state read across a reset")
@@ -87,6 +90,7 @@ def shows(name: str, sanitized: bool = False) -> bool:
             {"H": 70, "B": 11, "T": 2},
         ):
             own.check(CELLS["layer_norm_lstm"], torch.float32, "executed", **call)
+        check_lengths(CELLS["layer_norm_lstm"], "executed", seed % 2 == 1)
 
     edits = [WIDE, *([FAULTS[name]] if name else [])]
     return shown(edits, 3, check, sanitized=sanitized)

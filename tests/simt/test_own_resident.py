@@ -32,7 +32,7 @@ from ..steps import test_own_cpu as own
 from . import resident_faults
 from .build import INCLUDES, ROOT
 from .own import FLAGS, executing
-from .own_cases import check, name_of
+from .own_cases import check, check_lengths, name_of
 from .own_faults import SEEN
 
 pytestmark = pytest.mark.skipif(
@@ -105,6 +105,20 @@ def _poisoned(poisoned: object) -> None:
 @pytest.mark.usefixtures("executed")
 def test_a_cell_is_the_loop(spec: CellSpec, call: str) -> None:
     check(spec, **own.CALLS[call])
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reversed"])
+@pytest.mark.parametrize("spec", [own_cells.three_states, own_cells.gru], ids=name_of)
+@pytest.mark.usefixtures("executed")
+def test_lengths_count_within_the_steps(spec: CellSpec, reverse: bool) -> None:
+    check_lengths(spec, "executed", reverse)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.usefixtures("executed")
+def test_no_sequence_in_16_bit(dtype: torch.dtype) -> None:
+    """Of which there is no largest gradient to scale by."""
+    check(own_cells.gru, dtype, B=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -26,7 +26,16 @@ from ..steps import test_own_cpu as own
 from . import own_faults
 from .build import INCLUDES, ROOT
 from .own import FLAGS, WIDE, executing
-from .own_cases import BLOCKS, CELLS_HERE, MANY, check, many_heads, name_of, shuffled
+from .own_cases import (
+    BLOCKS,
+    CELLS_HERE,
+    MANY,
+    check,
+    check_lengths,
+    many_heads,
+    name_of,
+    shuffled,
+)
 
 pytestmark = pytest.mark.skipif(
     _ext.why_missing() is not None, reason=f"no extension: {_ext.why_missing()}"
@@ -59,6 +68,13 @@ def test_sizes_that_fill_no_tile(spec: CellSpec, sizes: tuple[int, int, int]) ->
     H, B, T = sizes
     grain = {"everything": 2, "slstm": 4, BLOCKS.name: 4}.get(name_of(spec), 1)
     check(spec, H=-(-H // grain) * grain, B=B, T=T)
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reversed"])
+@pytest.mark.parametrize("spec", [own_cells.three_states, CELLS["layer_norm_lstm"]], ids=name_of)
+@pytest.mark.usefixtures("executed")
+def test_lengths_count_within_the_steps(spec: CellSpec, reverse: bool) -> None:
+    check_lengths(spec, "executed", reverse)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

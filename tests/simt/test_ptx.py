@@ -56,6 +56,17 @@ def _tools(request: pytest.FixtureRequest) -> None:
         pytest.skip(missing)
 
 
+WAITS = {"grid": "the exchange of a grid team", "cluster": "the exchange of a cluster"}
+
+
+def check_words(kernels: build.Kernels, team: str) -> None:
+    """Of a launch that is given up: the driver prints them."""
+    text = (build.FOLDER / f"{kernels.name}.ptx").read_text()
+    told = re.findall(r"\.b8 \$str\S* = \{([^}]*)\}", text)
+    words = {bytes(map(int, codes.split(","))).rstrip(b"\0").decode() for codes in told}
+    assert f"rnnfast: {WAITS[team]} timed out" in words
+
+
 def check(kernels: build.Kernels, cases: list[str]) -> None:
     given = [f"cell={kernels.cell},math={kernels.math},{case}" for case in cases]
     status, output = build.run(kernels.name, given)
@@ -76,6 +87,7 @@ def test_what_nvcc_emitted_for_teams_is_right(cell: str, math: str, team: str) -
     if team == "grid":
         cases.append(SEVERAL_TILES)
     check(build.Kernels(cell, math, team), cases)
+    check_words(build.Kernels(cell, math, team), team)
 
 
 @pytest.mark.slow

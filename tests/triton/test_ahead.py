@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 
 import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
+
+import triton
 
 from rnnfast import CELLS
 from rnnfast.cells import Product
@@ -16,7 +19,7 @@ from rnnfast.inspect.cli import main
 from rnnfast.inspect.sass import class_of, parse
 from rnnfast.inspect.table import Row
 from rnnfast.triton.cells import FILES, cell_of, why_not
-from rnnfast.triton.limits import table
+from rnnfast.triton.limits import FILE, table
 from rnnfast.triton.plan import Device
 
 from ..cases import BUILT_IN
@@ -25,6 +28,8 @@ ARCHITECTURES = ("80", "90", "100", "gfx942")
 MATHS = tuple(inspect_triton.DTYPES)
 EVERY = [(c, m, a) for a in ARCHITECTURES for c in BUILT_IN for m in MATHS]
 SAMPLE = [("lstm", "bf16", "90"), ("gru", "fp32", "80"), ("gru_reset_before", "fp16", "gfx942")]
+
+MEASURED_BY = json.loads(FILE.read_text(encoding="utf-8"))["triton"]
 
 needs_compiler = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="in this process Triton interprets"
@@ -48,7 +53,9 @@ def check_resident(cell: str, math: str, arch: str) -> None:
     assert [row.kernel.split("_")[1] for row in found] == ["forward", "backward"]
     for row, limit in zip(found, limits, strict=True):
         assert inspect_triton.is_clean(row), row
-        assert row.shared == limit.shared, f"{row}: limits.json says {limit.shared}"
+        assert row.shared <= limit.shared, f"{row}: limits.json says {limit.shared}"
+        if triton.__version__ == MEASURED_BY:
+            assert row.shared == limit.shared, f"{row}: limits.json says {limit.shared}"
         check_products(row, math)
 
 

@@ -113,7 +113,7 @@ FAULTS = (
     _grid("narrow_acquire", r"ld\.acquire\.gpu", "ld.acquire.cta", 0,
           r"two blocks meet at an atomic of scope block"),
     _grid("no_release", r"red\.release\.gpu\.global\.add\.u32\s+\[%rd\d+\], %r\d+;", "", -1,
-          r"livelock: threads poll and nothing else happens"),
+          r"it gives the launch up, at no_release\.ptx"),
     _grid("constant_operands", r"ld\.global\.cg\.v4", "ld.global.nc.v4", 0,
           r"load_once of what was written in this launch|writes what load_once has read"),
     _race("relaxed_addition", r"red\.release\.gpu", "red.relaxed.gpu", -1),

@@ -285,6 +285,12 @@ FAULTY = {
         r"division by zero",
     ),
     "trapped": ("trap;", r"trap, at snippets\.ptx:\d+"),
+    "given_up": (
+        ".reg .b32 %r<3>; .reg .pred %p; mov.u32 %r1, %clock_hi; again: nanosleep.u32 20;"
+        " mov.u32 %r2, %clock_hi; sub.s32 %r2, %r2, %r1; setp.lt.u32 %p, %r2, 9;"
+        " @%p bra again; call.uni give_up;",
+        r"it gives the launch up, at snippets\.ptx:\d+",
+    ),
     "not_waited_for": (
         ".shared .align 16 .b8 landing[16]; .reg .b32 %r; mov.u32 %r, landing;"
         " cp.async.cg.shared.global [%r], [%in], 16, 8;",
@@ -323,6 +329,7 @@ FAULTY = {
 KERNELS["counted"] = entry("counted", counting("gpu") + " fence.acq_rel.gpu;")
 for _name, (_body, _) in FAULTY.items():
     KERNELS[_name] = entry(_name, _body)
+KERNELS["given_up"] = f".func give_up()\n{{\ntrap;\n}}\n{KERNELS['given_up']}"
 
 # text of a kernel's body, and what the translator says of it
 REFUSED = {

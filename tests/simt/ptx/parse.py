@@ -300,7 +300,7 @@ class _Parser:
         line, opcode = self.next.line, self.take_kind("name")
         if opcode == "call.uni":
             self.call(line)
-            return Instruction(line, "trap", (), guard)
+            return Instruction(line, "give_up", (), guard)
         operands: list[Operand] = []
         while not self.accept(";"):
             if operands:
@@ -310,7 +310,7 @@ class _Parser:
         return Instruction(line, opcode, tuple(operands), guard)
 
     def call(self, line: int) -> None:
-        """The one function that is called gives a launch up, as a trap does."""
+        """The one function that is called gives the launch up."""
         first = self.at
         self.skip_to_semicolon()
         if not any("give_up" in token.text for token in self.tokens[first : self.at]):

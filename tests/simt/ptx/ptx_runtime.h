@@ -388,6 +388,11 @@ T atomic_add(u64 address, T value, Place at) {
 // --- control, barriers, warps ------------------------------------------------------------------
 
 [[noreturn]] inline void trap(Place at) { simt::fault("trap", site(at)); }
+[[noreturn]] inline void give_up(Place at) { simt::fault("it gives the launch up", site(at)); }
+
+// Passes where no thread does anything but wait, and faster than the executor takes that for a
+// livelock: a kernel that gives up after so much of it does so first.
+u32 clock_high();
 
 inline void barrier(u32 id, u32 threads, Place at) {
   rnnfast::cuda::sync_named(int(id), int(threads), site(at));

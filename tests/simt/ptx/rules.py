@@ -185,6 +185,7 @@ CONTROL = (
     Rule("ret", "=", "return"),
     Rule("exit", "=", "return"),
     Rule("trap", "=", "trap(at)"),
+    Rule("give_up", "=", "give_up(at)"),  # a call: parse.py
 )
 
 WARPS = (
@@ -277,7 +278,7 @@ SPECIAL = {
     "nctaid.x": "simt::here->grid_x",
     "nctaid.y": "simt::here->grid_y",
     "laneid": "rnnfast::cuda::lane()",
-    "clock_hi": "0u",  # an executor's launch that waits for ever ends by itself
+    "clock_hi": "clock_high()",
     "cluster_ctarank": "simt::here->cluster_rank",
     "cluster_nctarank": "simt::here->cluster_blocks",
 }
