@@ -23,6 +23,7 @@ class WatchedWeights {
     for (const std::string& name : names) {
       const Ref key = interned(name.c_str());
       PyObject* found = PyDict_GetItemWithError(parameters_.get(), key.get());
+      if (PyErr_Occurred()) throw Raised();
       check_value(found, name, " is not a parameter");
       const Ref object = Ref::borrowed(found);
       const Tensor tensor = Tensor::of(object);
@@ -77,7 +78,9 @@ class WatchedWeights {
 
   int64_t version(const Ref& object) const {
     const Ref found = Ref::owned(PyObject_GetAttr(object.get(), version_.get()));
-    return PyLong_AsLongLong(found.get());
+    const int64_t version = PyLong_AsLongLong(found.get());
+    if (version == -1 && PyErr_Occurred()) throw Raised();
+    return version;
   }
 
   Ref parameters_, version_;

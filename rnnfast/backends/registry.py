@@ -93,7 +93,7 @@ _default = os.environ.get("RNNFAST_BACKEND", "") or AUTO
 
 # the same for a compiler that can't read it: of the thread, not of its async tasks
 _of_thread = threading.local()
-_COMPILER_READS_CONTEXT = TorchVersion(torch.__version__) >= "2.12"
+_COMPILER_READS_CONTEXT = TorchVersion(torch.__version__) >= "2.14"
 
 
 def requested_backend() -> str:
