@@ -65,3 +65,15 @@ def vjp(
     """torch.func.vjp."""
     found: Any = torch.func.vjp(function, *primals)
     return found
+
+
+def jvp_by_vjps(
+    function: Callable[..., tuple[Tensor, ...]],
+    primals: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """torch.func.jvp by two backwards, the second of what is linear in its argument, so that no
+    level of forward mode is needed."""
+    values, back = vjp(function, primals)
+    _, forth = vjp(lambda *u: back(u), [torch.zeros_like(t) for t in values])
+    return values, forth(tuple(tangents))

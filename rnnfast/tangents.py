@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .autodiff import vjp
 from .backends import registry
 from .backends.preference import order
 from .cells.tangent import tangent_cell
@@ -26,7 +25,7 @@ from .problem import Scan, ScanResult, cast, problem_of, wide
 from .products.projection import project_input, projected_by, weight_of_input
 from .rules import without_padding
 from .schema import pack
-from .scratch import scratch_scan
+from .scratch import linearized_loop
 from .surroundings import wants_gradients
 
 Op = Callable[..., tuple[Any, ...]]  # scan_forward: its arguments, its results
@@ -150,29 +149,14 @@ def _tangent_of_gates(
 
 
 def _by_loop(scan: Scan, tangents: Tangents) -> Linearized:
-    """By the loop in plain torch: two backwards, the second of what is linear in its argument, so
-    that no level of forward mode is needed."""
-    options = scan.options._replace(grad_clip_time=0.0)  # of no effect on tangents
-    every, given = scan.tensors, [tangents.input, *tangents.states, *tangents.weights]
-    moving = [k for k, d in enumerate(given) if d is not None]
-
-    def run(*primals: Tensor) -> tuple[Tensor, ...]:
-        own = with_tensors(scan._replace(options=options), dict(zip(moving, primals, strict=True)))
-        y, final, trace = scratch_scan(own)
-        return (y, *final, *trace)
-
-    flat, back = vjp(run, [every[k] for k in moving])
-    _, forth = vjp(lambda *u: back(u), [torch.zeros_like(t) for t in flat])
-    found = forth(tuple(d for d in given if d is not None))
+    given = [tangents.input, *tangents.states, *tangents.weights]
     count = 1 + len(scan.states)
-    return Linearized(*(ScanResult(f[0], list(f[1:count]), list(f[count:])) for f in (found, flat)))
-
-
-def with_tensors(scan: Scan, changes: dict[int, Tensor]) -> Scan:
-    """``scan`` with others among its tensors, by their place in ``scan.tensors``."""
-    input, *rest = (changes.get(k, t) for k, t in enumerate(scan.tensors))
-    count = len(scan.states)
-    return scan._replace(input=input, states=rest[:count], weights=rest[count:])
+    return Linearized(
+        *(
+            ScanResult(flat[0], list(flat[1:count]), list(flat[count:]))
+            for flat in linearized_loop(scan, given)
+        )
+    )
 
 
 def _narrowed(values: Tensor, P: int) -> Tensor:

@@ -17,15 +17,15 @@ from torch._functorch.utils import unwrap_dead_wrappers  # which torch does to a
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from . import batching, ops
-from .autodiff import vjp
+from .autodiff import jvp_by_vjps, vjp
 from .batching import of_older_vmap
 from .cells import CELLS
 from .ops import load_scan, take
 from .problem import Cotangents, Needs, Scan, ScanResult
 from .schema import BACKWARD, FORWARD, in_order, named, needs_among, pack
-from .scratch import scratch_scan
+from .scratch import limited_gradients, with_tensors
 from .surroundings import in_dispatch_mode
-from .tangents import Tangents, linearize, with_tensors
+from .tangents import Tangents, linearize
 
 
 def run_transformed(scan: Scan, backend: str) -> ScanResult:
@@ -202,7 +202,7 @@ class _Second(NamedTuple):
 
 
 def _asked(ctx: Any) -> _Asked:
-    scan, rest = load_scan(ctx, ctx.saved_tensors)
+    scan, rest = load_scan(ctx, unwrap_dead_wrappers(ctx.saved_tensors))
     dy = take(rest, 1)[0] if ctx.has_dy else None
     dfinal = take(rest, len(scan.states))
     return _Asked(scan, Cotangents(dy, dfinal, rest), ctx.needs, ctx.form.backend)
@@ -217,7 +217,7 @@ def _second(asked: _Asked, along: Tangents, wanted: tuple[bool, ...]) -> _Second
     if asked.needs.groups:
         return _second_by_group(asked, along, wanted)
     if asked.scan.options.grad_clip_time != 0:
-        return _second_by_loop(asked, along, wanted)
+        return _second_limited(asked, along, wanted)
     scan, (dy, dfinal, dtrace), _, backend = asked
     places = [k for k, on in enumerate(wanted) if on]
 
@@ -239,32 +239,48 @@ def _second(asked: _Asked, along: Tangents, wanted: tuple[bool, ...]) -> _Second
     return _Second(tensors, Cotangents(y, final, rest))
 
 
-def _second_by_loop(asked: _Asked, along: Tangents, wanted: tuple[bool, ...]) -> _Second:
-    """By the loop in plain torch, whose gradient is clipped at each step."""
-    scan, (dy, dfinal, dtrace), _, _ = asked
+class _Limited:
+    """The gradients that were asked for of a scan with grad_clip_time, which are no product of
+    tangents: by the loop in plain torch, as a function of the scan's tensors at ``places`` and of
+    the cotangents. ``made``: the gradients of which tensors it returns."""
+
+    def __init__(self, asked: _Asked, places: Sequence[int], made: Sequence[int]) -> None:
+        scan, (dy, dfinal, dtrace), _, _ = asked
+        self.scan, self.places, self.made = scan, places, made
+        if dy is None:
+            dy = scan.states[0].new_zeros(*scan.input.shape[:2], scan.states[0].shape[-1])
+        self.primals = [*(scan.tensors[k] for k in places), dy, *dfinal, *dtrace]
+
+    def __call__(self, *primals: Tensor) -> tuple[Tensor, ...]:
+        cotangents = list(primals)
+        own = dict(zip(self.places, take(cotangents, len(self.places)), strict=True))
+        found = limited_gradients(with_tensors(self.scan, own), cotangents)
+        return tuple(d for k in self.made if (d := found[k]) is not None)
+
+
+def _second_limited(asked: _Asked, along: Tangents, wanted: tuple[bool, ...]) -> _Second:
     places = [k for k, on in enumerate(wanted) if on]
     given = [along.input, *along.states, *along.weights]
-    moving = [k for k, d in enumerate(given) if d is not None]
-    cotangents = [*([] if dy is None else [dy]), *dfinal, *dtrace]
-
-    def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
-        rest = list(tensors)
-        own = with_tensors(scan, dict(zip(places, take(rest, len(places)), strict=True)))
-
-        def run(*primals: Tensor) -> tuple[Tensor, ...]:
-            found = scratch_scan(with_tensors(own, dict(zip(moving, primals, strict=True))))
-            return (*([] if dy is None else [found.y]), *found.final, *found.trace)
-
-        _, back = vjp(run, [own.tensors[k] for k in moving])
-        return back(tuple(rest))
-
-    _, back = vjp(gradients, [*(scan.tensors[k] for k in places), *cotangents])
+    function = _Limited(asked, places, [k for k, d in enumerate(given) if d is not None])
+    _, back = vjp(function, function.primals)
     found = list(back(tuple(d for d in given if d is not None)))
     tensors: list[Tensor | None] = [None] * len(wanted)
     for k, d in zip(places, take(found, len(places)), strict=True):
         tensors[k] = d
-    of_y = None if dy is None else take(found, 1)[0]
-    return _Second(tensors, Cotangents(of_y, take(found, len(dfinal)), found))
+    (of_y,), dfinal = take(found, 1), take(found, len(asked.cotangents.dfinal))
+    return _Second(tensors, Cotangents(of_y, dfinal, found))
+
+
+def _tangent_of_limited(
+    asked: _Asked, along: Tangents, given: Cotangents, made: Sequence[int]
+) -> list[Tensor]:
+    moved = [along.input, *along.states, *along.weights]
+    places = [k for k, d in enumerate(moved) if d is not None]
+    function = _Limited(asked, places, made)
+    tangents = [*(moved[k] for k in places), given.dy, *given.dfinal, *given.dtrace]
+    pairs = zip(tangents, function.primals, strict=True)
+    full = [torch.zeros_like(t) if d is None else d for d, t in pairs]
+    return [*jvp_by_vjps(function, function.primals, full)[1]]
 
 
 def _tangent_of_gradients(asked: _Asked, along: Tangents, given: Cotangents) -> tuple[Any, ...]:
@@ -277,16 +293,15 @@ def _tangent_of_gradients(asked: _Asked, along: Tangents, given: Cotangents) -> 
     if asked.needs.groups:
         return _gradients_by_group(asked, along, given)
     scan, (dy, dfinal, dtrace), needs, backend = asked
-    if scan.options.grad_clip_time != 0:
-        raise NotImplementedError(
-            "forward-mode AD over a backward with grad_clip_time is the backend 'reference' only"
-        )
     wanted = [
         needs.input,
         *(needs.states for _ in scan.states),
         *(needs.weights for _ in scan.weights),
     ]
     places = [k for k, on in enumerate(wanted) if on]
+    if scan.options.grad_clip_time != 0:
+        rest = _tangent_of_limited(asked, along, given, places)
+        return (take(rest, 1)[0] if needs.input else None, *rest)
 
     def run(*primals: Tensor) -> tuple[Tensor, ...]:
         own = with_tensors(scan, dict(zip(places, primals, strict=True)))

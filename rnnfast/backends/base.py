@@ -280,6 +280,4 @@ def why_no_kernel(problem: Problem, device: str, dtypes: Sequence[torch.dtype]) 
         return f"it has no kernel for {problem.dtype}"
     if problem.transformed and (problem.tracing or problem.recorded):
         return "under a compiler its kernels have no rules for derivatives by torch.func"
-    if problem.dual and problem.options.grad_clip_time != 0:
-        return "its kernels have no forward mode over a backward with grad_clip_time"
     return None
