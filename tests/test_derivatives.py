@@ -139,7 +139,7 @@ def no_loop(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def close() -> None:
         for loop in (
             "tangents.linearized_loop",
-            "transforms.limited_gradients",
+            "second.limited_gradients",
             "backends.reference.scratch_scan",
         ):
             monkeypatch.setattr(f"rnnfast.{loop}", forbidden)

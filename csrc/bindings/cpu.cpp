@@ -6,9 +6,12 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "bindings/scratch.h"
 #include "bindings/threads.h"
@@ -51,6 +54,36 @@ HostPlan plan(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_
   return plan_host(cell, B, H, P, scalar_bytes, host());
 }
 
+// Scans that run at once, each on one thread: threads share the scans, not a scan's sequences. The
+// results are the same bits.
+class Jobs {
+ public:
+  // `start` is given a workspace of `bytes`, and keeps what it reads and writes alive.
+  void add(int64_t bytes, std::function<void(void*)> start) {
+    bytes_ = std::max(bytes_, bytes);
+    starts_.push_back(std::move(start));
+  }
+  int64_t size() const { return static_cast<int64_t>(starts_.size()); }
+  void run() {
+    const int64_t count = size(), each = (bytes_ + 63) / 64 * 64;
+    if (count == 0) return;
+    const int n = static_cast<int>(std::min<int64_t>(count, host_threads()));
+    const Tensor room = scratch(n * each);
+    char* const workspace = static_cast<char*>(room.mutable_data_ptr());
+    {
+      py::gil_scoped_release no_gil;
+      cpu::on_threads(n, [&](int id, int threads) {
+        for (int64_t k = id; k < count; k += threads) starts_[k](workspace + id * each);
+      });
+    }
+    starts_.clear();
+  }
+
+ private:
+  int64_t bytes_ = 0;
+  std::vector<std::function<void(void*)>> starts_;
+};
+
 // Sizes and the tensors that forward and backward have in common.
 struct Common {
   const CellInfo& cell;
@@ -84,14 +117,15 @@ struct Common {
   // Whether the kernels can keep this cell's gates as 16-bit fixed point.
   bool keeps_fixed() const { return dtype == at::kFloat && cell.bounded_gates; }
 
-  // Fills the common part of a kernel's arguments; returns its workspace, to be kept alive. I: of x,
-  // where the scan makes the input's part of the gates.
+  // Fills the common part of a kernel's arguments, but for its workspace, whose bytes it returns. I:
+  // of x, where the scan makes the input's part of the gates. `alone`: on one thread.
   template <class S, class Arguments>
-  Tensor fill(Arguments& a, bool reverse, int64_t I = 0) const {
+  int64_t fill(Arguments& a, bool reverse, bool alone, int64_t I = 0) const {
     a.T = T, a.B = B, a.H = H, a.P = P;
     a.reverse = reverse;
     const HostPlan chosen = plan(cell, B, H, P, sizeof(S));
     a.split = {chosen.rows, I > 0 || crowd().known() ? 1 : chosen.units};
+    if (alone) a.split = {};
     a.w_hh = w_hh.const_data_ptr<S>();
     a.b_hh = data<S>(b_hh);
     a.w_hr = data<S>(w_hr);
@@ -101,9 +135,7 @@ struct Common {
     a.c0 = data<S>(c0);
     int64_t bytes = cpu::kernels().workspace(cell.id, B, H, P, sizeof(S), a.split);
     if (I > 0) bytes += cpu::kernels().input_room(cell.id, B, I, H, sizeof(S), a.split);
-    Tensor workspace = scratch(bytes);
-    a.workspace = workspace.mutable_data_ptr();
-    return workspace;
+    return bytes;
   }
 };
 
@@ -118,8 +150,19 @@ bool call(CellId id, const cpu::Forward<double>& f) { return cpu::kernels().forw
 bool call(CellId id, const cpu::Backward<float>& g) { return cpu::kernels().backward_f32(id, g); }
 bool call(CellId id, const cpu::Backward<double>& g) { return cpu::kernels().backward_f64(id, g); }
 
-template <class Pass>
-void run(CellId id, const Pass& pass) {
+// Runs `pass`, or leaves that to `jobs`, for which `kept` is kept alive.
+template <class Pass, class Kept>
+void start(CellId id, Pass& pass, int64_t bytes, Jobs* jobs, Kept kept) {
+  if (jobs) {
+    jobs->add(bytes, [id, pass, kept](void* workspace) mutable {
+      pass.workspace = workspace;
+      call(id, pass);
+    });
+    return;
+  }
+  const Tensor workspace = scratch(bytes);
+  pass.workspace = workspace.mutable_data_ptr();
+  py::gil_scoped_release no_gil;
   if (call(id, pass)) crowd().seen();
 }
 
@@ -167,12 +210,13 @@ using ForwardResult = std::tuple<Tensor, Tensor, Optional, Optional, Optional>;
 // `gates`: x·W_ihᵀ + b_ih, overwritten, if training with what backward needs of them, or that is put
 // into `fixed` (int16, for gates in float32). Or x and the weights it is multiplied with: then
 // `gates` is written only, and may be left out where backward needs nothing of it.
-// (y, last h, last c, every c, extra); every c if `all_c`, extra if training.
+// (y, last h, last c, every c, extra); every c if `all_c`, extra if training. With `jobs` they are
+// only written when those run.
 ForwardResult forward(const std::string& name, const Optional& gates, const Optional& x,
                       const Optional& w_ih, const Optional& b_ih, const Optional& fixed,
                       const Tensor& w_hh, const Optional& b_hh, const Optional& w_hr,
                       const Tensor& h0, const Optional& c0, const Optional& lengths,
-                      const Optional& resets, bool reverse, bool training, bool all_c) {
+                      const Optional& resets, bool reverse, bool training, bool all_c, Jobs* jobs) {
   TORCH_CHECK_VALUE(gates || x, "gates or x must be given");
   Common in(name, x ? *x : *gates, w_hh, w_hr, h0, c0, lengths, resets);
   std::optional<Input> input;
@@ -196,7 +240,7 @@ ForwardResult forward(const std::string& name, const Optional& gates, const Opti
   with_scalar(in.dtype, [&](auto zero) {
     using S = decltype(zero);
     cpu::Forward<S> f;
-    const Tensor workspace = in.fill<S>(f, reverse, input ? input->I() : 0);
+    const int64_t bytes = in.fill<S>(f, reverse, jobs != nullptr, input ? input->I() : 0);
     f.training = training;
     if (input) input->fill(f);
     f.gates = data<S>(gates_out);
@@ -206,8 +250,8 @@ ForwardResult forward(const std::string& name, const Optional& gates, const Opti
     f.c = data<S>(c);
     f.h_last = h_last.mutable_data_ptr<S>();
     f.c_last = data<S>(c_last);
-    py::gil_scoped_release no_gil;
-    run(in.cell.id, f);
+    start(in.cell.id, f, bytes, jobs,
+          std::make_tuple(in, input, gates_out, fixed_out, extra, y, c, h_last, c_last));
   });
   return {y, h_last, c_last, c, training ? extra : std::nullopt};
 }
@@ -222,7 +266,7 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
                         const Optional& w_hr, const Tensor& h0, const Optional& c0,
                         const Optional& lengths, const Optional& resets, bool reverse,
                         const Optional& dy, const Optional& dc, const Tensor& dh_last,
-                        const Optional& dc_last, double grad_clip_time) {
+                        const Optional& dc_last, double grad_clip_time, Jobs* jobs) {
   const Common in(name, gates, w_hh, w_hr, h0, c0, lengths, resets);
   const int64_t T = in.T, B = in.B, H = in.H, P = in.P, GH = in.cell.gates * H;
   const bool fixed = gates.scalar_type() == at::kShort && in.keeps_fixed();
@@ -245,7 +289,7 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
   with_scalar(in.dtype, [&](auto zero) {
     using S = decltype(zero);
     cpu::Backward<S> g;
-    const Tensor workspace = in.fill<S>(g, reverse);
+    const int64_t bytes = in.fill<S>(g, reverse, jobs != nullptr);
     g.training = true;
     g.clip = TimeClip<S>::of(grad_clip_time);
     g.gates = fixed ? nullptr : saved.const_data_ptr<S>();
@@ -260,8 +304,9 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
     g.dh_total = data<S>(dh_total);
     g.dh0 = dh0.mutable_data_ptr<S>();
     g.dc0 = data<S>(dc0);
-    py::gil_scoped_release no_gil;
-    run(in.cell.id, g);
+    start(in.cell.id, g, bytes, jobs,
+          std::make_tuple(in, saved, more, outputs, every_c, dy_in, dc_in, dgx, dgh_own, dh_total,
+                          dh0, dc0));
   });
   return {dgx, dgh_own, dh_total, dh0, dc0};
 }
@@ -298,13 +343,18 @@ void bind_cpu(pybind11::module_& m) {
   m.def("cpu_team", [] { return reinterpret_cast<intptr_t>(&rnnfast::run_team); });
   m.def("cpu_makes_input", &rnnfast::makes_input, py::arg("cell"), py::arg("B"), py::arg("I"),
         py::arg("H"), py::arg("P"), py::arg("scalar_bytes"));
+  py::class_<rnnfast::Jobs>(m, "CpuJobs")
+      .def(py::init<>())
+      .def("run", &rnnfast::Jobs::run)
+      .def("__len__", &rnnfast::Jobs::size);
   m.def("cpu_forward", &rnnfast::forward, py::kw_only(), py::arg("cell"), py::arg("gates"),
         py::arg("x"), py::arg("w_ih"), py::arg("b_ih"), py::arg("fixed"), py::arg("w_hh"),
         py::arg("b_hh"), py::arg("w_hr"), py::arg("h0"), py::arg("c0"), py::arg("lengths"),
-        py::arg("resets"), py::arg("reverse"), py::arg("training"), py::arg("all_c"));
+        py::arg("resets"), py::arg("reverse"), py::arg("training"), py::arg("all_c"),
+        py::arg("jobs") = nullptr);
   m.def("cpu_backward", &rnnfast::backward, py::kw_only(), py::arg("cell"), py::arg("gates"),
         py::arg("extra"), py::arg("y"), py::arg("c"), py::arg("w_hh"), py::arg("w_hr"),
         py::arg("h0"), py::arg("c0"), py::arg("lengths"), py::arg("resets"), py::arg("reverse"),
         py::arg("dy"), py::arg("dc"), py::arg("dh_last"), py::arg("dc_last"),
-        py::arg("grad_clip_time"));
+        py::arg("grad_clip_time"), py::arg("jobs") = nullptr);
 }

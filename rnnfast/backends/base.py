@@ -95,6 +95,21 @@ class Backend:
         each = zip(scans, saved, cotangents, needs, strict=True)
         return [self.backward(*one) for one in each]
 
+    def forward_members(self, scans: Sequence[Scan]) -> list[tuple[ScanResult, list[Tensor]]]:
+        """``forward`` of the members of an ensemble: scans alike but for their tensors."""
+        return [self.forward(scan) for scan in scans]
+
+    def backward_members(
+        self,
+        scans: Sequence[Scan],
+        saved: Sequence[Saved],
+        cotangents: Sequence[Cotangents],
+        needs: Sequence[Needs],
+    ) -> list[Gradients]:
+        """``backward`` of them."""
+        each = zip(scans, saved, cotangents, needs, strict=True)
+        return [self.backward(*one) for one in each]
+
     def why_not_whole(self, problems: Sequence[Problem], call: Call) -> str | None:
         """Where ``takes_whole``: why it can't run these layers on top of one another in one go, or
         None. ``problems``: of each layer and direction, bottom to top."""
