@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers  # which torch does to all but Functions
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from .autodiff import jvp_by_vjps, vjp
+from .autodiff import jvp_by_vjps, last_vjp, vjp
 from .ops import load_scan, take
 from .problem import Cotangents, Needs, Scan
 from .scratch import limited_gradients, with_tensors
@@ -88,7 +88,7 @@ def second(asked: Asked, along: Tangents, wanted: tuple[bool, ...]) -> Second:
 
     tensors: list[Tensor | None] = [None] * len(wanted)
     if places:
-        flat, back = vjp(run, [scan.tensors[k] for k in places])
+        flat, back = last_vjp(run, [scan.tensors[k] for k in places])
         y, *rest = flat
         found = back((torch.zeros_like(y) if dy is None else dy, *dfinal, *dtrace))
         for k, d in zip(places, found, strict=True):

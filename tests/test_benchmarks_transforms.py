@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from benchmarks import machine, transforms
@@ -30,8 +29,13 @@ class Fake:
 
 
 def test_what_is_measured_is_written_and_shown(tmp_path: Path) -> None:
-    peers = [Fake(OURS_NAME, 0.001), Fake("slow", 0.1), Fake("wrong", 0.001, 2.0), Fake("half", 0.002, None)]  # fmt: skip
-    rows = transforms.measure("lstm", peers, 3, lambda _: None)  # type: ignore[arg-type]
+    peers: list[Any] = [
+        Fake(OURS_NAME, 0.001),
+        Fake("slow", 0.1),
+        Fake("wrong", 0.001, 2.0),
+        Fake("half", 0.002, None),
+    ]
+    rows = transforms.measure("lstm", peers, 3, lambda _: None)
     path = tmp_path / "transforms.csv"
     transforms.write(rows, path)
     assert transforms.read(path) == rows
