@@ -124,20 +124,7 @@ def onnx(record: Record) -> Iterator[str]:
 
 
 def derivatives(record: Record) -> Iterator[str]:
-    rows = record.rows(transforms.Row)
-    names = list(dict.fromkeys(row.peer for row in rows if row.peer != "ours"))
-    found = {(row.cell, row.transform, row.peer): row for row in rows}
-    lines = []
-    for cell, name in dict.fromkeys((row.cell, row.transform) for row in rows):
-        own = found[cell, name, "ours"]
-        against = transforms.AGAINST.get(name)
-        line = [f"{cell.upper()}, {name}", _digits(own.ms)]
-        line.append(f"{own.ratio:.2f} of {against}" if against else "")
-        for peer in names:
-            row = found[cell, name, peer]
-            line.append(row.reason or f"{row.ratio:.2f}")
-        lines.append(line)
-    yield from _markdown(["", "ms", "times", *(f"{name} / ours" for name in names)], lines)
+    yield from transforms.table(record.rows(transforms.Row))
 
 
 def clipping(record: Record) -> Iterator[str]:

@@ -1,303 +1,198 @@
 """Transforms of a layer by the kernels, the loop in plain torch, torch.nn and JAX, on the CPU.
 
-    python -m benchmarks.transforms [--seconds S] [--threads N] [--cells lstm gru]
+    python -m benchmarks.transforms [--rounds N] [--threads N] [--jax PYTHON] [--before PATH]
 
-writes more/transforms.csv beside the results of the layers. A transform is timed against what it is
-to be held against, a training step (forward, and backward to the weights) or forward, and against
-its peers: in one process, alternating (measure.py). What a peer computes is compared first. JAX's
-is `lax.scan`, jitted, where it is installed.
+Each peer is a process of its own (transform_peers.py), and they take
+turns: a round gives every transform of every peer a call that is not timed and CALLS that are. JAX
+is `lax.scan`, jitted, by the Python of an environment that has it; "before" is another checkout of
+rnnfast, with its extension built, which the page leaves out. What a peer computes is compared
+first. A ratio is of the medians of a round; what is reported is the median over the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import math
+import json
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp
 
-import rnnfast
+from . import machine, records
+from .measure import Summary
+from .transform_peers import AGAINST, OURS, data
 
-from . import records
-from .measure import alternate
-
-T, B, I, H, MEMBERS = 50, 32, 40, 64, 8
-Parameters = Mapping[str, Tensor]
-NN = {"lstm": nn.LSTM, "gru": nn.GRU}
-OURS = {"lstm": rnnfast.LSTM, "gru": rnnfast.GRU}
-AGAINST = {  # what each transform is held against
-    "vmap": "forward",
-    "per-sample gradients": "training step",
-    "ensemble of 8, gradients": "training step",
-    "jvp by input": "forward",
-    "jvp by weights": "forward",
-    "HVP, forward over reverse": "training step",
-    "HVP, reverse over reverse": "training step",
-    "gradient penalty": "training step",
-}
-
-
-@dataclass
-class Call:
-    """A transform of a layer, as measure.py times it."""
-
-    run: Callable[[], Any]
-    backend: str = "cpu"
-    wait: Callable[[Any], Any] = field(default=lambda found: found)
-
-    def prepare(self) -> None:
-        pass
-
-    def __call__(self) -> Any:
-        with rnnfast.use_backend(self.backend):
-            return self.wait(self.run())
-
-
-@dataclass
-class Data:
-    """What every peer is given: numbers of one layer, an input, and directions of both."""
-
-    p: dict[str, Tensor]
-    dp: dict[str, Tensor]
-    several: dict[str, Tensor]
-    x: Tensor
-    dx: Tensor
-
-
-def data(cell: str) -> Data:
-    torch.manual_seed(0)
-    p = {name: w.detach() for name, w in OURS[cell](I, H).named_parameters()}
-    dp = {name: torch.randn_like(w) for name, w in p.items()}
-    members = {n: torch.stack([w + 0.01 * k * dp[n] for k in range(MEMBERS)]) for n, w in p.items()}
-    return Data(p, dp, members, torch.randn(T, B, I), torch.randn(T, B, I))
-
-
-def of_torch(layer: nn.Module, of: Data) -> dict[str, Callable[[], Any]]:
-    """The transforms of ``layer``, by name."""
-    params = list(layer.parameters())
-    x_leaf = of.x.clone().requires_grad_()
-
-    def y(p: Parameters, x: Tensor) -> Tensor:
-        found: Tensor = functional_call(layer, dict(p), (x,))[0]
-        return found
-
-    def loss(p: Parameters, x: Tensor) -> Tensor:
-        return y(p, x).square().sum()
-
-    def forward() -> Tensor:
-        with torch.no_grad():
-            found: Tensor = layer(of.x)[0]
-            return found
-
-    def reverse_over_reverse() -> Any:
-        grads = torch.autograd.grad(layer(of.x)[0].square().sum(), params, create_graph=True)
-        pairs = zip(grads, of.dp.values(), strict=True)
-        along = torch.stack([(g * d).sum() for g, d in pairs]).sum()
-        return torch.autograd.grad(along, params)
-
-    def penalty() -> Any:
-        loss = layer(x_leaf)[0].square().sum()
-        (dx,) = torch.autograd.grad(loss, x_leaf, create_graph=True)
-        return torch.autograd.grad(dx.square().sum(), params, allow_unused=True)
-
-    return {
-        "forward": forward,
-        "training step": lambda: torch.autograd.grad(layer(of.x)[0].square().sum(), params),
-        "vmap": lambda: torch.vmap(y, in_dims=(None, 1), out_dims=1)(of.p, of.x),
-        "per-sample gradients": lambda: torch.vmap(grad(loss), in_dims=(None, 1))(of.p, of.x),
-        "ensemble of 8, gradients": lambda: torch.vmap(grad(loss), in_dims=(0, None))(
-            of.several, of.x
-        ),
-        "jvp by input": lambda: jvp(lambda x: y(of.p, x), (of.x,), (of.dx,))[1],
-        "jvp by weights": lambda: jvp(lambda p: y(p, of.x), (of.p,), (of.dp,))[1],
-        "HVP, forward over reverse": lambda: jvp(lambda p: grad(loss)(p, of.x), (of.p,), (of.dp,))[
-            1
-        ],
-        "HVP, reverse over reverse": reverse_over_reverse,
-        "gradient penalty": penalty,
-    }
-
-
-def of_jax(cell: str, of: Data) -> dict[str, Callable[[], Any]]:
-    import jax
-    from jax import nn as jnn
-    from jax import numpy as jnp
-
-    def lstm(w: Any, gx: Any, states: Any) -> Any:
-        h, c = states
-        i, f, g, o = jnp.split(gx + h @ w["weight_hh_l0"].T + w["bias_hh_l0"], 4, -1)
-        c = jnn.sigmoid(f) * c + jnn.sigmoid(i) * jnp.tanh(g)
-        return jnn.sigmoid(o) * jnp.tanh(c), c
-
-    def gru(w: Any, gx: Any, states: Any) -> Any:
-        (h,) = states
-        xr, xz, xn = jnp.split(gx, 3, -1)
-        hr, hz, hn = jnp.split(h @ w["weight_hh_l0"].T + w["bias_hh_l0"], 3, -1)
-        z = jnn.sigmoid(xz + hz)
-        return ((1 - z) * jnp.tanh(xn + jnn.sigmoid(xr + hr) * hn) + z * h,)
-
-    step, count = (lstm, 2) if cell == "lstm" else (gru, 1)
-
-    def y(w: Any, x: Any) -> Any:
-        gates = x @ w["weight_ih_l0"].T + w["bias_ih_l0"]
-
-        def body(states: Any, gx: Any) -> Any:
-            states = step(w, gx, states)
-            return states, states[0]
-
-        zeros = jnp.zeros((*x.shape[1:-1], H))
-        return jax.lax.scan(body, (zeros,) * count, gates)[1]
-
-    def loss(w: Any, x: Any) -> Any:
-        return (y(w, x) ** 2).sum()
-
-    def penalty(w: Any, x: Any) -> Any:
-        return (jax.grad(loss, 1)(w, x) ** 2).sum()
-
-    def dot(w: Any, x: Any, dw: Any) -> Any:
-        grads = jax.grad(loss)(w, x)
-        return sum((grads[name] * dw[name]).sum() for name in grads)
-
-    def given(tensors: Any) -> Any:
-        return {name: jnp.asarray(t.numpy()) for name, t in tensors.items()}
-
-    p, dp, several = given(of.p), given(of.dp), given(of.several)
-    x, dx = (jnp.asarray(t.numpy()) for t in (of.x, of.dx))
-    made: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
-        "forward": (y, (p, x)),
-        "training step": (jax.grad(loss), (p, x)),
-        "vmap": (jax.vmap(y, (None, 1), 1), (p, x)),
-        "per-sample gradients": (jax.vmap(jax.grad(loss), (None, 1)), (p, x)),
-        "ensemble of 8, gradients": (jax.vmap(jax.grad(loss), (0, None)), (several, x)),
-        "jvp by input": (lambda p, x, dx: jax.jvp(lambda x: y(p, x), (x,), (dx,))[1], (p, x, dx)),
-        "jvp by weights": (
-            lambda p, x, dp: jax.jvp(lambda p: y(p, x), (p,), (dp,))[1],
-            (p, x, dp),
-        ),
-        "HVP, forward over reverse": (
-            lambda p, x, dp: jax.jvp(lambda p: jax.grad(loss)(p, x), (p,), (dp,))[1],
-            (p, x, dp),
-        ),
-        "HVP, reverse over reverse": (jax.grad(dot), (p, x, dp)),
-        "gradient penalty": (jax.grad(penalty), (p, x)),
-    }
-
-    def call(function: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[], Any]:
-        compiled = jax.jit(function)
-        return lambda: jax.block_until_ready(compiled(*args))
-
-    return {name: call(*one) for name, one in made.items()}
-
-
-def as_tensors(found: Any) -> dict[str, Tensor] | list[Tensor]:
-    """Torch's nested results, or JAX's, as tensors that can be compared."""
-    if isinstance(found, dict):
-        return {name: torch.as_tensor(_numbers(found[name])) for name in sorted(found)}
-    leaves = [found] if not isinstance(found, (tuple, list)) else list(found)
-    return [torch.as_tensor(_numbers(leaf)) for leaf in leaves if leaf is not None]
-
-
-def _numbers(leaf: Any) -> Any:
-    return leaf.detach() if isinstance(leaf, Tensor) else leaf.tolist()
-
-
-def agrees(ours: Any, theirs: Any, names: list[str]) -> bool:
-    """Whether two results are alike up to rounding. ``names``: of gradients in order."""
-    pairs = [as_tensors(ours), as_tensors(theirs)]
-    if any(isinstance(found, dict) for found in pairs):
-        pairs = [
-            found if isinstance(found, dict) else dict(zip(names, found, strict=True))
-            for found in pairs
-        ]
-    a, b = (
-        [found[k] for k in sorted(found)] if isinstance(found, dict) else found for found in pairs
-    )
-    return all(
-        float((x - y).abs().max()) <= 1e-3 * (1 + float(y.abs().max()))
-        for x, y in zip(a, b, strict=True)
-    )
-
-
-def peers(cell: str, of: Data) -> dict[str, dict[str, Callable[[], Any]]]:
-    loop, theirs = OURS[cell](I, H), NN[cell](I, H)
-    for layer in (loop, theirs):
-        layer.load_state_dict(of.p)
-    found = {"loop": of_torch(loop, of), "torch.nn": of_torch(theirs, of)}
-    if importlib.util.find_spec("jax") is not None:
-        found["JAX"] = of_jax(cell, of)
-    return found
+OURS_NAME = "rnnfast"
+CALLS, SLOW = 3, 0.05  # calls timed of a transform in a round; seconds beyond which one will do
+NAMES = ("forward", "training step", *AGAINST)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A transform, and somebody who computes it too, or whom it is held against."""
+    """A transform of a peer; ``ms`` is 0 where it can't, or where what it computes differs."""
 
     cell: str
     transform: str
+    peer: str
+    rounds: int
     ms: float
-    peer: str  # loop | torch.nn | JAX; ours: the pass that it is held against
-    ratio: float = math.nan  # the peer's time over ours; of `ours`, our time over the pass's
-    reason: str = ""  # why it was not timed: can't | differs
+    low: float  # where the median may lie, 95 %
+    high: float
+    of_against: float  # times what it is held against, of the same peer (AGAINST)
+    of_ours: float  # times rnnfast's
+    note: str
 
 
-def compare(cell: str, seconds: float) -> Iterator[Row]:
-    of = data(cell)
-    layer = OURS[cell](I, H)
-    layer.load_state_dict(of.p)
-    ours = of_torch(layer, of)
-    others = peers(cell, of)
-    for name in ("forward", "training step", *AGAINST):
-        call = Call(ours[name])
-        found = call()
-        pair = alternate(call, Call(ours[AGAINST.get(name, name)]), seconds)
-        ms = statistics.median(pair.a) * 1e3
-        yield Row(cell, name, ms, "ours", pair.ratio.median)
-        for peer, transforms in others.items():
-            other = Call(transforms[name], "reference" if peer == "loop" else "cpu")
-            reason = why_not(other, found, list(of.p))
-            ratio = math.nan if reason else alternate(other, call, seconds).ratio.median
-            yield Row(cell, name, ms, peer, ratio, reason)
+class Peer:
+    """A process that calls transforms; ``python`` and ``path``: whose, and the rnnfast in it."""
+
+    def __init__(self, name: str, cell: str, threads: int, python: str, path: Path) -> None:
+        self.name = name
+        kind = OURS_NAME if name == "before" else name
+        code = (
+            f"import sys; sys.path.insert(0, {str(path)!r}); import rnnfast; "
+            f"sys.path.insert(0, {str(machine.ROOT)!r}); from benchmarks import transform_peers; "
+            f"transform_peers.serve({kind!r}, {cell!r}, {threads})"
+        )
+        self.process = subprocess.Popen(
+            [python, "-W", "ignore", "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=machine.ROOT,
+        )
+        self._answer()
+
+    def ask(self, name: str, what: str) -> Any:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{name}\t{what}\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the process of {self.name} ended: {self.process.wait()}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
 
 
-def why_not(other: Call, found: Any, names: list[str]) -> str:
-    """Why a peer is not timed, or nothing."""
-    try:
-        theirs = other()
-    except (RuntimeError, NotImplementedError):
+def why_not(peer: Peer, ours: Peer, name: str, folder: Path) -> str:
+    """Why there are no times of a peer's transform, "" where there are: the gate."""
+    paths = [folder / "a", folder / "b"]
+    if ours.ask(name, f"={paths[0]}") is None:
+        raise RuntimeError(f"rnnfast can't: {name}")
+    if peer.ask(name, f"={paths[1]}") is None:
         return "can't"
-    return "" if agrees(found, theirs, names) else "differs"
+    a, b = (torch.load(path, weights_only=True) for path in paths)
+    alike = a.keys() == b.keys() and all(
+        float((a[k] - b[k]).abs().max()) <= 1e-3 * (1 + float(b[k].abs().max())) for k in a
+    )
+    return "" if alike else "differs"
 
 
-def line(row: Row) -> str:
-    which = AGAINST.get(row.transform, row.transform) if row.peer == "ours" else row.peer
-    against = row.reason or f"x {row.ratio:.2f}"
-    return f"{row.cell:6}{row.transform:28}{row.ms:9.2f} ms   {which:14}{against}"
+def measure(cell: str, peers: Sequence[Peer], rounds: int, show: Callable[[str], Any]) -> list[Row]:
+    """The first of the peers is rnnfast."""
+    with tempfile.TemporaryDirectory() as folder:
+        notes = {(p.name, n): why_not(p, peers[0], n, Path(folder)) for n in NAMES for p in peers}
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in notes}
+    for number in range(rounds):
+        turn = number % len(peers)
+        for name in NAMES:
+            for peer in (*peers[turn:], *peers[:turn]):
+                if not notes[peer.name, name]:
+                    own = times[peer.name, name]
+                    _, *seconds = peer.ask(name, str(1 + (1 if own[-1:] > [SLOW] else CALLS)))
+                    own.append(statistics.median(seconds))
+        show(f"{cell}: round {number + 1} of {rounds}")
+    return [_row(cell, name, peer.name, times, notes) for name in NAMES for peer in peers]
+
+
+def _row(
+    cell: str,
+    name: str,
+    peer: str,
+    times: dict[tuple[str, str], list[float]],
+    notes: dict[tuple[str, str], str],
+) -> Row:
+    if notes[peer, name]:
+        return Row(cell, name, peer, 0, 0.0, 0.0, 0.0, 0.0, 0.0, notes[peer, name])
+
+    def over(other: tuple[str, str]) -> float:
+        pairs = zip(times[peer, name], times[other], strict=True)
+        return round(statistics.median(a / b for a, b in pairs), 3)
+
+    own = Summary.of([1e3 * seconds for seconds in times[peer, name]])
+    ms = (round(value, 3) for value in (own.median, own.low, own.high))
+    against, ours = over((peer, AGAINST.get(name, name))), over((OURS_NAME, name))
+    return Row(cell, name, peer, len(times[peer, name]), *ms, against, ours, "")
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Lines of Markdown: of each transform rnnfast's time, and the peers' as multiples of it."""
+    every = dict.fromkeys(row.peer for row in rows)
+    peers = [peer for peer in every if peer not in (OURS_NAME, "before")]
+    lines = [
+        f"| cell | transform | rnnfast | is | {' | '.join(peers)} |",
+        f"|---|---|--:|---|{'--:|' * len(peers)}",
+    ]
+    by_key = {(row.cell, row.transform, row.peer): row for row in rows}
+    for cell in dict.fromkeys(row.cell for row in rows):
+        for name in NAMES:
+            own = by_key[cell, name, OURS_NAME]
+            held = f"{own.of_against:.1f} x {AGAINST[name]}" if name in AGAINST else ""
+            each = (by_key[cell, name, peer] for peer in peers)
+            others = " | ".join(row.note or f"{row.of_ours:.2f}" for row in each)
+            lines.append(f"| {cell} | {name} | {own.ms:.2f} ms | {held} | {others} |")
+    return lines
+
+
+def per_sample_bytes(cell: str) -> int:
+    """Of what per-sample gradients return: the batch times the weights."""
+    of = data(cell)
+    return of.x.shape[1] * sum(w.numel() * w.itemsize for w in of.p.values())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.transforms")
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each pair")
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cells", nargs="+", choices=list(OURS), default=list(OURS))
-    parser.add_argument("--out", type=Path, help="a CSV file; default: of this machine")
-    args = parser.parse_args(arguments)
-    torch.set_num_threads(args.threads)
-    facts = records.facts("cpu", args.threads, seconds=args.seconds)
-    rows = []
-    for cell in args.cells:
-        for row in compare(cell, args.seconds):
-            rows.append(row)
-            print(line(row), flush=True)
-    path = args.out or records.folder("cpu", args.threads) / "transforms.csv"
-    records.write(path, rows, facts)
-    print(path)
+    parser.add_argument("--jax", metavar="PYTHON", help="of an environment with JAX")
+    parser.add_argument("--before", type=Path, metavar="PATH", help="another checkout of rnnfast")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    path = options.out or records.folder("cpu", options.threads) / "transforms.csv"
+    facts = records.facts("cpu", options.threads, rounds=options.rounds)
+    rows: list[Row] = []
+    for cell in options.cells:
+        places = [(name, sys.executable, machine.ROOT) for name in (OURS_NAME, "loop", "torch.nn")]
+        if options.before:
+            places.insert(1, ("before", sys.executable, options.before))
+        if options.jax:
+            places.append(("JAX", options.jax, machine.ROOT))
+        peers = [Peer(name, cell, options.threads, python, at) for name, python, at in places]
+        try:
+            rows += measure(cell, peers, options.rounds, lambda line: print(line, file=sys.stderr))
+        finally:
+            for peer in peers:
+                peer.close()
+        records.write(path, rows, facts)
+    print("\n".join(table(rows)))
+    for cell in options.cells:
+        print(f"{cell}: per-sample gradients are {per_sample_bytes(cell) / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Batching rules of the ops: the mapped axis is folded into the batch, or looped over."""
+"""Batching rules of the ops: the mapped axis is folded into the batch, or split into calls."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,27 +59,37 @@ class _Folded:
         return tensor.unflatten(batch_dim, (self.size, tensor.shape[batch_dim] // self.size))
 
 
-def forward_rule(op: Any, info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
-    """scan_forward under vmap: what ``op`` (which takes its arguments and returns its results)
-    makes of them, and the results' mapped axes. Whatever backends save has the batch as its second
-    axis."""
+class Rule(NamedTuple):
+    """What an op under vmap becomes. ``calls``: the arguments of calls below it; ``combined``:
+    (results, their mapped axes) of what these return."""
+
+    calls: list[Any]
+    combined: Callable[[list[Any]], tuple[Any, Any]]
+
+
+def forward_rule(info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> Rule:
+    """scan_forward under vmap. Whatever backends save has the batch as its second axis."""
     given, dims = named(FORWARD, args), named(FORWARD, in_dims)
     if _mapped(dims["weights"]):
-        return _loop(op, info, in_dims, args)
+        return _of_members(info, in_dims, args)
     folded = _Folded(given, dims, info.batch_size)
-    y, final, trace, saved = op(*folded.given.values())
-    split = folded.split
-    states, series = [split(s, 0) for s in final], [split(t, 1) for t in trace]
-    outputs = (split(y, 1), states, series, [split(t, 1) for t in saved])
-    return outputs, (1, [0] * len(final), [1] * len(trace), [1] * len(saved))
+
+    def combined(made: list[Any]) -> tuple[Any, Any]:
+        ((y, final, trace, saved),) = made
+        split = folded.split
+        states, series = [split(s, 0) for s in final], [split(t, 1) for t in trace]
+        outputs = (split(y, 1), states, series, [split(t, 1) for t in saved])
+        return outputs, (1, [0] * len(final), [1] * len(trace), [1] * len(saved))
+
+    return Rule([tuple(folded.given.values())], combined)
 
 
-def backward_rule(op: Any, info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> Any:
+def backward_rule(info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> Rule:
     """The same of scan_backward. The gradients of the weights are each element's own (``groups``):
     a product for each over its part of the batch."""
     given, dims = named(BACKWARD, args), named(BACKWARD, in_dims)
     if _mapped(dims["weights"]):
-        return _loop(op, info, in_dims, args)
+        return _of_members(info, in_dims, args)
     size, groups, needs = info.batch_size, given["groups"], needs_among(given)
     folded = _Folded(given, dims, size)
     for name in ("dy", "y"):
@@ -87,27 +98,37 @@ def backward_rule(op: Any, info: Any, in_dims: tuple[Any, ...], args: tuple[Any,
     for name in ("dtrace", "trace", "saved"):
         folded.fold_all(name, 1)
     folded.given["groups"] = size * max(groups, 1) if needs.weights else 0
-    dinput, dstates, dweights = op(*folded.given.values())
-    if needs.input:
-        dinput = folded.split(dinput, 1)
-    dstates = [folded.split(d, 0) for d in dstates]
-    if groups:
-        dweights = [folded.split(d, 0) for d in dweights]
-    in_front = [0] * len(dweights)
-    return (dinput, dstates, dweights), (1 if needs.input else None, [0] * len(dstates), in_front)
+
+    def combined(made: list[Any]) -> tuple[Any, Any]:
+        ((dinput, dstates, dweights),) = made
+        if needs.input:
+            dinput = folded.split(dinput, 1)
+        dstates = [folded.split(d, 0) for d in dstates]
+        if groups:
+            dweights = [folded.split(d, 0) for d in dweights]
+        dims = (1 if needs.input else None, [0] * len(dstates), [0] * len(dweights))
+        return (dinput, dstates, dweights), dims
+
+    return Rule([tuple(folded.given.values())], combined)
 
 
-def _loop(op: Any, info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> tuple[Any, Any]:
-    """The op once for each element of the mapped axis, the results stacked along a new first."""
-    results = [op(*_at(args, in_dims, i)) for i in range(info.batch_size)]
-    columns = list(zip(*results, strict=False))
-    stacked = tuple(
-        torch.stack(column)
-        if isinstance(column[0], Tensor)
-        else [torch.stack(tensors) for tensors in zip(*column, strict=False)]
-        for column in columns
-    )
-    return stacked, tuple(0 if isinstance(s, Tensor) else [0] * len(s) for s in stacked)
+def _of_members(info: Any, in_dims: tuple[Any, ...], args: tuple[Any, ...]) -> Rule:
+    """A call for each element of the mapped axis, the results stacked along a new first."""
+
+    def combined(made: list[Any]) -> tuple[Any, Any]:
+        stacked = tuple(
+            torch.stack(column)
+            if isinstance(column[0], Tensor)
+            else [torch.stack(tensors) for tensors in zip(*column, strict=False)]
+            for column in zip(*made, strict=False)
+        )
+        return stacked, tuple(0 if isinstance(s, Tensor) else [0] * len(s) for s in stacked)
+
+    return Rule([_at(args, in_dims, i) for i in range(info.batch_size)], combined)
+
+
+def _by(op: Any, rule: Rule) -> tuple[Any, Any]:
+    return rule.combined([op(*args) for args in rule.calls])
 
 
 def _at(value: Any, dims: Any, index: int) -> Any:
@@ -126,7 +147,7 @@ def of_older_vmap(tensor: Any) -> bool:
     return isinstance(tensor, Tensor) and torch._C._functorch.is_legacy_batchedtensor(tensor)
 
 
-def _older_rule(rule: Any, op: Any, args: tuple[Any, ...]) -> Any:
+def _older_rule(rule: Callable[..., Rule], op: Any, args: tuple[Any, ...]) -> Any:
     """An op under that vmap, by its rule."""
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
@@ -148,7 +169,7 @@ def _older_rule(rule: Any, op: Any, args: tuple[Any, ...]) -> Any:
     plain, in_dims = zip(*map(unwrap, args), strict=True)
     size = first_size(list(plain), list(in_dims))
     info = SimpleNamespace(batch_size=size)
-    found = rule(op, info, in_dims, plain)
+    found = _by(op, rule(info, in_dims, plain))
 
     def wrap(value: Any, dim: Any) -> Any:
         if isinstance(value, list):
@@ -163,12 +184,12 @@ def _older_rule(rule: Any, op: Any, args: tuple[Any, ...]) -> Any:
 
 @torch.library.register_vmap("rnnfast::scan_forward")
 def _forward_rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
-    return forward_rule(torch.ops.rnnfast.scan_forward, info, in_dims, args)
+    return _by(torch.ops.rnnfast.scan_forward, forward_rule(info, in_dims, args))
 
 
 @torch.library.register_vmap("rnnfast::scan_backward")
 def _backward_rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
-    return backward_rule(torch.ops.rnnfast.scan_backward, info, in_dims, args)
+    return _by(torch.ops.rnnfast.scan_backward, backward_rule(info, in_dims, args))
 
 
 def older_forward_rule(*args: Any) -> Any:

@@ -28,7 +28,17 @@ from .autocast import without_autocast
 from .autodiff import differentiate
 from .backends import registry
 from .checks import check_metadata, check_values
-from .problem import Cotangents, Needs, Options, Saved, Scan, ScanResult, changed, problem_of
+from .problem import (
+    Cotangents,
+    Gradients,
+    Needs,
+    Options,
+    Saved,
+    Scan,
+    ScanResult,
+    changed,
+    problem_of,
+)
 from .schema import BACKWARD, FORWARD, in_order, lib, named, needs_among, pack, scan_of
 from .scratch import scratch_scan
 from .surroundings import differentiating
@@ -38,16 +48,25 @@ from .surroundings import differentiating
 
 def run_forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
     """scan_forward, below autograd."""
-    given = named(FORWARD, args)
-    scan = scan_of(given)
-    check_metadata(scan)
-    check_values(scan)
+    return run_forwards([args])[0]
+
+
+def run_forwards(calls: Sequence[Sequence[Any]]) -> list[Any]:
+    """Calls that are alike but for their tensors."""
+    given = [named(FORWARD, args) for args in calls]
+    scans = [scan_of(one) for one in given]
+    for scan in scans:
+        check_metadata(scan)
+        check_values(scan)
     # all transforms are above, though a level of forward mode still shows
-    problem = changed(problem_of(scan), transformed=False, dual=False)
-    chosen = registry.select(problem, given["backend"])
-    with without_autocast(scan.input.device.type):
-        (y, final, trace), saved = chosen.forward(scan)
-    return _own(y), [_own(s) for s in final], [_own(t) for t in trace], saved
+    problem = changed(problem_of(scans[0]), transformed=False, dual=False)
+    chosen = registry.select(problem, given[0]["backend"])
+    with without_autocast(scans[0].input.device.type):
+        made = chosen.forward_members(scans)
+    return [
+        (_own(y), [_own(s) for s in final], [_own(t) for t in trace], saved)
+        for (y, final, trace), saved in made
+    ]
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -59,16 +78,29 @@ def _own(tensor: Tensor) -> Tensor:
 
 def run_backward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """scan_backward, below autograd."""
-    given = named(BACKWARD, args)
-    scan = scan_of(given)
-    chosen = registry.named(given["backend"], problem_of(scan))
-    outputs = Saved(given["y"], given["trace"], given["saved"])
-    cotangents = Cotangents(given["dy"], given["dfinal"], given["dtrace"])
-    with without_autocast(scan.input.device.type):
-        grads = chosen.backward(scan, outputs, cotangents, needs_among(given))
-    dinput = outputs.y.new_empty(0) if grads.dinput is None else _own(grads.dinput)
-    dstates = [_own(d) for d in grads.dstates or []]
-    return dinput, dstates, [_own(d) for d in grads.dweights or []]
+    return run_backwards([args])[0]
+
+
+def run_backwards(calls: Sequence[Sequence[Any]]) -> list[Any]:
+    """Calls that are alike but for their tensors."""
+    given = [named(BACKWARD, args) for args in calls]
+    scans = [scan_of(one) for one in given]
+    chosen = registry.named(given[0]["backend"], problem_of(scans[0]))
+    saved = [Saved(one["y"], one["trace"], one["saved"]) for one in given]
+    cotangents = [Cotangents(one["dy"], one["dfinal"], one["dtrace"]) for one in given]
+    needs = [needs_among(one) for one in given]
+    with without_autocast(scans[0].input.device.type):
+        made = chosen.backward_members(scans, saved, cotangents, needs)
+    return [_as_op(found, outputs.y) for found, outputs in zip(made, saved, strict=True)]
+
+
+def _as_op(made: Gradients, y: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    dinput = y.new_empty(0) if made.dinput is None else _own(made.dinput)
+    return (
+        dinput,
+        [_own(d) for d in made.dstates or []],
+        [_own(d) for d in made.dweights or []],
+    )
 
 
 lib.impl("scan_forward", run_forward, "CompositeExplicitAutograd")
@@ -188,32 +220,35 @@ def set_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> l
     return tensors
 
 
-def _forward_grad(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-    return forward_grad(ctx, ctx.needs_input_grad, torch.ops.rnnfast.scan_backward, *grads)
+def _forward_grad(ctx: Any, dy: Any, dfinal: Any, dtrace: Any, _: Any) -> tuple[Any, ...]:
+    call = backward_call(ctx, ctx.needs_input_grad, dy, dfinal, dtrace)
+    return call.as_forwards(torch.ops.rnnfast.scan_backward(*call.args))
 
 
-def forward_grad(
-    ctx: Any, flags: Any, backward: Any, dy: Any, dfinal: Any, dtrace: Any, _: Any
-) -> tuple[Any, ...]:
-    """``flags``: which arguments need gradients. ``backward``: what runs scan_backward."""
+class BackwardCall(NamedTuple):
+    """A scan_backward that scan_forward's backward asks for, and for which gradients."""
+
+    args: tuple[Any, ...]
+    scan: Scan
+    needs: Needs
+
+    def as_forwards(self, found: Sequence[Any]) -> tuple[Any, ...]:
+        """What it returned, as gradients of scan_forward's arguments."""
+        names = ("input", "states", "weights")
+        made = input_grads(self.needs, self.scan, *found)
+        return in_order(FORWARD, dict(zip(names, made, strict=True)))
+
+
+def backward_call(ctx: Any, flags: Any, dy: Any, dfinal: Any, dtrace: Any) -> BackwardCall:
+    """``flags``: which arguments of scan_forward need gradients."""
     scan, rest = load_scan(ctx, saved_tensors(ctx))
     n_trace, n_saved = ctx.counts
     y, trace, saved = rest[0], rest[1 : 1 + n_trace], rest[1 + n_trace : 1 + n_trace + n_saved]
     wanted = named(FORWARD, flags)
-    needed = needs_of(scan, wanted["input"], wanted["states"], wanted["weights"])
-    found = backward(
-        *pack(scan, ctx.form.backend),
-        dy,
-        filled(dfinal, scan.states),  # which the final states are alike
-        filled(dtrace, trace),
-        y,
-        trace,
-        saved,
-        list(needed[:3]),
-        0,
-    )
-    names = ("input", "states", "weights")
-    return in_order(FORWARD, dict(zip(names, input_grads(needed, scan, *found), strict=True)))
+    needs = needs_of(scan, wanted["input"], wanted["states"], wanted["weights"])
+    dfinal = filled(dfinal, scan.states)  # which the final states are alike
+    given = (dy, dfinal, filled(dtrace, trace), y, trace, saved, list(needs[:3]), 0)
+    return BackwardCall((*pack(scan, ctx.form.backend), *given), scan, needs)
 
 
 def needs_of(scan: Scan, input: bool, states: Any, weights: Any) -> Needs:

@@ -70,3 +70,58 @@ def in_order(names: Sequence[str], values: Mapping[str, Any]) -> tuple[Any, ...]
     """A value for each argument of an op, None for those without one."""
     assert values.keys() <= set(names)
     return tuple(values.get(name) for name in names)
+
+
+class Nest:
+    """How the tensors among an op's arguments stand there, and all other arguments."""
+
+    def __init__(self, args: Sequence[Any]) -> None:
+        self._others = [None if _holds_tensors(arg) else arg for arg in args]
+        self._counts = [_count(arg) for arg in args]
+        self.size = sum(-count if count < 0 else count for count in self._counts)
+
+    def taken_apart(self, values: Sequence[Any]) -> list[Any]:
+        """Of a value for each argument those of tensors, flat; None for a list stands for all of
+        it."""
+        flat: list[Any] = []
+        for value, count in zip(values, self._counts, strict=True):
+            if count < 0:
+                flat.append(value)
+            elif count > 0:
+                flat += [None] * count if value is None else value
+        return flat
+
+    def nested(self, flat: Sequence[Any]) -> tuple[Any, ...]:
+        """The arguments, of the tensors flat."""
+        return self._nested(flat, self._others)
+
+    def nested_alone(self, flat: Sequence[Any]) -> tuple[Any, ...]:
+        """What there is of each tensor, as the arguments are; of others None."""
+        alone: list[Any] = [[] if isinstance(o, list) and not o else None for o in self._others]
+        return self._nested(flat, alone)
+
+    def _nested(self, flat: Sequence[Any], others: Sequence[Any]) -> tuple[Any, ...]:
+        found, at = [], 0
+        for count, other in zip(self._counts, others, strict=True):
+            if count < 0:
+                found.append(flat[at])
+                at += 1
+            elif count > 0:
+                found.append(list(flat[at : at + count]))
+                at += count
+            else:
+                found.append(other)
+        return tuple(found)
+
+
+def _count(arg: Any) -> int:
+    """-1: a tensor; else of how many tensors it is a list."""
+    if isinstance(arg, torch.Tensor):
+        return -1
+    return len(arg) if _holds_tensors(arg) else 0
+
+
+def _holds_tensors(arg: Any) -> bool:
+    if isinstance(arg, (list, tuple)):
+        return len(arg) > 0 and isinstance(arg[0], torch.Tensor)
+    return isinstance(arg, torch.Tensor)

@@ -79,6 +79,13 @@ def _within(kinds: Sequence[TransformType]) -> bool:
     return any(level.key() in kinds for level in levels)
 
 
+def forward_mode_is_innermost() -> bool:
+    """Whether the innermost transform is forward mode: of torch.func's levels the last, or where
+    there are none, dual numbers."""
+    levels = torch._C._functorch.get_interpreter_stack()
+    return levels[-1].key() == TransformType.Jvp if levels else _dual_level()
+
+
 def _dual_level() -> bool:
     return torch.autograd.forward_ad._current_level >= 0
 

@@ -18,15 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .autodiff import vjp
 from .backends import registry
 from .backends.preference import order
 from .cells.tangent import tangent_cell
 from .problem import Scan, ScanResult, cast, problem_of, wide
-from .products.projection import project_input, projected_by, weight_of_input
+from .products.projection import projected_by, weight_of_input
 from .rules import without_padding
 from .schema import pack
-from .scratch import scratch_scan
+from .scratch import linearized_loop
 from .surroundings import wants_gradients
 
 Op = Callable[..., tuple[Any, ...]]  # scan_forward: its arguments, its results
@@ -111,9 +110,8 @@ def tangent_scan(scan: Scan, tangents: Tangents, values: bool) -> Scan:
         torch.zeros_like(s) if d is None else _widened(cast(d, dtype), H)
         for d, s in zip(tangents.states, states, strict=True)
     ]
-    gates = project_input(scan)
-    dgates = _tangent_of_gates(scan, gates, tangents.input, along)
-    given = [gates, *states, *dstates, *weights, dgates]
+    gates = _both_gates(scan, tangents.input, along)
+    given = [gates, *states, *dstates, *weights]
     options = options._replace(
         all_states=values or options.all_states,
         training=wants_gradients(given),
@@ -122,7 +120,7 @@ def tangent_scan(scan: Scan, tangents: Tangents, values: bool) -> Scan:
     return Scan(
         name,
         "gates",
-        torch.cat([gates, dgates], -1),
+        gates,
         [*dstates, *states],
         weights,
         scan.lengths,
@@ -131,48 +129,46 @@ def tangent_scan(scan: Scan, tangents: Tangents, values: bool) -> Scan:
     )
 
 
-def _tangent_of_gates(
-    scan: Scan, gates: Tensor, dinput: Tensor | None, along: dict[str, Tensor | None]
-) -> Tensor:
-    """Of x W_ihᵀ + b_ih. Of a scan without padding."""
-    total: Tensor | None = None
-    if dinput is not None and scan.kind != "tokens":
-        dinput = without_padding(scan._replace(input=cast(dinput, gates.dtype))).input
-        dense = scan.kind == "dense"
-        total = F.linear(dinput, weight_of_input(scan)) if dense else dinput
+def _both_gates(scan: Scan, dinput: Tensor | None, along: dict[str, Tensor | None]) -> Tensor:
+    """x W_ihᵀ + b_ih and behind it its tangent, [T, B, 2*G*H]: one product. Of a scan without
+    padding."""
+    if scan.kind == "gates":
+        found = torch.zeros_like(scan.input) if dinput is None else cast(dinput, scan.dtype)
+        return torch.cat([scan.input, found], -1)
+    w_ih, b_ih = weight_of_input(scan), scan.weight("b_ih")
     dw_ih, db_ih = along.get("w_ih"), along.get("b_ih")
+    if dinput is None or scan.kind == "tokens":
+        if dw_ih is None and db_ih is None:
+            gates = projected_by(scan, w_ih, b_ih)
+            return torch.cat([gates, torch.zeros_like(gates)], -1)
+        both = torch.cat([w_ih, torch.zeros_like(w_ih) if dw_ih is None else dw_ih])
+        if b_ih is not None:
+            b_ih = torch.cat([b_ih, torch.zeros_like(b_ih) if db_ih is None else db_ih])
+        return projected_by(scan, both, b_ih)
+    x = scan.input
+    dx = without_padding(scan._replace(input=cast(dinput, scan.dtype))).input
+    none, one = torch.zeros_like(x[..., :1]), torch.ones_like(x[..., :1])
+    columns = [(x, dx, w_ih)]
+    if b_ih is not None:
+        columns.append((one, none, b_ih.unsqueeze(-1)))
     if dw_ih is not None:
-        moved = projected_by(scan, dw_ih, db_ih)
-        total = moved if total is None else total + moved
-    elif db_ih is not None:
-        total = db_ih.expand_as(gates) if total is None else total + db_ih
-    return torch.zeros_like(gates) if total is None else total
+        columns.append((torch.zeros_like(x), x, dw_ih))
+    if db_ih is not None:
+        columns.append((none, one, db_ih.unsqueeze(-1)))
+    value, moved, weights = (torch.cat(parts, -1) for parts in zip(*columns, strict=True))
+    both = F.linear(torch.stack([value, moved], 2), weights)
+    return both.reshape(*x.shape[:2], -1)
 
 
 def _by_loop(scan: Scan, tangents: Tangents) -> Linearized:
-    """By the loop in plain torch: two backwards, the second of what is linear in its argument, so
-    that no level of forward mode is needed."""
-    options = scan.options._replace(grad_clip_time=0.0)  # of no effect on tangents
-    every, given = scan.tensors, [tangents.input, *tangents.states, *tangents.weights]
-    moving = [k for k, d in enumerate(given) if d is not None]
-
-    def run(*primals: Tensor) -> tuple[Tensor, ...]:
-        own = with_tensors(scan._replace(options=options), dict(zip(moving, primals, strict=True)))
-        y, final, trace = scratch_scan(own)
-        return (y, *final, *trace)
-
-    flat, back = vjp(run, [every[k] for k in moving])
-    _, forth = vjp(lambda *u: back(u), [torch.zeros_like(t) for t in flat])
-    found = forth(tuple(d for d in given if d is not None))
+    given = [tangents.input, *tangents.states, *tangents.weights]
     count = 1 + len(scan.states)
-    return Linearized(*(ScanResult(f[0], list(f[1:count]), list(f[count:])) for f in (found, flat)))
-
-
-def with_tensors(scan: Scan, changes: dict[int, Tensor]) -> Scan:
-    """``scan`` with others among its tensors, by their place in ``scan.tensors``."""
-    input, *rest = (changes.get(k, t) for k, t in enumerate(scan.tensors))
-    count = len(scan.states)
-    return scan._replace(input=input, states=rest[:count], weights=rest[count:])
+    return Linearized(
+        *(
+            ScanResult(flat[0], list(flat[1:count]), list(flat[count:]))
+            for flat in linearized_loop(scan, given)
+        )
+    )
 
 
 def _narrowed(values: Tensor, P: int) -> Tensor:

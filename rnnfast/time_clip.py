@@ -6,7 +6,6 @@ docs/clipping.md says where exactly. Here stand the option's forms, and the limi
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,33 +44,10 @@ def clip_of(option: float, training: bool, recorded: bool) -> float:
     return option
 
 
-def limited_in_time(state: Tensor, option: float) -> Tensor:
-    """``state`` itself; its gradient is limited by ``option`` (as ``as_option`` gives it).
-
-    A NaN is kept. Differentiable twice, and under vmap and forward-mode AD (whose tangent passes
-    as it is).
-    """
-    return state if option == 0 else _Limited.apply(state, option)
-
-
-class _Limited(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(state: Tensor, option: float) -> Tensor:
-        return state.view_as(state)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-        ctx.option = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        bound = abs(ctx.option)
-        if ctx.option > 0:
-            return grad.clamp(-bound, bound), None
-        return torch.where(grad.abs() > bound, torch.zeros_like(grad), grad), None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        return tangent.view_as(tangent)
+def limited(grad: Tensor, option: float) -> Tensor:
+    """``grad`` within the limit ``option`` (as ``as_option`` gives it). A NaN is kept.
+    Differentiable, at the limit itself as torch.clamp is."""
+    bound = abs(option)
+    if option > 0:
+        return grad.clamp(-bound, bound)
+    return torch.where(grad.abs() > bound, torch.zeros_like(grad), grad)

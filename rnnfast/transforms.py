@@ -9,39 +9,87 @@ level's; below all levels a backend runs. Their derivatives are those of ``tange
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from copy import copy
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers  # which torch does to all but Functions
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
+from torch.autograd import forward_ad
 
 from . import batching, ops
-from .autodiff import vjp
 from .batching import of_older_vmap
 from .cells import CELLS
 from .ops import load_scan, take
-from .problem import Cotangents, Needs, Scan, ScanResult
-from .schema import BACKWARD, FORWARD, in_order, named, needs_among, pack
-from .scratch import scratch_scan
-from .surroundings import in_dispatch_mode
-from .tangents import Tangents, linearize, with_tensors
+from .problem import Cotangents, Scan, ScanResult
+from .schema import BACKWARD, FORWARD, Nest, in_order, named, needs_among, pack
+from .scratch import with_tensors
+from .second import asked_of, second, tangent_of_gradients
+from .surroundings import forward_mode_is_innermost, in_dispatch_mode
+from .tangents import Tangents, linearize
 
 
 def run_transformed(scan: Scan, backend: str) -> ScanResult:
     """Runs ``scan`` where a transform surrounds it."""
+    # who records backward beside it is to find the tangents in what forward saves
+    if forward_mode_is_innermost() and not scan.options.training:
+        duals = [forward_ad.unpack_dual(t) for t in scan.tensors]
+        tangents = [dual.tangent for dual in duals if dual.tangent is not None]
+        if tangents and not any(map(of_older_vmap, tangents)):  # which has no rule for make_dual
+            return _with_tangents(scan, backend, duals)
     y, final, trace, _ = scan_forward(*pack(scan, backend))
     return ScanResult(y, final, trace)
 
 
+def _with_tangents(scan: Scan, backend: str, duals: Sequence[Any]) -> ScanResult:
+    """In forward mode: the scan of the tangents has the results, too. ``duals``: the scan's tensors
+    taken apart."""
+    own = with_tensors(scan, dict(enumerate(dual.primal for dual in duals)))
+    weights = [dual.tangent for dual in duals]
+    (input,), states = take(weights, 1), take(weights, len(scan.states))
+    along = Tangents(input, states, weights)
+    tangent, value = linearize(own, along, backend, scan_forward, values=True)
+    final, trace = (
+        [forward_ad.make_dual(*pair) for pair in zip(*results, strict=True)]
+        for results in zip(value[1:], tangent[1:], strict=True)
+    )
+    return ScanResult(forward_ad.make_dual(value.y, tangent.y), final, trace)
+
+
 def scan_forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    leaves, spec = tree_flatten(args)
-    return _results(args, _Forward.apply(spec, *unwrap_dead_wrappers(tuple(leaves))))
+    return scan_forwards([args])[0]
 
 
 def scan_backward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    leaves, spec = tree_flatten(args)
-    return _gradients(args, _Backward.apply(spec, *unwrap_dead_wrappers(tuple(leaves))))
+    return scan_backwards([args])[0]
+
+
+def scan_forwards(calls: Sequence[Sequence[Any]]) -> list[Any]:
+    """scan_forward of each, all alike but for their tensors: of the members of an ensemble."""
+    return _applied(_Forward, calls, _results)
+
+
+def scan_backwards(calls: Sequence[Sequence[Any]]) -> list[Any]:
+    return _applied(_Backward, calls, _gradients)
+
+
+def _applied(function: Any, calls: Sequence[Sequence[Any]], nested: Callable[..., Any]) -> Any:
+    nest = Nest(calls[0])
+    tensors = [t for args in calls for t in nest.taken_apart(args)]
+    flat = function.apply(nest, *unwrap_dead_wrappers(tuple(tensors)))
+    pairs = zip(calls, _shared_out(flat, len(calls)), strict=True)
+    return [nested(args, own) for args, own in pairs]
+
+
+def _by_call(nest: Nest, flat: Sequence[Any]) -> list[list[Any]]:
+    """What there is of each tensor that a Function is given, by call."""
+    return _shared_out(flat, len(flat) // nest.size)
+
+
+def _shared_out(flat: Sequence[Any], calls: int) -> list[list[Any]]:
+    """What calls that are alike made, by call."""
+    each = len(flat) // calls
+    return [list(flat[k * each : (k + 1) * each]) for k in range(calls)]
 
 
 def _results(args: Sequence[Any], flat: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
@@ -64,326 +112,160 @@ def _flat(results: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(one for part in results for one in (part if isinstance(part, list) else [part]))
 
 
-def _as_leaves(gradients: Sequence[Any], spec: TreeSpec) -> list[Any]:
-    """A gradient for each leaf of an op's arguments, None for all of a list that has none."""
-    found: list[Any] = []
-    for gradient, child in zip(gradients, spec.children(), strict=True):
-        none = gradient is None
-        found += [None] * child.num_leaves if none else _flat([gradient])
-    return found
-
-
 def _sees_ops(leaves: Sequence[Any]) -> bool:
     """Whether someone is there who has to see an op: who replaces or records torch's calls, or the
     older vmap."""
     return in_dispatch_mode() or any(map(of_older_vmap, leaves))
 
 
+class _Part:
+    """One call in the context of several: to ``ops`` a context like any other."""
+
+    def __init__(self) -> None:
+        self.saved_tensors: Sequence[Tensor] = ()
+
+    def set_materialize_grads(self, on: bool) -> None:
+        """They all have one setting."""
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        self.saved_tensors = tensors
+
+
+def _save(ctx: Any, parts: list[Any], of_scans: list[list[Tensor]]) -> None:
+    """``of_scans``: of each part's tensors the first, which are its scan's."""
+    ctx.set_materialize_grads(False)
+    ctx.parts = parts
+    ctx.n_saved = [len(part.saved_tensors) for part in parts]
+    ctx.n_scan = [len(own) for own in of_scans]
+    ctx.save_for_backward(*(t for part in parts for t in part.saved_tensors))
+    ctx.save_for_forward(*(t for own in of_scans for t in own))
+    for part in parts:
+        part.saved_tensors = ()
+
+
+def _parts(ctx: Any, counts: Sequence[int]) -> list[Any]:
+    """The parts with their tensors: ``ctx.n_saved`` of them, or in forward mode ``ctx.n_scan``."""
+    rest, found = ops.saved_tensors(ctx), []
+    for part, count in zip(ctx.parts, counts, strict=True):
+        found.append(own := copy(part))
+        own.saved_tensors = tuple(take(rest, count))
+    return found
+
+
+def _mapped(
+    rule: Callable[..., Any], all_at_once: Callable[..., Any], info: Any, in_dims: Any, given: Any
+) -> tuple[Any, Any]:
+    """Several calls under vmap, each by ``rule``."""
+    nest, *tensors = given
+    pairs = zip(_by_call(nest, tensors), _by_call(nest, in_dims[1:]), strict=True)
+    rules = [rule(info, nest.nested_alone(dims), nest.nested(args)) for args, dims in pairs]
+    made = all_at_once([call for calls, _ in rules for call in calls])
+    found = [combined(take(made, len(calls))) for calls, combined in rules]
+    return tuple(tuple(one for pair in found for one in _flat(pair[side])) for side in (0, 1))  # type: ignore[return-value]
+
+
 class _Forward(torch.autograd.Function):
-    """(how the arguments are nested, the arguments flat) -> the results flat."""
+    """(how the tensors of each call are nested, the tensors of all) -> the results flat."""
 
     @staticmethod
-    def forward(spec: TreeSpec, *leaves: Any) -> tuple[Tensor, ...]:
-        args = tree_unflatten(leaves, spec)
-        run = torch.ops.rnnfast.scan_forward if _sees_ops(leaves) else ops.run_forward
-        return _flat(run(*args))
+    def forward(nest: Nest, *tensors: Any) -> tuple[Tensor, ...]:
+        calls = [nest.nested(own) for own in _by_call(nest, tensors)]
+        if _sees_ops(tensors):
+            found = [torch.ops.rnnfast.scan_forward(*args) for args in calls]
+        else:
+            found = ops.run_forwards(calls)
+        return tuple(one for results in found for one in _flat(results))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.spec, args = inputs[0], tree_unflatten(inputs[1:], inputs[0])
-        results = _results(args, output)
-        ctx.mark_non_differentiable(*results[3])
-        ctx.save_for_forward(*ops.set_forward(ctx, args, results))
+        nest = ctx.nest = inputs[0]
+        parts, of_scans, saved = [], [], list[Tensor]()
+        calls = [nest.nested(own) for own in _by_call(nest, inputs[1:])]
+        for args, flat in zip(calls, _shared_out(output, len(calls)), strict=True):
+            results = _results(args, flat)
+            saved += results[3]
+            parts.append(part := _Part())
+            of_scans.append(ops.set_forward(part, args, results))
+        ctx.mark_non_differentiable(*saved)
+        _save(ctx, parts, of_scans)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        flags = tree_unflatten(ctx.needs_input_grad[1:], ctx.spec)
-        n_trace, _ = ctx.counts
-        rest = list(grads)
-        (dy,), dfinal = take(rest, 1), take(rest, ctx.form.n_states)
-        found = ops.forward_grad(ctx, flags, scan_backward, dy, dfinal, rest[:n_trace], None)
-        return None, *_as_leaves(found, ctx.spec)
+        parts = _parts(ctx, ctx.n_saved)
+        flags, asked = _by_call(ctx.nest, ctx.needs_input_grad[1:]), []
+        for part, given, own in zip(parts, flags, _shared_out(grads, len(parts)), strict=True):
+            wanted = ctx.nest.nested_alone(given)
+            (dy,), dfinal = take(own, 1), take(own, part.form.n_states)
+            asked.append(ops.backward_call(part, wanted, dy, dfinal, own[: part.counts[0]]))
+        found = scan_backwards([call.args for call in asked])
+        made = [call.as_forwards(one) for call, one in zip(asked, found, strict=True)]
+        return None, *(d for gradients in made for d in ctx.nest.taken_apart(gradients))
 
     @staticmethod
-    def jvp(ctx: Any, _: None, *leaves: Any) -> tuple[Tensor | None, ...]:
-        scan, _rest = load_scan(ctx, ctx.saved_tensors)
-        along = named(FORWARD, tree_unflatten(leaves, ctx.spec))
-        tangents = Tangents(along["input"], along["states"], along["weights"])
-        y, final, trace = linearize(scan, tangents, ctx.form.backend, scan_forward).tangent
-        return (y, *final, *trace, *(None for _ in range(ctx.counts[1])))
+    def jvp(ctx: Any, _: None, *tangents: Any) -> tuple[Tensor | None, ...]:
+        flat: list[Tensor | None] = []
+        calls = _by_call(ctx.nest, tangents)
+        for part, own in zip(_parts(ctx, ctx.n_scan), calls, strict=True):
+            scan, _rest = load_scan(part, part.saved_tensors)
+            given = named(FORWARD, ctx.nest.nested_alone(own))
+            along = Tangents(given["input"], given["states"], given["weights"])
+            y, final, trace = linearize(scan, along, part.form.backend, scan_forward).tangent
+            flat += [y, *final, *trace, *(None for _ in range(part.counts[1]))]
+        return tuple(flat)
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, spec: TreeSpec, *leaves: Any) -> tuple[Any, Any]:
-        args, dims = (tree_unflatten(each, spec) for each in (leaves, in_dims[1:]))
-        found, out_dims = batching.forward_rule(scan_forward, info, dims, args)
-        return _flat(found), _flat(out_dims)
+    def vmap(info: Any, in_dims: Any, *given: Any) -> tuple[Any, Any]:
+        return _mapped(batching.forward_rule, scan_forwards, info, in_dims, given)
 
 
 class _Backward(torch.autograd.Function):
     """The same of scan_backward."""
 
     @staticmethod
-    def forward(spec: TreeSpec, *leaves: Any) -> tuple[Tensor, ...]:
-        args = tree_unflatten(leaves, spec)
-        run = torch.ops.rnnfast.scan_backward if _sees_ops(leaves) else ops.run_backward
-        return _flat(run(*args))
+    def forward(nest: Nest, *tensors: Any) -> tuple[Tensor, ...]:
+        calls = [nest.nested(own) for own in _by_call(nest, tensors)]
+        if _sees_ops(tensors):
+            found = [torch.ops.rnnfast.scan_backward(*args) for args in calls]
+        else:
+            found = ops.run_backwards(calls)
+        return tuple(one for results in found for one in _flat(results))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.spec = inputs[0]
-        args = tree_unflatten(inputs[1:], inputs[0])
-        ctx.save_for_forward(*ops.set_backward(ctx, args, output))
-        if not ctx.needs.input:
-            ctx.mark_non_differentiable(output[0])  # it stands for none
+        nest = ctx.nest = inputs[0]
+        parts, of_scans, unwanted = [], [], list[Tensor]()
+        calls = [nest.nested(own) for own in _by_call(nest, inputs[1:])]
+        for args, flat in zip(calls, _shared_out(output, len(calls)), strict=True):
+            parts.append(part := _Part())
+            of_scans.append(ops.set_backward(part, args, tuple(flat)))
+            if not needs_among(named(BACKWARD, args)).input:
+                unwanted.append(flat[0])  # it stands for none
+        ctx.mark_non_differentiable(*unwanted)
+        _save(ctx, parts, of_scans)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        asked = _asked(ctx)
-        along = asked.tangents(grads)
-        flags = named(BACKWARD, tree_unflatten(ctx.needs_input_grad[1:], ctx.spec))
-        wanted = [flags["input"], *flags["states"], *flags["weights"]]
-        found = _second(asked, along, tuple(map(bool, wanted)))
-        return None, *_as_leaves(in_order(BACKWARD, asked.by_name(found, ctx.counts)), ctx.spec)
+        parts, found = _parts(ctx, ctx.n_saved), list[Any]()
+        every = _by_call(ctx.nest, ctx.needs_input_grad[1:])
+        for part, given, own in zip(parts, every, _shared_out(grads, len(parts)), strict=True):
+            asked = asked_of(part, scan_forward)
+            flags = named(BACKWARD, ctx.nest.nested_alone(given))
+            wanted = [flags["input"], *flags["states"], *flags["weights"]]
+            made = second(asked, asked.tangents(own), tuple(map(bool, wanted)))
+            found += ctx.nest.taken_apart(in_order(BACKWARD, asked.by_name(made)))
+        return None, *found
 
     @staticmethod
-    def jvp(ctx: Any, _: None, *leaves: Any) -> tuple[Any, ...]:
-        asked = _asked(ctx)
-        along = named(BACKWARD, tree_unflatten(leaves, ctx.spec))
-        tangents = Tangents(along["input"], along["states"], along["weights"])
-        given = Cotangents(along["dy"], along["dfinal"], along["dtrace"])
-        return _tangent_of_gradients(asked, tangents, given)
+    def jvp(ctx: Any, _: None, *tangents: Any) -> tuple[Any, ...]:
+        found: list[Any] = []
+        calls = _by_call(ctx.nest, tangents)
+        for part, own in zip(_parts(ctx, ctx.n_scan), calls, strict=True):
+            given = named(BACKWARD, ctx.nest.nested_alone(own))
+            along = Tangents(given["input"], given["states"], given["weights"])
+            cotangents = Cotangents(given["dy"], given["dfinal"], given["dtrace"])
+            found += tangent_of_gradients(asked_of(part, scan_forward), along, cotangents)
+        return tuple(found)
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, spec: TreeSpec, *leaves: Any) -> tuple[Any, Any]:
-        args, dims = (tree_unflatten(each, spec) for each in (leaves, in_dims[1:]))
-        found, out_dims = batching.backward_rule(scan_backward, info, dims, args)
-        return _flat(found), _flat(out_dims)
-
-
-# --- derivatives of backward ----------------------------------------------------------------------
-
-
-class _Asked(NamedTuple):
-    """What a scan_backward was asked for."""
-
-    scan: Scan
-    cotangents: Cotangents
-    needs: Needs
-    backend: str
-
-    def tangents(self, grads: Sequence[Any]) -> Tangents:
-        """What came in for each gradient that was made, as the scan's tensors are."""
-        rest, needs = list(grads), self.needs
-        (input,) = take(rest, 1)
-        n_states, n_weights = len(self.scan.states), len(self.scan.weights)
-        states = take(rest, n_states) if needs.states else [None] * n_states
-        weights = rest if needs.weights else [None] * n_weights
-        return Tangents(input if needs.input else None, states, weights)
-
-    def by_name(self, found: _Second, counts: tuple[int, int]) -> dict[str, Any]:
-        """``found`` by the names of scan_backward's arguments."""
-        tensors, (dy, dfinal, dtrace) = list(found.tensors), found.cotangents
-        (input,), states = take(tensors, 1), take(tensors, len(self.scan.states))
-        return {
-            "input": input,
-            "states": states,
-            "weights": tensors,
-            "dy": None if self.cotangents.dy is None else dy,
-            "dfinal": dfinal,
-            "dtrace": dtrace,
-        }
-
-
-class _Second(NamedTuple):
-    """Gradients of a scan's tensors, and of the cotangents that its backward was given."""
-
-    tensors: list[Tensor | None]
-    cotangents: Any  # as Cotangents
-
-
-def _asked(ctx: Any) -> _Asked:
-    scan, rest = load_scan(ctx, ctx.saved_tensors)
-    dy = take(rest, 1)[0] if ctx.has_dy else None
-    dfinal = take(rest, len(scan.states))
-    return _Asked(scan, Cotangents(dy, dfinal, rest), ctx.needs, ctx.form.backend)
-
-
-def _second(asked: _Asked, along: Tangents, wanted: tuple[bool, ...]) -> _Second:
-    """The gradient of the sum of ``along`` times the gradients that were asked for. ``wanted``:
-    of which tensors of the scan."""
-    if all(d is None for d in (along.input, *along.states, *along.weights)):
-        nothing = [[None] * len(given) for given in asked.cotangents[1:]]
-        return _Second([None] * len(wanted), (None, *nothing))
-    if asked.needs.groups:
-        return _second_by_group(asked, along, wanted)
-    if asked.scan.options.grad_clip_time != 0:
-        return _second_by_loop(asked, along, wanted)
-    scan, (dy, dfinal, dtrace), _, backend = asked
-    places = [k for k, on in enumerate(wanted) if on]
-
-    def run(*primals: Tensor) -> tuple[Tensor, ...]:
-        own = with_tensors(scan, dict(zip(places, primals, strict=True)))
-        y, final, trace = linearize(own, along, backend, scan_forward).tangent
-        return (y, *final, *trace)
-
-    tensors: list[Tensor | None] = [None] * len(wanted)
-    if places:
-        flat, back = vjp(run, [scan.tensors[k] for k in places])
-        y, *rest = flat
-        found = back((torch.zeros_like(y) if dy is None else dy, *dfinal, *dtrace))
-        for k, d in zip(places, found, strict=True):
-            tensors[k] = d
-    else:
-        y, *rest = run()
-    final = take(rest, len(scan.states))
-    return _Second(tensors, Cotangents(y, final, rest))
-
-
-def _second_by_loop(asked: _Asked, along: Tangents, wanted: tuple[bool, ...]) -> _Second:
-    """By the loop in plain torch, whose gradient is clipped at each step."""
-    scan, (dy, dfinal, dtrace), _, _ = asked
-    places = [k for k, on in enumerate(wanted) if on]
-    given = [along.input, *along.states, *along.weights]
-    moving = [k for k, d in enumerate(given) if d is not None]
-    cotangents = [*([] if dy is None else [dy]), *dfinal, *dtrace]
-
-    def gradients(*tensors: Tensor) -> tuple[Tensor, ...]:
-        rest = list(tensors)
-        own = with_tensors(scan, dict(zip(places, take(rest, len(places)), strict=True)))
-
-        def run(*primals: Tensor) -> tuple[Tensor, ...]:
-            found = scratch_scan(with_tensors(own, dict(zip(moving, primals, strict=True))))
-            return (*([] if dy is None else [found.y]), *found.final, *found.trace)
-
-        _, back = vjp(run, [own.tensors[k] for k in moving])
-        return back(tuple(rest))
-
-    _, back = vjp(gradients, [*(scan.tensors[k] for k in places), *cotangents])
-    found = list(back(tuple(d for d in given if d is not None)))
-    tensors: list[Tensor | None] = [None] * len(wanted)
-    for k, d in zip(places, take(found, len(places)), strict=True):
-        tensors[k] = d
-    of_y = None if dy is None else take(found, 1)[0]
-    return _Second(tensors, Cotangents(of_y, take(found, len(dfinal)), found))
-
-
-def _tangent_of_gradients(asked: _Asked, along: Tangents, given: Cotangents) -> tuple[Any, ...]:
-    """The tangents of the gradients that were asked for, flat; ``given``: those of the cotangents,
-    None where there is none.
-
-    The gradient of <dy, y'> + <dy', y>, where ' marks tangents: that by x of <dy, F(x)> moves as
-    the first does, and is linear in dy.
-    """
-    if asked.needs.groups:
-        return _gradients_by_group(asked, along, given)
-    scan, (dy, dfinal, dtrace), needs, backend = asked
-    if scan.options.grad_clip_time != 0:
-        raise NotImplementedError(
-            "forward-mode AD over a backward with grad_clip_time is the backend 'reference' only"
-        )
-    wanted = [
-        needs.input,
-        *(needs.states for _ in scan.states),
-        *(needs.weights for _ in scan.weights),
-    ]
-    places = [k for k, on in enumerate(wanted) if on]
-
-    def run(*primals: Tensor) -> tuple[Tensor, ...]:
-        own = with_tensors(scan, dict(zip(places, primals, strict=True)))
-        made = linearize(own, along, backend, scan_forward, values=True)
-        return tuple(t for result in made for t in (result.y, *result.final, *result.trace))
-
-    flat, back = vjp(run, [scan.tensors[k] for k in places])
-    incoming = [dy, *dfinal, *dtrace, given.dy, *given.dfinal, *given.dtrace]
-    pairs = zip(incoming, flat, strict=True)
-    rest = list(back(tuple(torch.zeros_like(o) if d is None else d for d, o in pairs)))
-    dinput = take(rest, 1)[0] if needs.input else None
-    return (dinput, *rest)
-
-
-# --- where each part of the batch has gradients of the weights of its own -------------------------
-
-
-def _each_group(asked: _Asked, run: Callable[..., Any], *more: tuple[Any, int]) -> Any:
-    """What ``run`` returns for what was asked for of each group, stacked. ``more``: its further
-    arguments, and the axis of their groups."""
-    scan, (dy, dfinal, dtrace), needs, _ = asked
-    of_batch = [(scan.input, 1), (scan.states, 0), (scan.lengths, 0), (scan.resets, 1)]
-    of_batch += [(dy, 1), (dfinal, 0), (dtrace, 1)]
-    given = [(_apart(value, axis, needs.groups), axis) for value, axis in of_batch]
-    given += more
-    leaves, spec = tree_flatten([value for value, _ in given])
-    axes = [axis for value, axis in given for _ in tree_leaves(value)]
-    there = [k for k, leaf in enumerate(leaves) if leaf is not None]
-
-    def one(*tensors: Tensor) -> Any:
-        known = dict(zip(there, tensors, strict=True))
-        every = tree_unflatten([known.get(k) for k in range(len(leaves))], spec)
-        input, states, lengths, resets, dy, dfinal, dtrace, *rest = every
-        own = asked._replace(
-            scan=scan._replace(input=input, states=states, lengths=lengths, resets=resets),
-            cotangents=Cotangents(dy, dfinal, dtrace),
-            needs=needs._replace(groups=0),
-        )
-        return run(own, *rest)
-
-    mapped = torch.vmap(one, in_dims=tuple(axes[k] for k in there))
-    return mapped(*(leaves[k] for k in there))
-
-
-def _second_by_group(asked: _Asked, along: Tangents, wanted: tuple[bool, ...]) -> _Second:
-    groups = asked.needs.groups
-
-    def run(own: _Asked, input: Any, states: Any, weights: Any) -> Any:
-        tensors, (dy, dfinal, dtrace) = _second(own, Tangents(input, states, weights), wanted)
-        made = {k: d for k, d in enumerate(tensors) if d is not None}
-        return made, [] if dy is None else [dy], dfinal, dtrace
-
-    more = ((_apart(along.input, 1, groups), 1), (_apart(along.states, 0, groups), 0))
-    made, dy, dfinal, dtrace = _each_group(asked, run, *more, (along.weights, 0))
-    last_state = len(asked.scan.states)
-    tensors: list[Tensor | None] = [None] * len(wanted)
-    for k, d in made.items():
-        if k == 0:
-            tensors[k] = _together(d, 1)
-        else:
-            tensors[k] = _together(d, 0) if k <= last_state else d.sum(0)
-    of_y = _together(dy[0], 1) if dy else None
-    of_trace = [_together(d, 1) for d in dtrace]
-    return _Second(tensors, Cotangents(of_y, [_together(d, 0) for d in dfinal], of_trace))
-
-
-def _gradients_by_group(asked: _Asked, along: Tangents, given: Cotangents) -> tuple[Any, ...]:
-    groups, needs = asked.needs.groups, asked.needs
-
-    def run(own: _Asked, input: Any, states: Any, dy: Any, dfinal: Any, dtrace: Any) -> Any:
-        tangents, cotangents = (
-            along._replace(input=input, states=states),
-            Cotangents(dy, dfinal, dtrace),
-        )
-        found = _tangent_of_gradients(own, tangents, cotangents)
-        return list(found if needs.input else found[1:])
-
-    each = (
-        (along.input, 1),
-        (along.states, 0),
-        (given.dy, 1),
-        (given.dfinal, 0),
-        (given.dtrace, 1),
-    )
-    made = _each_group(asked, run, *((_apart(value, axis, groups), axis) for value, axis in each))
-    dinput = _together(made.pop(0), 1) if needs.input else None
-    dstates = take(made, len(asked.scan.states)) if needs.states else []
-    return (dinput, *(_together(d, 0) for d in dstates), *made)
-
-
-def _apart(value: Any, axis: int, groups: int) -> Any:
-    """[…, B, …] → […, groups, B/groups, …], of each tensor of a list."""
-    if isinstance(value, (list, tuple)):
-        return [_apart(v, axis, groups) for v in value]
-    return None if value is None else value.unflatten(axis, (groups, value.shape[axis] // groups))
-
-
-def _together(value: Tensor, axis: int) -> Tensor:
-    """[groups, …, B/groups, …] → […, B, …]."""
-    return value.movedim(0, axis).flatten(axis, axis + 1)
+    def vmap(info: Any, in_dims: Any, *given: Any) -> tuple[Any, Any]:
+        return _mapped(batching.backward_rule, scan_backwards, info, in_dims, given)

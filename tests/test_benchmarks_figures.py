@@ -214,18 +214,22 @@ def test_every_file_is_shown() -> None:
 
 def test_a_machine_that_is_measured_later_has_a_table(copied: Path) -> None:
     folder = copied / "benchmarks/results/a-new-one/more"
-    row = transforms.Row("gru", "vmap", 1.5, "ours", 1.25)
+    row = transforms.Row("gru", "vmap", transforms.OURS_NAME, 3, 1.5, 1.4, 1.6, 1.25, 1.0, "")
     rows = [
-        row,
-        replace(row, peer="loop", ratio=9.5),
-        replace(row, peer="torch.nn", reason="can't"),
+        replace(one, transform=name)
+        for name in transforms.NAMES
+        for one in (
+            row,
+            replace(row, peer="loop", of_ours=9.5),
+            replace(row, peer="torch.nn", note="can't"),
+        )
     ]
     records.write(folder / "transforms.csv", rows, FACTS | {"threads": 1})
     assert figures.main(["--check"]) == 1
     assert figures.main([]) == 0
     text = (copied / "docs/transforms.md").read_text()
     assert "**Some X1, AVX-512, 1 thread** (torch 2.14.1, 2 January 2026, commit 0123456):" in text
-    assert "| GRU, vmap | 1.5 | 1.25 of forward | 9.50 | can't |" in text
+    assert "| gru | vmap | 1.50 ms | 1.2 x forward | 9.50 | can't |" in text
 
 
 def test_where_a_figure_is_from(copied: Path) -> None:

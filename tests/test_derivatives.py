@@ -137,8 +137,12 @@ def no_loop(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         raise AssertionError("the loop in plain torch ran")
 
     def close() -> None:
-        for where in ("rnnfast.tangents", "rnnfast.transforms", "rnnfast.backends.reference"):
-            monkeypatch.setattr(f"{where}.scratch_scan", forbidden)
+        for loop in (
+            "tangents.linearized_loop",
+            "second.limited_gradients",
+            "backends.reference.scratch_scan",
+        ):
+            monkeypatch.setattr(f"rnnfast.{loop}", forbidden)
 
     return close
 
@@ -237,17 +241,77 @@ def test_a_vmap_in_a_vmap() -> None:
     assert_as_the_loop(gradients, Called(LAYERS["lstm"]().double()))
 
 
-@pytest.mark.parametrize("mode", [0.05, ("zero", 0.05)])
-def test_gradients_that_are_clipped_on_their_way(mode: Any) -> None:
-    f = Called(LAYERS["gru"](grad_clip_time=mode).double())
-    for transform in (
-        FIRST["per sample"],
-        FIRST["jacrev by input"],
-        FORWARD_MODE["jvp by weights"],
-    ):
-        assert_as_the_loop(transform, f)
-    with rnnfast.use_backend("cpu"), pytest.raises(rnnfast.BackendError, match="grad_clip_time"):
-        SECOND["forward over reverse"](f)
+LIMITS = (0.05, ("zero", 0.05))
+
+
+@pytest.mark.parametrize("transform", [*BATCHED, "per sample", "jvp of per sample"])
+@pytest.mark.parametrize("mode", LIMITS)
+def test_gradients_that_are_clipped_on_their_way(mode: Any, transform: str) -> None:
+    assert_as_the_loop(EVERY[transform], Called(LAYERS["gru"](grad_clip_time=mode).double()))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("name", ["lstm_proj", "gru"])
+@pytest.mark.parametrize("mode", LIMITS)
+def test_limited_gradients_against_finite_differences(mode: Any, name: str, backend: str) -> None:
+    """Of the gradient as it is, limited; gradients beside it enter the same backward."""
+    lengths, resets = torch.tensor([4, 2, 3]), (torch.arange(T * B) % 5 == 3).view(T, B)
+    f = Called(LAYERS[name](grad_clip_time=mode).double(), lengths=lengths, resets=resets)
+    names = list(f.p)
+    given = [t.clone().requires_grad_() for t in (X, *f.p.values())]
+
+    def outputs(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+        return tuple(f.outputs(dict(zip(names, weights, strict=True)), x))
+
+    with rnnfast.use_backend(backend):
+        assert torch.autograd.gradgradcheck(outputs, given, fast_mode=True)
+        assert torch.autograd.gradgradcheck(
+            outputs,
+            given,
+            fast_mode=True,
+            check_fwd_over_rev=True,
+            check_rev_over_rev=False,
+            check_undefined_grad=False,
+        )
+        slope = torch.autograd.grad(f.loss(f.p, given[0]), given[0])[0]
+        plain = Called(LAYERS[name]().double(), lengths=lengths, resets=resets)
+        free = torch.autograd.grad(plain.loss(f.p, given[0]), given[0])[0]
+    assert (slope - free).abs().max() > 1e-3  # the limit was reached
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("mode", [0.5, ("zero", 0.5)])
+def test_the_derivative_at_the_limit_itself(mode: Any, backend: str) -> None:
+    """That of torch.clamp, whichever it is; what is zeroed only beyond the limit is kept at it."""
+    weights = [torch.ones(3, 1), torch.eye(3), torch.zeros(3), torch.zeros(3)]
+    h = torch.ones(1, 3, requires_grad=True)
+    dy = torch.tensor([[[0.5, -0.5, 0.75]]], requires_grad=True)
+    y = rnnfast.scan(
+        "rnn_relu", torch.ones(1, 1, 1), [h], weights, grad_clip_time=mode, backend=backend
+    ).y
+    (dh,) = torch.autograd.grad(y, h, dy, create_graph=True)
+    (ddy,) = torch.autograd.grad(dh.sum(), dy)
+    expected = torch.tensor([[[1.0, 1.0, 0.0]]])
+    if mode == 0.5:
+        (expected,) = torch.autograd.grad(dy.clamp(-0.5, 0.5).sum(), dy)
+    assert torch.equal(ddy, expected)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_gradient_beside_a_penalty_is_limited_by_itself(backend: str) -> None:
+    f = Called(LAYERS["gru"](grad_clip_time=0.05).double())
+
+    def found(penalty: float, loss: float) -> list[Tensor]:
+        x = X.clone().requires_grad_()
+        y = f.y(dict(f.layer.named_parameters()), x)
+        value = (y * torch.arange(y.numel()).view_as(y)).sum()  # linear: y's gradient is a constant
+        (dx,) = torch.autograd.grad(value, x, create_graph=True)
+        total = penalty * sum_of_squares(dx) + loss * value
+        return list(torch.autograd.grad(total, list(f.layer.parameters())))
+
+    with rnnfast.use_backend(backend):
+        both = [a + b for a, b in zip(found(1, 0), found(0, 1), strict=True)]
+        torch.testing.assert_close(found(1, 1), both)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -42,8 +42,9 @@ HostPlan plan(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_
 class Jobs {
  public:
   void add(std::function<void()> job) { jobs_.push_back(std::move(job)); }
+  int64_t count() const { return static_cast<int64_t>(jobs_.size()); }
   void run() {
-    const auto count = static_cast<int64_t>(jobs_.size());
+    const int64_t count = this->count();
     const int n = static_cast<int>(std::min<int64_t>(count, host_threads()));
     if (n > 0) {
       const WithoutGil no_gil;
@@ -279,7 +280,7 @@ void bind_cpu(std::vector<PyMethodDef>& functions) {
                   "*, cell, gates, extra, y, c, w_hh, w_hr, h0, c0, lengths, resets, reverse, dy, "
                   "dc, dh_last, dc_last, grad_clip_time, jobs");
   auto& jobs = *new Type<Jobs>;  // for as long as the process lives
-  jobs.method<&Jobs::run>("run", "");
+  jobs.method<&Jobs::run>("run", "").property<&Jobs::count>("count");
   Type<Jobs>::add("rnnfast._cpu.Jobs", jobs);
   bind<&make_jobs>(functions, "cpu_jobs", "");
 }

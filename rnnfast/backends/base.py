@@ -95,6 +95,21 @@ class Backend:
         each = zip(scans, saved, cotangents, needs, strict=True)
         return [self.backward(*one) for one in each]
 
+    def forward_members(self, scans: Sequence[Scan]) -> list[tuple[ScanResult, list[Tensor]]]:
+        """``forward`` of the members of an ensemble: scans alike but for their tensors."""
+        return [self.forward(scan) for scan in scans]
+
+    def backward_members(
+        self,
+        scans: Sequence[Scan],
+        saved: Sequence[Saved],
+        cotangents: Sequence[Cotangents],
+        needs: Sequence[Needs],
+    ) -> list[Gradients]:
+        """``backward`` of them."""
+        each = zip(scans, saved, cotangents, needs, strict=True)
+        return [self.backward(*one) for one in each]
+
     def why_not_whole(self, problems: Sequence[Problem], call: Call) -> str | None:
         """Where ``takes_whole``: why it can't run these layers on top of one another in one go, or
         None. ``problems``: of each layer and direction, bottom to top."""
@@ -280,6 +295,4 @@ def why_no_kernel(problem: Problem, device: str, dtypes: Sequence[torch.dtype]) 
         return f"it has no kernel for {problem.dtype}"
     if problem.transformed and (problem.tracing or problem.recorded):
         return "under a compiler its kernels have no rules for derivatives by torch.func"
-    if problem.dual and problem.options.grad_clip_time != 0:
-        return "its kernels have no forward mode over a backward with grad_clip_time"
     return None

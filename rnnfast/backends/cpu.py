@@ -11,7 +11,7 @@ lie in [-1, 1], as fixed point, finer than bfloat16 by a factor of a hundred; th
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ from ..products.projection import own_projection
 from . import own_cpu
 from .base import KernelBackend, TensorLike, why_no_kernel
 
+Forward = tuple[ScanResult, list[Tensor]]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -77,9 +78,25 @@ class Cpu(KernelBackend):
             return (T, B, H), dtype
         return (T, B, problem.spec.gates * H), dtype if dtype == wide(dtype) else torch.int16
 
-    def forward(self, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
+    def forward(self, scan: Scan) -> Forward:
         if scan.spec.own:
             return own_cpu.forward(scan)
+        return self._forward(scan)()
+
+    def forward_members(self, scans: Sequence[Scan]) -> list[Forward]:
+        at_once, jobs = self._at_once(scans), module().cpu_jobs()
+        made = [self._forward(scan, jobs) for scan in scans[:at_once]]
+        jobs.run()
+        return [finished() for finished in made] + [self.forward(s) for s in scans[at_once:]]
+
+    def _at_once(self, scans: Sequence[Scan]) -> int:
+        """How many of them run together, each on a thread of its own."""
+        if scans[0].spec.own:
+            return 0
+        return len(scans) - len(scans) % module().cpu_threads()
+
+    def _forward(self, scan: Scan, jobs: Any = None) -> Callable[[], Forward]:
+        """What finishes it, once ``jobs`` ran, where there are any."""
         storage = scan.weights[0].dtype
         training, all_states = scan.options.training, scan.options.all_states
         own = scan.to(wide(storage))
@@ -102,21 +119,44 @@ class Cpu(KernelBackend):
             reverse=own.options.reverse,
             training=training,
             all_c=training or all_states,
+            jobs=jobs,
         )
-        final = [h_last] if c_last is None else [h_last, c_last]
-        c = _to(c, storage)
-        trace = [c] if all_states and c is not None else []
-        result = ScanResult(cast(y, storage), [cast(s, storage) for s in final], trace)
-        made = {
-            "gates": gates,
-            own.spec.extra: _to(extra, storage),
-            "c": c,
-        }
-        return result, self.to_save(scan, made)
+
+        def finished() -> Forward:
+            final = [h_last] if c_last is None else [h_last, c_last]
+            every_c = _to(c, storage)
+            trace = [every_c] if all_states and every_c is not None else []
+            result = ScanResult(cast(y, storage), [cast(s, storage) for s in final], trace)
+            made = {
+                "gates": gates,
+                own.spec.extra: _to(extra, storage),
+                "c": every_c,
+            }
+            return result, self.to_save(scan, made)
+
+        return finished
 
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
         if scan.spec.own:
             return own_cpu.backward(scan, saved, cotangents, needs)
+        return self._backward(scan, saved, cotangents, needs)()
+
+    def backward_members(
+        self,
+        scans: Sequence[Scan],
+        saved: Sequence[Saved],
+        cotangents: Sequence[Cotangents],
+        needs: Sequence[Needs],
+    ) -> list[Gradients]:
+        at_once, jobs = self._at_once(scans), module().cpu_jobs()
+        each = list(zip(scans, saved, cotangents, needs, strict=True))
+        made = [self._backward(*one, jobs) for one in each[:at_once]]
+        jobs.run()
+        return [finished() for finished in made] + [self.backward(*one) for one in each[at_once:]]
+
+    def _backward(
+        self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs, jobs: Any = None
+    ) -> Callable[[], Gradients]:
         storage = scan.weights[0].dtype
         dtype = wide(storage)
         own, y, spec = scan.to(dtype), cast(saved.y, dtype), scan.spec
@@ -143,15 +183,21 @@ class Cpu(KernelBackend):
             dh_last=dh_last,
             dc_last=dc_last,
             grad_clip_time=own.options.grad_clip_time,
+            jobs=jobs,
         )
-        dstates = [dh0] if dc0 is None else [dh0, dc0]
-        dgates, rounding = GateMajor(spec, dgx, own_dgh), Rounding(storage)
-        backward = Backward(own, y, dgates, rounding, {spec.extra: extra}, dh_total)
-        made = _weight_gradients(backward, dgates) if needs.weights and not needs.groups else None
-        if made is None:
-            return backward.gradients(needs, dstates)
-        rest = backward.gradients(needs._replace(weights=False), dstates)
-        return rest._replace(dweights=made)
+
+        def finished() -> Gradients:
+            dstates = [dh0] if dc0 is None else [dh0, dc0]
+            dgates, rounding = GateMajor(spec, dgx, own_dgh), Rounding(storage)
+            backward = Backward(own, y, dgates, rounding, {spec.extra: extra}, dh_total)
+            apart = needs.groups or not needs.weights
+            made = None if apart else _weight_gradients(backward, dgates)
+            if made is None:
+                return backward.gradients(needs, dstates)
+            rest = backward.gradients(needs._replace(weights=False), dstates)
+            return rest._replace(dweights=made)
+
+        return finished
 
 
 def _multiplied_here(scan: Scan, weights: Mapping[str, Tensor]) -> bool:

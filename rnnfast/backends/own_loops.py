@@ -36,10 +36,11 @@ def saved_like(layout: Layout, problem: Problem) -> list[TensorLike]:
 def forward(kernel: Loops, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
     storage = scan.dtype
     own = scan.to(wide(storage))
-    gx = own_projection(own)
+    layout, training = kernel.layout, own.options.training
+    keeps = own.kind == "gates" and not training  # then nothing is written to it
+    gx = own.input.contiguous() if keeps else own_projection(own)
     T, B, _ = gx.shape
     H, count = own.states[0].shape[1], len(own.spec.states)
-    layout, training = kernel.layout, own.options.training
     init = [state.contiguous() for state in own.states]
     last = [torch.empty_like(state) for state in init]
     y = gx.new_empty(T, B, H)

@@ -1,0 +1,264 @@
+"""The derivatives of a scan's backward: the gradients of its gradients, and their tangents.
+
+Both are a scan of the tangent cell and its backward (``tangents``), but for a backward with
+grad_clip_time, whose gradients are no product of tangents: those are differentiated in plain torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers  # which torch does to all but Functions
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from .autodiff import jvp_by_vjps, last_vjp, vjp
+from .ops import load_scan, take
+from .problem import Cotangents, Needs, Scan
+from .scratch import limited_gradients, with_tensors
+from .tangents import Op, Tangents, linearize
+
+
+class Asked(NamedTuple):
+    """What a scan_backward was asked for."""
+
+    scan: Scan
+    cotangents: Cotangents
+    needs: Needs
+    backend: str
+    op: Op  # runs scan_forward
+
+    def tangents(self, grads: Sequence[Any]) -> Tangents:
+        """What came in for each gradient that was made, as the scan's tensors are."""
+        rest, needs = list(grads), self.needs
+        (input,) = take(rest, 1)
+        n_states, n_weights = len(self.scan.states), len(self.scan.weights)
+        states = take(rest, n_states) if needs.states else [None] * n_states
+        weights = rest if needs.weights else [None] * n_weights
+        return Tangents(input if needs.input else None, states, weights)
+
+    def by_name(self, found: Second) -> dict[str, Any]:
+        """``found`` by the names of scan_backward's arguments."""
+        tensors, (dy, dfinal, dtrace) = list(found.tensors), found.cotangents
+        (input,), states = take(tensors, 1), take(tensors, len(self.scan.states))
+        return {
+            "input": input,
+            "states": states,
+            "weights": tensors,
+            "dy": None if self.cotangents.dy is None else dy,
+            "dfinal": dfinal,
+            "dtrace": dtrace,
+        }
+
+
+class Second(NamedTuple):
+    """Gradients of a scan's tensors, and of the cotangents that its backward was given."""
+
+    tensors: list[Tensor | None]
+    cotangents: Any  # as Cotangents
+
+
+def asked_of(ctx: Any, op: Op) -> Asked:
+    """Of what ``ops.set_backward`` left on ``ctx``."""
+    scan, rest = load_scan(ctx, unwrap_dead_wrappers(ctx.saved_tensors))
+    dy = take(rest, 1)[0] if ctx.has_dy else None
+    dfinal = take(rest, len(scan.states))
+    return Asked(scan, Cotangents(dy, dfinal, rest), ctx.needs, ctx.form.backend, op)
+
+
+def second(asked: Asked, along: Tangents, wanted: tuple[bool, ...]) -> Second:
+    """The gradient of the sum of ``along`` times the gradients that were asked for. ``wanted``:
+    of which tensors of the scan."""
+    if all(d is None for d in (along.input, *along.states, *along.weights)):
+        nothing = [[None] * len(given) for given in asked.cotangents[1:]]
+        return Second([None] * len(wanted), (None, *nothing))
+    if asked.needs.groups:
+        return _second_by_group(asked, along, wanted)
+    if asked.scan.options.grad_clip_time != 0:
+        return _second_limited(asked, along, wanted)
+    scan, (dy, dfinal, dtrace), _, backend, op = asked
+    places = [k for k, on in enumerate(wanted) if on]
+
+    def run(*primals: Tensor) -> tuple[Tensor, ...]:
+        own = with_tensors(scan, dict(zip(places, primals, strict=True)))
+        y, final, trace = linearize(own, along, backend, op).tangent
+        return (y, *final, *trace)
+
+    tensors: list[Tensor | None] = [None] * len(wanted)
+    if places:
+        flat, back = last_vjp(run, [scan.tensors[k] for k in places])
+        y, *rest = flat
+        found = back((torch.zeros_like(y) if dy is None else dy, *dfinal, *dtrace))
+        for k, d in zip(places, found, strict=True):
+            tensors[k] = d
+    else:
+        y, *rest = run()
+    final = take(rest, len(scan.states))
+    return Second(tensors, Cotangents(y, final, rest))
+
+
+class _Limited:
+    """The gradients that were asked for of a scan with grad_clip_time, which are no product of
+    tangents: by the loop in plain torch, as a function of the scan's tensors at ``places`` and of
+    the cotangents. ``made``: the gradients of which tensors it returns."""
+
+    def __init__(self, asked: Asked, places: Sequence[int], made: Sequence[int]) -> None:
+        scan, (dy, dfinal, dtrace), *_ = asked
+        self.scan, self.places, self.made = scan, places, made
+        if dy is None:
+            dy = scan.states[0].new_zeros(*scan.input.shape[:2], scan.states[0].shape[-1])
+        self.primals = [*(scan.tensors[k] for k in places), dy, *dfinal, *dtrace]
+
+    def __call__(self, *primals: Tensor) -> tuple[Tensor, ...]:
+        cotangents = list(primals)
+        own = dict(zip(self.places, take(cotangents, len(self.places)), strict=True))
+        found = limited_gradients(with_tensors(self.scan, own), cotangents)
+        return tuple(d for k in self.made if (d := found[k]) is not None)
+
+
+def _second_limited(asked: Asked, along: Tangents, wanted: tuple[bool, ...]) -> Second:
+    places = [k for k, on in enumerate(wanted) if on]
+    given = [along.input, *along.states, *along.weights]
+    function = _Limited(asked, places, [k for k, d in enumerate(given) if d is not None])
+    _, back = vjp(function, function.primals)
+    found = list(back(tuple(d for d in given if d is not None)))
+    tensors: list[Tensor | None] = [None] * len(wanted)
+    for k, d in zip(places, take(found, len(places)), strict=True):
+        tensors[k] = d
+    (of_y,), dfinal = take(found, 1), take(found, len(asked.cotangents.dfinal))
+    return Second(tensors, Cotangents(of_y, dfinal, found))
+
+
+def _tangent_of_limited(
+    asked: Asked, along: Tangents, given: Cotangents, made: Sequence[int]
+) -> list[Tensor]:
+    moved = [along.input, *along.states, *along.weights]
+    places = [k for k, d in enumerate(moved) if d is not None]
+    function = _Limited(asked, places, made)
+    tangents = [*(moved[k] for k in places), given.dy, *given.dfinal, *given.dtrace]
+    pairs = zip(tangents, function.primals, strict=True)
+    full = [torch.zeros_like(t) if d is None else d for d, t in pairs]
+    return [*jvp_by_vjps(function, function.primals, full)[1]]
+
+
+def tangent_of_gradients(asked: Asked, along: Tangents, given: Cotangents) -> tuple[Any, ...]:
+    """The tangents of the gradients that were asked for, flat; ``given``: those of the cotangents,
+    None where there is none.
+
+    The gradient of <dy, y'> + <dy', y>, where ' marks tangents: that by x of <dy, F(x)> moves as
+    the first does, and is linear in dy.
+    """
+    if asked.needs.groups:
+        return _gradients_by_group(asked, along, given)
+    scan, (dy, dfinal, dtrace), needs, backend, op = asked
+    wanted = [
+        needs.input,
+        *(needs.states for _ in scan.states),
+        *(needs.weights for _ in scan.weights),
+    ]
+    places = [k for k, on in enumerate(wanted) if on]
+    if scan.options.grad_clip_time != 0:
+        rest = _tangent_of_limited(asked, along, given, places)
+        return (take(rest, 1)[0] if needs.input else None, *rest)
+
+    def run(*primals: Tensor) -> tuple[Tensor, ...]:
+        own = with_tensors(scan, dict(zip(places, primals, strict=True)))
+        made = linearize(own, along, backend, op, values=True)
+        return tuple(t for result in made for t in (result.y, *result.final, *result.trace))
+
+    flat, back = vjp(run, [scan.tensors[k] for k in places])
+    incoming = [dy, *dfinal, *dtrace, given.dy, *given.dfinal, *given.dtrace]
+    pairs = zip(incoming, flat, strict=True)
+    rest = list(back(tuple(torch.zeros_like(o) if d is None else d for d, o in pairs)))
+    dinput = take(rest, 1)[0] if needs.input else None
+    return (dinput, *rest)
+
+
+# --- where each part of the batch has gradients of the weights of its own -------------------------
+
+
+def _each_group(asked: Asked, run: Callable[..., Any], *more: tuple[Any, int]) -> Any:
+    """What ``run`` returns for what was asked for of each group, stacked. ``more``: its further
+    arguments, and the axis of their groups."""
+    scan, (dy, dfinal, dtrace), needs, *_ = asked
+    of_batch = [(scan.input, 1), (scan.states, 0), (scan.lengths, 0), (scan.resets, 1)]
+    of_batch += [(dy, 1), (dfinal, 0), (dtrace, 1)]
+    given = [(_apart(value, axis, needs.groups), axis) for value, axis in of_batch]
+    given += more
+    leaves, spec = tree_flatten([value for value, _ in given])
+    axes = [axis for value, axis in given for _ in tree_leaves(value)]
+    there = [k for k, leaf in enumerate(leaves) if leaf is not None]
+
+    def one(*tensors: Tensor) -> Any:
+        known = dict(zip(there, tensors, strict=True))
+        every = tree_unflatten([known.get(k) for k in range(len(leaves))], spec)
+        input, states, lengths, resets, dy, dfinal, dtrace, *rest = every
+        own = asked._replace(
+            scan=scan._replace(input=input, states=states, lengths=lengths, resets=resets),
+            cotangents=Cotangents(dy, dfinal, dtrace),
+            needs=needs._replace(groups=0),
+        )
+        return run(own, *rest)
+
+    mapped = torch.vmap(one, in_dims=tuple(axes[k] for k in there))
+    return mapped(*(leaves[k] for k in there))
+
+
+def _second_by_group(asked: Asked, along: Tangents, wanted: tuple[bool, ...]) -> Second:
+    groups = asked.needs.groups
+
+    def run(own: Asked, input: Any, states: Any, weights: Any) -> Any:
+        tensors, (dy, dfinal, dtrace) = second(own, Tangents(input, states, weights), wanted)
+        made = {k: d for k, d in enumerate(tensors) if d is not None}
+        return made, [] if dy is None else [dy], dfinal, dtrace
+
+    more = ((_apart(along.input, 1, groups), 1), (_apart(along.states, 0, groups), 0))
+    made, dy, dfinal, dtrace = _each_group(asked, run, *more, (along.weights, 0))
+    last_state = len(asked.scan.states)
+    tensors: list[Tensor | None] = [None] * len(wanted)
+    for k, d in made.items():
+        if k == 0:
+            tensors[k] = _together(d, 1)
+        else:
+            tensors[k] = _together(d, 0) if k <= last_state else d.sum(0)
+    of_y = _together(dy[0], 1) if dy else None
+    of_trace = [_together(d, 1) for d in dtrace]
+    return Second(tensors, Cotangents(of_y, [_together(d, 0) for d in dfinal], of_trace))
+
+
+def _gradients_by_group(asked: Asked, along: Tangents, given: Cotangents) -> tuple[Any, ...]:
+    groups, needs = asked.needs.groups, asked.needs
+
+    def run(own: Asked, input: Any, states: Any, dy: Any, dfinal: Any, dtrace: Any) -> Any:
+        tangents, cotangents = (
+            along._replace(input=input, states=states),
+            Cotangents(dy, dfinal, dtrace),
+        )
+        found = tangent_of_gradients(own, tangents, cotangents)
+        return list(found if needs.input else found[1:])
+
+    each = (
+        (along.input, 1),
+        (along.states, 0),
+        (given.dy, 1),
+        (given.dfinal, 0),
+        (given.dtrace, 1),
+    )
+    made = _each_group(asked, run, *((_apart(value, axis, groups), axis) for value, axis in each))
+    dinput = _together(made.pop(0), 1) if needs.input else None
+    dstates = take(made, len(asked.scan.states)) if needs.states else []
+    return (dinput, *(_together(d, 0) for d in dstates), *made)
+
+
+def _apart(value: Any, axis: int, groups: int) -> Any:
+    """[…, B, …] → […, groups, B/groups, …], of each tensor of a list."""
+    if isinstance(value, (list, tuple)):
+        return [_apart(v, axis, groups) for v in value]
+    return None if value is None else value.unflatten(axis, (groups, value.shape[axis] // groups))
+
+
+def _together(value: Tensor, axis: int) -> Tensor:
+    """[groups, …, B/groups, …] → […, B, …]."""
+    return value.movedim(0, axis).flatten(axis, axis + 1)
