@@ -67,7 +67,7 @@ $(TOOLS): pyproject.toml $(ASKED)
 NVCC_WHEELS = $$($(PY) -c 'import re, pathlib; t = pathlib.Path("pyproject.toml").read_text(); print(*re.findall(r"\"(nvidia-[^\"]+)\"", t))')
 
 $(SETTINGS): FORCE | $(PY)
-	@echo "$$RNNFAST_CUDA|$$FORCE_CUDA|$$TORCH_CUDA_ARCH_LIST|$$RNNFAST_DEBUG|$$CUDA_HOME|$$CXX" > $@.new
+	@echo "$$RNNFAST_CUDA|$$FORCE_CUDA|$$TORCH_CUDA_ARCH_LIST|$$RNNFAST_DEBUG|$$CUDA_HOME|$$CXX|$$RNNFAST_PORTABLE|$$RNNFAST_FAST_TANH" > $@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 # Here and not by the `pip install` below, because pip hides what a build prints.

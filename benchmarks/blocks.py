@@ -11,6 +11,7 @@ from . import (
     clip,
     distributed,
     exported,
+    forward_peers,
     gemm,
     loaded,
     scaling,
@@ -150,6 +151,10 @@ def trained(record: Record) -> Iterator[str]:
     yield from _markdown(["", "perplexity", "tokens/s", "ratio (quartiles)"], lines)
 
 
+def everybody(record: Record) -> Iterator[str]:
+    yield from forward_peers.table(record.rows(forward_peers.Forward))
+
+
 def two_processes(record: Record) -> Iterator[str]:
     yield from scaling.measured(record.rows(distributed.Row))
 
@@ -164,6 +169,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], Iterator[str]]]] = {
     "clip": ("clip", clipping),
     "compile-times": ("compile", compile_times),
     "products": ("gemm", products),
+    "forward-peers": ("forward-peers", everybody),
     "loaded": ("loaded", under_load),
     "single-steps": ("streaming", single_steps),
     "onnx": ("exported", onnx),

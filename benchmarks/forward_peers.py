@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from . import records
@@ -92,6 +91,8 @@ class Peer:
 
 def lay_down(case: Case, folder: Path) -> tuple[dict[str, Any], Any, float]:
     """What peers are told of a layer, its output in float64, and how far off one may be."""
+    import numpy as np
+
     torch.manual_seed(0)
     layer = getattr(torch.nn, case.class_name)(case.I, case.H)
     x = torch.randn(case.T, case.B, case.I)
@@ -108,6 +109,8 @@ def lay_down(case: Case, folder: Path) -> tuple[dict[str, Any], Any, float]:
 
 def refusal(peer: Peer, told: dict[str, Any], exact: Any, allowed: float) -> str | None:
     """Why it is not to be timed."""
+    import numpy as np
+
     output = Path(told["numbers"]).with_name(f"{peer.name.replace(' ', '')}.npy")
     said = peer.ask({**told, "output": str(output)})
     if said is not None:
@@ -120,21 +123,33 @@ def refusal(peer: Peer, told: dict[str, Any], exact: Any, allowed: float) -> str
 def timed(case: Case, peers: Sequence[Peer], rounds: int, folder: Path) -> Iterator[Forward]:
     told, exact, allowed = lay_down(case, folder)
     able: list[Peer] = []
+    nan, first = float("nan"), 0.0
     for peer in peers:
         reason = refusal(peer, told, exact, allowed)
         if reason is None:
             able.append(peer)
         else:
-            nan = float("nan")
             yield Forward(case.name, peer.name, nan, nan, nan, 0, reason)
-    calls = max(1, int(TURN / max(able[0].ask(3), 1e-7)))
     found: dict[str, list[float]] = {peer.name: [] for peer in able}
-    for _ in range(rounds):
+    ended: dict[str, str] = {}
+    calls = 3
+    for number in range(-1, rounds):  # the first says how many calls make a turn
         for peer in able:
-            found[peer.name].append(1e3 * peer.ask(calls))
+            said = peer.ask(calls) if peer.name not in ended else ""
+            if isinstance(said, str):
+                ended.setdefault(peer.name, said)
+            elif number >= 0:
+                found[peer.name].append(1e3 * said)
+            elif peer is able[0]:
+                first = said
+        if number < 0:
+            calls = max(1, int(TURN / max(first, 1e-7)))
     for name, ms in found.items():
-        q1, median, q3 = statistics.quantiles(ms, n=4)
-        yield Forward(case.name, name, median, q1, q3, len(ms))
+        if name in ended:
+            yield Forward(case.name, name, nan, nan, nan, 0, ended[name])
+        else:
+            q1, median, q3 = statistics.quantiles(ms, n=4)
+            yield Forward(case.name, name, median, q1, q3, len(ms))
 
 
 def table(rows: Sequence[Forward]) -> list[str]:
@@ -160,6 +175,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", default="*", metavar="PATTERN", help="of names of cases")
     parser.add_argument("--write", action="store_true", help="into benchmarks/results")
     options = parser.parse_args(argv)
+    if options.rounds < 2:
+        parser.error("--rounds: at least 2")
+    if options.write and options.only != "*":
+        parser.error("--write keeps all cases or none, not those of --only")
     threads = torch.get_num_threads()
     facts = records.facts("cpu", threads, rounds=options.rounds)
     rows: list[Forward] = []

@@ -64,7 +64,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
 def _imported(name: str) -> tuple[ModuleType | None, str | None]:
     try:
         return importlib.import_module(name), None
-    except (ImportError, RuntimeError) as error:
+    except (ImportError, RuntimeError, AttributeError, ValueError) as error:
         return None, f"{name} does not load: {error}; to build it again, {REBUILD}"
 
 

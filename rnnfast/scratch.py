@@ -204,7 +204,8 @@ def limited_gradients(scan: Scan, cotangents: Sequence[Tensor]) -> list[Tensor |
         if live_at is not None:
             dnews = _chosen(live_at[t], dnews, [torch.zeros_like(d) for d in dnews])
         dgx[t], *found = back(tuple(dnews))
-        handed = [limited(d, scan.options.grad_clip_time) for d in found[:count]]
+        clip = scan.options.grad_clip_time
+        handed = [limited(d, clip) if clip != 0 else d for d in found[:count]]
         dstates = handed if live_at is None else _chosen(live_at[t], handed, dstates)
         dweights = [w + d for w, d in zip(dweights, found[count:], strict=True)]
     made = back_to_given((torch.stack(dgx), *dstates, *dweights))

@@ -15,6 +15,7 @@ from torch._functorch.utils import unwrap_dead_wrappers  # which torch does to a
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from .autodiff import jvp_by_vjps, last_vjp, vjp
+from .batching import of_older_vmap
 from .ops import load_scan, take
 from .problem import Cotangents, Needs, Scan
 from .scratch import limited_gradients, with_tensors
@@ -76,7 +77,7 @@ def second(asked: Asked, along: Tangents, wanted: tuple[bool, ...]) -> Second:
         return Second([None] * len(wanted), (None, *nothing))
     if asked.needs.groups:
         return _second_by_group(asked, along, wanted)
-    if asked.scan.options.grad_clip_time != 0:
+    if asked.scan.options.grad_clip_time != 0 or _mapped_by_older_vmap(asked, along):
         return _second_limited(asked, along, wanted)
     scan, (dy, dfinal, dtrace), _, backend, op = asked
     places = [k for k, on in enumerate(wanted) if on]
@@ -99,10 +100,17 @@ def second(asked: Asked, along: Tangents, wanted: tuple[bool, ...]) -> Second:
     return Second(tensors, Cotangents(y, final, rest))
 
 
+def _mapped_by_older_vmap(asked: Asked, along: Tangents, given: Any = ()) -> bool:
+    """Whether the vmap inside torch.autograd maps any of these, which has rules for torch's own
+    operations only."""
+    return any(map(of_older_vmap, tree_leaves((tuple(along), tuple(asked.cotangents), given))))
+
+
 class _Limited:
     """The gradients that were asked for of a scan with grad_clip_time, which are no product of
-    tangents: by the loop in plain torch, as a function of the scan's tensors at ``places`` and of
-    the cotangents. ``made``: the gradients of which tensors it returns."""
+    tangents, or under the older vmap: by the loop in plain torch, as a function of the scan's
+    tensors at ``places`` and of the cotangents. ``made``: the gradients of which tensors it
+    returns."""
 
     def __init__(self, asked: Asked, places: Sequence[int], made: Sequence[int]) -> None:
         scan, (dy, dfinal, dtrace), *_ = asked
@@ -159,7 +167,7 @@ def tangent_of_gradients(asked: Asked, along: Tangents, given: Cotangents) -> tu
         *(needs.weights for _ in scan.weights),
     ]
     places = [k for k, on in enumerate(wanted) if on]
-    if scan.options.grad_clip_time != 0:
+    if scan.options.grad_clip_time != 0 or _mapped_by_older_vmap(asked, along, given):
         rest = _tangent_of_limited(asked, along, given, places)
         return (take(rest, 1)[0] if needs.input else None, *rest)
 

@@ -237,9 +237,15 @@ def _run_alone(
     scan = Scan(stack.cell, kind_of(x), x, states, stack.weights[0], lengths, resets, options)
     ((y, final, trace),) = _run_layer(stack, [scan], assigned)
     every = [[y], *([one] for one in trace)] if options.all_states else []
-    # in place: users detach_() states, which no view allows
-    rows = [torch.stack([s]) if s._is_view() else s.unsqueeze_(0) for s in final]
-    return StackResult(y, rows, every, False)
+    return StackResult(y, [_as_row(s) for s in final], every, False)
+
+
+def _as_row(state: Tensor) -> Tensor:
+    """[1, …]. No view of it, since users detach_() states; in place, without a copy, where nobody
+    keeps what the kernel returned."""
+    if type(state) is not Tensor or state._is_view() or in_dispatch_mode():
+        return torch.stack([state])
+    return state.unsqueeze_(0)
 
 
 def _run_at_once(

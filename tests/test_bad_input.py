@@ -80,7 +80,10 @@ def test_an_empty_batch_works(cls: type, backend: str) -> None:
         y, _ = layer(torch.zeros(T, 0, I))
         assert y.shape == (T, 0, 2 * H)
         y, _ = layer(torch.zeros(T, 0, I), lengths=torch.zeros(0, dtype=torch.int64))
+        spoilt = [torch.full_like(p, float("nan")) for p in layer.parameters()]
+        del spoilt  # whose memory the gradients may have
         y.sum().backward()
+        assert not any(p.grad is None or p.grad.any() for p in layer.parameters())
         assert layer(torch.zeros(T, 0, dtype=torch.int64))[0].shape == (T, 0, 2 * H)
 
 

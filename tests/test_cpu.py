@@ -17,11 +17,12 @@ from torch import Tensor, nn
 import rnnfast
 from rnnfast import _ext
 from rnnfast.backends import cpu as cpu_backend
-from rnnfast.problem import Scan
+from rnnfast.backends import registry
+from rnnfast.problem import Cotangents, Needs, Saved, Scan
 from rnnfast.products import multiply
 from rnnfast.recurrent import RecurrentLayer
 
-from .cases import BUILT_IN, Case, leaves, run, small
+from .cases import BUILT_IN, Case, leaves, run, scan_of, small
 from .pipeline_cases import assert_same
 
 pytestmark = pytest.mark.skipif(
@@ -364,3 +365,55 @@ def test_a_scan_that_multiplies_its_input_gives_the_bits_of_one_that_is_given_it
             torch.testing.assert_close(a, b, rtol=0, atol=0)
     assert taken
     assert all(taken) == (multiply._loaded() is not None)
+
+
+@pytest.mark.parametrize("name", ["rnn_tanh", "lstm", "gru", "lstm_proj"])
+def test_negated_views_are_read_as_what_they_stand_for(name: str) -> None:
+    case = Case(name, T=3, B=2)
+    scan = scan_of(case, leaves(case, torch.float32))
+    given = scan._replace(
+        states=[torch._neg_view(-s.detach()) for s in scan.states],
+        weights=[torch._neg_view(-w.detach()) for w in scan.weights],
+    )
+    plain = scan._replace(
+        states=[s.detach() for s in scan.states], weights=[w.detach() for w in scan.weights]
+    )
+    for a, b in zip(outputs_of(given), outputs_of(plain), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def outputs_of(scan: Scan) -> list[Tensor]:
+    """Of forward and backward of the backend."""
+    backend = registry.BACKENDS["cpu"]
+    own = scan._replace(options=scan.options._replace(training=True))
+    (y, final, _), saved = backend.forward(own)
+    cotangents = Cotangents(torch.ones_like(y), [torch.ones_like(s) for s in final], [])
+    found = backend.backward(own, Saved(y, [], saved), cotangents, Needs(True, True, True))
+    assert found.dinput is not None
+    assert found.dstates is not None
+    assert found.dweights is not None
+    return [y, *final, found.dinput, *found.dstates, *found.dweights]
+
+
+def test_jobs_are_what_was_made_for_them() -> None:
+    h = torch.zeros(1, 2)
+    with pytest.raises(TypeError, match="jobs must be"):
+        cpu_backend.module().cpu_forward(
+            cell="rnn_tanh",
+            gates=torch.zeros(1, 1, 2),
+            x=None,
+            w_ih=None,
+            b_ih=None,
+            fixed=False,
+            w_hh=torch.zeros(2, 2),
+            b_hh=None,
+            w_hr=None,
+            h0=h,
+            c0=None,
+            lengths=None,
+            resets=None,
+            reverse=False,
+            training=False,
+            all_c=False,
+            jobs=object(),
+        )

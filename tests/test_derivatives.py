@@ -447,3 +447,28 @@ def test_products_of_groups(cell: str, kind: str, unit_major: bool, reverse: boo
     together = found(slice(None), groups)
     apart = [found(slice(g * size, (g + 1) * size), 0) for g in range(groups)]
     torch.testing.assert_close(together, [torch.stack(each) for each in zip(*apart, strict=True)])
+
+
+@pytest.mark.parametrize("strategy", ["reverse-mode", "forward-mode"])
+@pytest.mark.parametrize("name", ["rnn_tanh", "lstm", "gru", "lstm_proj", "mgu"])
+def test_second_derivatives_under_the_older_vmap(name: str, strategy: str) -> None:
+    """torch.autograd's own: hessian(vectorize=True), is_grads_batched=True."""
+    layer = LAYERS[name]().double()
+
+    def f(x: Tensor) -> Tensor:
+        return layer(x)[0].square().sum()
+
+    def batched(x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        (g,) = torch.autograd.grad(f(x), x, create_graph=True)
+        eye = torch.eye(g.numel(), dtype=g.dtype).view(g.numel(), *g.shape)
+        (found,) = torch.autograd.grad(g, x, eye, is_grads_batched=True)
+        return found.view(*x.shape, *x.shape)
+
+    of_torch = torch.autograd.functional.hessian
+    with rnnfast.use_backend("reference"):
+        expected = of_torch(f, X)
+    with rnnfast.use_backend("cpu"):
+        found = of_torch(f, X, vectorize=True, outer_jacobian_strategy=strategy)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(batched(X), expected, rtol=1e-10, atol=1e-12)

@@ -264,3 +264,43 @@ def test_final_states_are_the_users_own(name: str) -> None:
                 found = torch.autograd.grad(again.sum(), list(layer.parameters()))
                 for a, b in zip(found, expected, strict=True):
                     torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_selective_checkpointing_keeps_what_it_was_given() -> None:
+    from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+    layer, x = rnnfast.GRU(4, 5), torch.randn(T, B, 4)
+    kept = [torch.ops.rnnfast.scan_forward.default]
+    for _ in range(2):
+        layer.zero_grad()
+        checkpoint(
+            lambda x: layer(x)[0].sum(),
+            x,
+            use_reentrant=False,
+            context_fn=lambda: create_selective_checkpoint_contexts(kept),
+        ).backward()
+        found = layer.weight_hh_l0.grad
+        assert found is not None
+        (expected,) = torch.autograd.grad(layer(x)[0].sum(), layer.weight_hh_l0)
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("cls", [rnnfast.GRU, rnnfast.LSTM, rnnfast.IndRNN])
+def test_a_layer_that_was_made_narrower_between_two_calls(cls: type) -> None:
+    layer, other, x = cls(4, 8), cls(4, 12), torch.randn(T, B, 4)
+    for _ in range(2):
+        layer(x)
+    layer.hidden_size = 12
+    for name, weight in other.named_parameters():
+        setattr(layer, name, nn.Parameter(weight.detach().clone()))
+    torch.testing.assert_close(layer(x)[0], other(x)[0], rtol=0, atol=0)
+
+
+def test_weights_of_two_dtypes_are_refused() -> None:
+    layer, x = rnnfast.IndRNN(4, 8), torch.randn(T, B, 4)
+    layer(x)
+    for name, weight in list(layer.named_parameters())[1:2]:
+        setattr(layer, name, nn.Parameter(weight.detach().double()))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="dtype"):
+            layer(x)

@@ -123,6 +123,7 @@ class SumsPass {
   }
 
   void pack_strips(Range strips, int64_t k, int64_t K, S* to) const {
+    if (K == 0) return;
     for (int o = 0; o < s_.operand_count; ++o) {
       const Range mine = of_operand(o, strips);
       if (mine.size() <= 0) continue;

@@ -25,7 +25,7 @@ class WeightSums {
       : w_(w), H_(H), P_(P), G_(cell.gates), sums_(sums) {
     const int64_t B = sums.B;
     sums.operand_count = kMostOperands;
-    if (w.x && w.dw_ih) sums.operands[kX] = {w.x, w.I, w.x_step, w.x_row, nullptr};
+    if (w.dw_ih) sums.operands[kX] = {w.x, w.I, w.x_step, w.x_row, nullptr};
     sums.operands[kH] = {w.y, P, B * P, P, w.h0};
     if (cell.has_extra()) sums.operands[kExtra] = {w.extra, H, B * H, H, nullptr};
     for (int p = 0; p < cell.phase_count; ++p) {
@@ -36,6 +36,12 @@ class WeightSums {
       } else {
         of_gates(phase, cell.own_gate);
       }
+    }
+    for (int o = 0; o < kMostOperands; ++o) {  // what nothing is multiplied with is not packed
+      bool wanted = false;
+      for (int g = 0; g < sums.gradient_count; ++g)
+        wanted |= sums.gradients[g].products[o] != nullptr;
+      if (!wanted) sums.operands[o].N = 0;
     }
   }
 
@@ -66,7 +72,7 @@ class WeightSums {
   }
 
   void of_input(SumGradients<S>& g, int gate) {
-    if (w_.dw_ih && w_.x) g.products[kX] = w_.dw_ih + gate * H_ * w_.I;
+    if (w_.dw_ih) g.products[kX] = w_.dw_ih + gate * H_ * w_.I;
     if (w_.db_ih) g.biases[0] = w_.db_ih + gate * H_;
   }
   void of_state(SumGradients<S>& g, const Phase& phase, int gate) {

@@ -72,7 +72,7 @@ ScalarType promoted(ScalarType a, ScalarType b) {
 
 // Of torch, found at import.
 struct Names {
-  Ref tensor, parameter, is_neg, item, increment_version;
+  Ref tensor, parameter, is_neg, is_inference, item, increment_version;
 };
 
 Names& names() {
@@ -164,6 +164,9 @@ class List {
   // `nothing`: no value would change, so none is written.
   template <class Body>
   bool change(const Body& body, bool nothing) const {
+    for (const Tensor& t : tensors_) {  // whose versions are not counted, nor refused here
+      if (t.object().call(names().is_inference).is_true()) return false;
+    }
     try {
       names().increment_version(list_.get());
     } catch (const Raised&) {
@@ -250,7 +253,8 @@ void bind_clip(std::vector<PyMethodDef>& functions) {
   n.tensor = import("torch").attribute("Tensor");
   n.parameter = import("torch.nn").attribute("Parameter");
   n.increment_version = import("torch.autograd.graph").attribute("increment_version");
-  n.is_neg = interned("is_neg"), n.item = interned("item");
+  n.is_neg = interned("is_neg"), n.is_inference = interned("is_inference");
+  n.item = interned("item");
   bind<&clip_norm>(functions, "clip_norm", "tensors, p, wide, max_norm, if_finite");
   bind<&clip_scale>(functions, "clip_scale", "tensors, norm, max_norm");
   bind<&clip_value>(functions, "clip_value", "tensors, bound");

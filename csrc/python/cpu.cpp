@@ -1,5 +1,7 @@
 // The host kernels for Python, on CPU tensors that rnnfast/backends/cpu.py has prepared.
 #include <algorithm>
+#include <atomic>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -20,12 +22,16 @@ using Optional = std::optional<Tensor>;
 using Given = cpu::Given<Tensor>;
 using Input = cpu::GivenInput<Tensor>;
 
+// Not so of torch's zero tensors, which forward mode makes.
+bool has_memory(const Tensor& tensor) { return tensor.const_data_ptr() || tensor.numel() == 0; }
+
 Tensor checked(const char* name, const Tensor& tensor, ScalarType dtype, const Sizes& shape) {
   check_value(tensor.is_cpu(), name, " must be on the CPU, got ", tensor.device());
   check_type(tensor.scalar_type() == dtype, name, " must be ", dtype, ", got ",
              tensor.scalar_type());
   check_value(tensor.sizes() == shape, name, " must have shape ", shape, ", got ", tensor.sizes());
-  return tensor.contiguous();
+  check_value(has_memory(tensor), name, " has no memory");
+  return tensor.resolve_neg().contiguous();
 }
 
 Optional checked(const char* name, const Optional& tensor, ScalarType dtype, const Sizes& shape) {
@@ -46,13 +52,22 @@ class Jobs {
   void run() {
     const int64_t count = this->count();
     const int n = static_cast<int>(std::min<int64_t>(count, host_threads()));
+    std::exception_ptr error;
+    std::atomic<bool> failed{false};
     if (n > 0) {
       const WithoutGil no_gil;
-      cpu::on_threads(n, [&](int id, int found) {
-        for (int64_t k = id; k < count; k += found) jobs_[k]();
+      cpu::on_threads(n, [&](int id, int found) {  // which no exception may leave
+        for (int64_t k = id; k < count; k += found) {
+          try {
+            jobs_[k]();
+          } catch (...) {
+            if (!failed.exchange(true)) error = std::current_exception();
+          }
+        }
       });
     }
     jobs_.clear();
+    if (error) std::rethrow_exception(error);
   }
 
  private:
@@ -62,7 +77,10 @@ class Jobs {
 // Runs what a scan is on so many threads, or leaves it to `jobs`, if there are any.
 template <class Scan>
 void run_or_leave(const std::optional<Ref>& jobs, const Scan& scan) {
-  if (jobs) return held<Jobs>(jobs->get()).add([scan] { scan(1); });
+  if (jobs) {
+    check_type(Type<Jobs>::is(jobs->get()), "jobs must be what cpu_jobs() made");
+    return held<Jobs>(jobs->get()).add([scan] { scan(1); });
+  }
   const int threads = host_threads();
   const WithoutGil no_gil;
   scan(threads);
@@ -220,7 +238,8 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
   (fixed ? back.fixed : back.gates) = saved;
   back.y = checked("y", y, dtype, {T, B, P}), back.c = checked("c", c, dtype, {T, B, H});
   back.extra = checked("extra", extra, dtype, {T, B, H});
-  back.dy = checked("dy", dy, dtype, {T, B, P}), back.dc = checked("dc", dc, dtype, {T, B, H});
+  if (dy && has_memory(*dy)) back.dy = checked("dy", *dy, dtype, {T, B, P});
+  if (dc && has_memory(*dc)) back.dc = checked("dc", *dc, dtype, {T, B, H});
   check_value(in.cell.has_extra() == back.extra.has_value(), "extra does not fit the cell");
   back.dgx = empty({T, B, GH}, dtype);
   back.dh0 = checked("dh_last", dh_last, dtype, {B, P}).clone();

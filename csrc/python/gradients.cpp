@@ -90,6 +90,7 @@ std::vector<Tensor> weight_gradients(const std::string& name, const Names& names
              "expected float32 or float64, got ", dtype);
   check_value(dgx.dim() == 3 && y.dim() == 3, "dgx and y must be 3-D");
   const int64_t T = dgx.size(0), B = dgx.size(1), H = dgx.size(2) / cell.gates, P = y.size(2);
+  check_value(cell.projected() || P == H, "y must be as wide as a gate");
   Left left{cell,
             T,
             B,
@@ -107,6 +108,8 @@ std::vector<Tensor> weight_gradients(const std::string& name, const Names& names
   for (const std::string& weight : names) {
     if (weight == "w_ih") left.x = input(x, dtype, T, B);
     Optional& gradient = left.gradient(weight);
+    check_value(!gradient, weight, " is named twice");
+    check_value(weight != "w_hr" || cell.projected(), "w_hr is for projected cells");
     gradient = empty(left.shape_of(weight), dtype);
     made.push_back(*gradient);
   }

@@ -46,6 +46,9 @@ class Type {
     return object;
   }
 
+  static bool is(PyObject* object) {
+    return reinterpret_cast<PyObject*>(Py_TYPE(object)) == python().get();
+  }
   static T& of(PyObject* object) { return *reinterpret_cast<Object*>(object)->held; }
 
  private:

@@ -1,8 +1,7 @@
 """The backend ``cpu``: the native host kernels (csrc/cpu).
 
-The recurrent loop is one call into C++. What is one large product over all steps (the input's
-projection, where the loop does not make it, the gradients of weights and input) is that of
-``products``.
+The recurrent loop is one call into C++, which makes the input's product too, and the gradients of
+the weights are another. Products that our kernels do not take are those of ``products``.
 
 16-bit storage is computed in float32, and what backward needs is saved in 16 bits: the gates, which
 lie in [-1, 1], as fixed point, finer than bfloat16 by a factor of a hundred; the rest as storage.

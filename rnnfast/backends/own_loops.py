@@ -33,9 +33,19 @@ def saved_like(layout: Layout, problem: Problem) -> list[TensorLike]:
     return own_saved.like(layout, problem.T, problem.B, problem.dtype, all_states)
 
 
+def _check_dtypes(scan: Scan) -> None:
+    """RuntimeError unless all weights have the first one's dtype: kernels are given addresses."""
+    for weight in scan.weights:
+        if weight.dtype != scan.dtype:
+            raise RuntimeError(
+                f"expected weights of one dtype, but found {scan.dtype} and {weight.dtype}"
+            )
+
+
 def forward(kernel: Loops, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
     storage = scan.dtype
     own = scan.to(wide(storage))
+    _check_dtypes(own)
     layout, training = kernel.layout, own.options.training
     keeps = own.kind == "gates" and not training  # then nothing is written to it
     gx = own.input.contiguous() if keeps else own_projection(own)

@@ -208,3 +208,25 @@ def test_a_training_loop() -> None:
     assert losses(rnnfast.clip_grad_norm_) == pytest.approx(
         losses(nn.utils.clip_grad_norm_), rel=1e-4
     )
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(
+    "clip", [lambda c, p: c.clip_grad_norm_(p, 0.1), lambda c, p: c.clip_grad_value_(p, 0.1)]
+)
+def test_gradients_made_in_inference_mode(clip: Callable[..., Any], inside: bool) -> None:
+    """May be written to within it only; torch says so, and nothing is written."""
+
+    def found(clipping: Any) -> tuple[Any, Tensor]:
+        parameter = nn.Parameter(torch.zeros(3))
+        with torch.inference_mode():
+            parameter.grad = torch.ones(3)
+        with torch.inference_mode(inside):
+            said = outcome(lambda: clip(clipping, [parameter]))
+        return said, parameter.grad.clone()
+
+    (ours, of_ours), (theirs, of_torch) = found(rnnfast), found(nn.utils)
+    assert isinstance(ours, str) == isinstance(theirs, str) == (not inside)
+    if not inside:
+        assert ours == theirs
+    torch.testing.assert_close(of_ours, of_torch)

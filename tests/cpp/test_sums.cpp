@@ -153,6 +153,14 @@ TEST(long_sums_of_gradients_are_added_up) {
   }
 }
 
+TEST(the_sums_of_nothing_are_zero) {
+  Random random(14);
+  for (const CellInfo& cell : kCells) {
+    const Inputs in(cell.id, 3, 0, 5, kOptions[0]);
+    check_sums<float>(in, Input(in, 4, false, random));
+  }
+}
+
 // Wider than a block of strips, and more rows than one of rows; no chunks.
 TEST(wide_sums_of_gradients_are_added_up) {
   Random random(13);
