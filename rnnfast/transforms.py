@@ -118,6 +118,15 @@ def _sees_ops(leaves: Sequence[Any]) -> bool:
     return in_dispatch_mode() or any(map(of_older_vmap, leaves))
 
 
+def _called(
+    nest: Nest, tensors: Sequence[Any], op: Any, below: Callable[..., Sequence[Any]]
+) -> tuple[Tensor, ...]:
+    """The calls by ``op`` where someone has to see it, else all of them by ``below``; flat."""
+    calls = [nest.nested(own) for own in _by_call(nest, tensors)]
+    found = [op(*args) for args in calls] if _sees_ops(tensors) else below(calls)
+    return tuple(one for results in found for one in _flat(results))
+
+
 class _Part:
     """One call in the context of several: to ``ops`` a context like any other."""
 
@@ -169,12 +178,7 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def forward(nest: Nest, *tensors: Any) -> tuple[Tensor, ...]:
-        calls = [nest.nested(own) for own in _by_call(nest, tensors)]
-        if _sees_ops(tensors):
-            found = [torch.ops.rnnfast.scan_forward(*args) for args in calls]
-        else:
-            found = ops.run_forwards(calls)
-        return tuple(one for results in found for one in _flat(results))
+        return _called(nest, tensors, torch.ops.rnnfast.scan_forward, ops.run_forwards)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -223,12 +227,7 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def forward(nest: Nest, *tensors: Any) -> tuple[Tensor, ...]:
-        calls = [nest.nested(own) for own in _by_call(nest, tensors)]
-        if _sees_ops(tensors):
-            found = [torch.ops.rnnfast.scan_backward(*args) for args in calls]
-        else:
-            found = ops.run_backwards(calls)
-        return tuple(one for results in found for one in _flat(results))
+        return _called(nest, tensors, torch.ops.rnnfast.scan_backward, ops.run_backwards)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

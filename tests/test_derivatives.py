@@ -35,6 +35,19 @@ X, V = torch.randn(2, T, B, I, dtype=torch.float64, generator=torch.manual_seed(
 Parameters = dict[str, Tensor]
 
 
+def check_second(outputs: Callable[..., Any], given: Any) -> None:
+    """Second derivatives by finite differences: reverse over reverse, forward over reverse."""
+    assert torch.autograd.gradgradcheck(outputs, given, fast_mode=True)
+    assert torch.autograd.gradgradcheck(
+        outputs,
+        given,
+        fast_mode=True,
+        check_fwd_over_rev=True,
+        check_rev_over_rev=False,
+        check_undefined_grad=False,
+    )
+
+
 class Called:
     """A layer as a function of its parameters and its input."""
 
@@ -264,15 +277,7 @@ def test_limited_gradients_against_finite_differences(mode: Any, name: str, back
         return tuple(f.outputs(dict(zip(names, weights, strict=True)), x))
 
     with rnnfast.use_backend(backend):
-        assert torch.autograd.gradgradcheck(outputs, given, fast_mode=True)
-        assert torch.autograd.gradgradcheck(
-            outputs,
-            given,
-            fast_mode=True,
-            check_fwd_over_rev=True,
-            check_rev_over_rev=False,
-            check_undefined_grad=False,
-        )
+        check_second(outputs, given)
         slope = torch.autograd.grad(f.loss(f.p, given[0]), given[0])[0]
         plain = Called(LAYERS[name]().double(), lengths=lengths, resets=resets)
         free = torch.autograd.grad(plain.loss(f.p, given[0]), given[0])[0]
@@ -353,15 +358,7 @@ def test_derivatives_against_finite_differences(name: str, options: str) -> None
         assert torch.autograd.gradcheck(
             outputs, given, fast_mode=True, check_forward_ad=True, check_batched_grad=True
         )
-        assert torch.autograd.gradgradcheck(outputs, given, fast_mode=True)
-        assert torch.autograd.gradgradcheck(
-            outputs,
-            given,
-            fast_mode=True,
-            check_fwd_over_rev=True,
-            check_rev_over_rev=False,
-            check_undefined_grad=False,
-        )
+        check_second(outputs, given)
 
 
 def test_a_third_derivative() -> None:
