@@ -17,7 +17,9 @@ from torch import Tensor
 from .backends import measured
 from .backends.registry import requested_backend
 from .backends.torch_native import call_kernel
+from .cells import CELLS
 from .problem import Stack, StackResult
+from .selection import Assigned
 from .stack import run_again
 from .surroundings import PLAIN, in_dispatch_mode
 
@@ -88,8 +90,37 @@ def remember(layer: Any, found: Facts | None, result: StackResult) -> None:
     """Keeps who computed ``result``, if the next call may go there at once."""
     if found is None or not (result.whole or (result.assigned and found[2].type == "cpu")):
         return
-    served = None if result.whole else result.assigned
+    served: Any = None if result.whole else result.assigned
+    if served is not None and (kernels := _Kernels.of(layer, served)) is not None:
+        served = kernels
     layer.__dict__["_served"] = (found, served)  # not an attribute that nn.Module knows of
+
+
+class _Kernels:
+    """A layer of one direction without gradients, by one call into C++."""
+
+    def __init__(self, layer: Any, run: Any) -> None:
+        self._run, self._cell, self._batch_first = run, layer._cell(), layer.batch_first
+        names = CELLS[self._cell].weight_names("dense", layer.bias)
+        wanted = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
+        self._places = tuple(names.index(name) if name in names else None for name in wanted)
+
+    @classmethod
+    def of(cls, layer: Any, served: Sequence[Assigned]) -> _Kernels | None:
+        """None where another way computes the call."""
+        problem, backend = served[0]
+        whole = len(served) == 1 and not problem.options.training
+        run = backend.whole_layer(problem) if whole else None
+        return None if run is None else cls(layer, run)
+
+    def __call__(self, input: Tensor, states: Sequence[Tensor], weights: list[Tensor]) -> Any:
+        """(output, final states), those as the layer returns them."""
+        x = input.transpose(0, 1) if self._batch_first else input
+        h0, c0 = (*states, None, None)[:2]
+        named = [None if place is None else weights[place] for place in self._places]
+        y, h, c = self._run(self._cell, x, h0, c0, *named)
+        y = y.transpose(0, 1) if self._batch_first else y
+        return y, (h,) if c is None else (h, c)
 
 
 def call(
@@ -102,6 +133,9 @@ def call(
     if served is not None:
         if not _plain(input, hx, weights):
             return None
+        if type(served) is _Kernels:
+            y, final = served(input, () if hx is None else layer._split_hidden(hx), weights[0])
+            return y, layer._join_hidden(final)
         stack = Stack(
             layer._cell(),
             weights,

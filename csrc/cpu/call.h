@@ -91,11 +91,26 @@ void run(const CellInfo& cell, Pass& pass, int scalar_bytes, int64_t I = 0) {
   if (call(cell.id, pass)) crowd().seen();
 }
 
+// Whether a scan is one step of so few sequences that its weights need not be packed.
+inline bool is_in_place(int64_t T, int64_t B) { return T == 1 && B <= kernels().in_place_rows; }
+
+// Threads for such a step: each has to have enough weights to read.
+inline int in_place_threads(int64_t weights, int threads) {
+  constexpr int64_t kLeastWeights = 150000;
+  if (crowd().known()) return 1;
+  return static_cast<int>(std::min<int64_t>(threads, 1 + weights / kLeastWeights));
+}
+
 template <class S, class Tensor>
 void forward(const Given<Tensor>& in, const std::optional<GivenInput<Tensor>>& input,
              const Made<Tensor>& made, int threads) {
   Forward<S> f;
   fill(f, in, threads, input.has_value());
+  f.in_place = is_in_place(in.T, in.B);
+  if (f.in_place) {
+    const int64_t weights = in.cell.gates * in.H * (in.P + (input ? input->I : 0));
+    f.split = {1, in_place_threads(weights, threads)};
+  }
   if (input) {
     f.x = data<const S>(input->x), f.w_ih = data<const S>(input->w_ih);
     f.b_ih = data<const S>(input->b_ih);

@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "cpu/in_place.h"
 #include "cpu/input.h"
 #include "cpu/workspace.h"
 
@@ -26,7 +27,7 @@ class ForwardPass {
  public:
   ForwardPass(const Forward<S>& f) : f_(f), rules_(rules_of(f)) {
     Arena arena(f.workspace);
-    for (int p = 0; p < N; ++p) {
+    for (int p = 0; p < N && !f.in_place; ++p) {
       const Phase& phase = Cell::kPhases[p];
       const int64_t outputs = outputs_of(phase, f.H, f.P), width = panel_units(phase) * L;
       panels_[p] = Panels<S>(arena, divide_up(outputs, width) * width * values_of(phase),
@@ -49,6 +50,7 @@ class ForwardPass {
  private:
   void pack(const Place& place) {
     if (place.id() == 0) fill_zero(zeros_, f_.H > f_.P ? f_.H : f_.P);
+    if (f_.in_place) return;
     if (f_.x) input_.pack(place);
     unrolled<N>([&](auto p) { pack_phase<p>(place); });
   }
@@ -82,7 +84,7 @@ class ForwardPass {
       collect(t, mine, place, rows);
       unrolled<N>([&](auto p) {
         if (place.gone) return;
-        product<p>(t, place, rows);
+        f_.in_place ? product_in_place<p>(t, place, rows) : product<p>(t, place, rows);
         place.wait();
       });
       if (place.gone) return;
@@ -93,6 +95,7 @@ class ForwardPass {
   S* gates_of(int64_t step, int64_t t, Range mine, const Place& place) const {
     if (mine.size() == 0) return nullptr;
     if (!f_.x) return f_.gates + t * f_.B * G * f_.H;
+    if (f_.in_place) return input_.row(0, mine, place, t);
     return input_.before(step, mine, place, [&](int64_t s) { return rules_.time(s); });
   }
 
@@ -153,6 +156,55 @@ class ForwardPass {
                                     }
                                   }
                                 });
+  }
+
+  // The same, of x too, with weights as they lie.
+  template <int p>
+  void product_in_place(int64_t t, const Place& place, const LiveRows<S>& rows) {
+    const int64_t outputs = outputs_of(Cell::kPhases[p], f_.H, f_.P);
+    const S* x[kInPlaceRows];
+    for (int64_t i = 0; f_.x && i < rows.n; ++i) x[i] = input_.x(t, rows.b[i]);
+    const Range mine = part(divide_up(outputs, L), 1, place.unit, place.split.units);
+    for (int64_t v = mine.begin; v < mine.end; ++v) {
+      const Unit at{v * L, outputs - v * L};
+      int64_t i = 0;
+      for (; i + 4 <= rows.n; i += 4) outputs_in_place<p, 4>(t, rows, x, i, at);
+      for (; i + 2 <= rows.n; i += 2) outputs_in_place<p, 2>(t, rows, x, i, at);
+      for (; i < rows.n; ++i) outputs_in_place<p, 1>(t, rows, x, i, at);
+    }
+  }
+
+  // Of rows [first, first + R).
+  template <int p, int R>
+  void outputs_in_place(int64_t t, const LiveRows<S>& rows, const S* const* x, int64_t first,
+                        Unit at) {
+    constexpr Phase kPhase = Cell::kPhases[p];
+    constexpr bool kWhr = kPhase.matrix == Matrix::kWhr;
+    constexpr int n = values_of(kPhase);
+    const int64_t K = operand_width(kPhase, f_.H, f_.P);
+    const S* w = kWhr ? f_.w_hr : f_.w_hh;
+    V sum[R][n];
+    for (int g = 0; g < n; ++g) {
+      const int64_t row = (kPhase.first + g) * f_.H + at.j;  // of W_hr there is one block
+      V found[R];
+      const V bias = kWhr || !f_.b_hh ? V(S(0)) : V::load(f_.b_hh + row, at.n);
+      for (int r = 0; r < R; ++r) found[r] = bias;
+      add_in_place<R>(Segment<S>{kPhase.operand == kOperandH ? rows.h : rows.extra, K}, first,
+                      WeightRows<S>{w + (kWhr ? at.j : row) * K, K, at.n}, found);
+      for (int r = 0; r < R; ++r) sum[r][g] = found[r];
+      if constexpr (!kWhr) {
+        if (!f_.x) continue;
+        input_.template multiply_in_place<R>(x + first, row, at.n, found);
+        for (int r = 0; r < R; ++r) found[r].store(gates_row(rows, rows.b[first + r]) + row, at.n);
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      if constexpr (kWhr) {
+        sum[r][0].store(y_row(t, rows.b[first + r]) + at.j, at.n);
+      } else {
+        unit<p>(t, rows, first + r, at, sum[r]);
+      }
+    }
   }
 
   // The pointwise part of a phase for one vector of units of one row.

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cpu/gemm.h"
+#include "cpu/in_place.h"
 #include "cpu/workspace.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA {
@@ -42,16 +43,35 @@ class InputSteps {
     return row(step % block, mine, place, time(step));
   }
 
- private:
-  static int64_t buffer_rows(int64_t B, Split split) {
-    const int64_t rows = divide_up(B, split.rows);
-    return rows > kInputRows ? rows : kInputRows;
+  const S* x(int64_t t, int64_t b) const { return f_->x + t * f_->x_step + b * f_->x_row; }
+
+  // Columns [column, column + lanes), a vector of them at most, of rows of x, with weights as they
+  // lie.
+  template <int R>
+  void multiply_in_place(const S* const* x, int64_t column, int64_t lanes,
+                         Vec<S> (&made)[R]) const {
+    const int64_t I = f_->I;
+    const Vec<S> bias = f_->b_ih ? Vec<S>::load(f_->b_ih + column, lanes) : Vec<S>(S(0));
+    const WeightRows<S> rows{f_->w_ih + column * I, I, lanes};
+    Part::each_block(I, [&](int64_t k, int64_t K) {
+      Vec<S> sum[R];
+      for (int r = 0; r < R; ++r) sum[r] = Vec<S>(S(0));
+      add_in_place<R>(Segment<S>{x, K, k}, 0, rows, sum);
+      for (int r = 0; r < R; ++r) made[r] = (k == 0 ? bias : made[r]) + sum[r];
+    });
   }
 
+  // Where row b of a slot's step is, at b · columns from what is returned.
   S* row(int64_t slot, Range mine, const Place& place, int64_t t) const {
     if (f_->gates) return f_->gates + t * f_->B * columns_;
     const int64_t first = place.row * buffer_rows(f_->B, f_->split) + slot * mine.size();
     return made_ + (first - mine.begin) * columns_;
+  }
+
+ private:
+  static int64_t buffer_rows(int64_t B, Split split) {
+    const int64_t rows = divide_up(B, split.rows);
+    return rows > kInputRows ? rows : kInputRows;
   }
 
   template <class Time>

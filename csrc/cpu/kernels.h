@@ -40,6 +40,8 @@ struct Forward : Scan<S> {
   // where nobody wants to have saved[0..G) in it.
   const S *x = nullptr, *w_ih = nullptr, *b_ih = nullptr;  // [T, B, I], [G·H, I], [G·H] or null
   int64_t I = 0, x_step = 0, x_row = 0;  // from one t, and one b, of x to the next
+  // One step of few sequences: weights are read where they lie. split.rows is 1 then, units any.
+  bool in_place = false;
   int16_t* fixed = nullptr;  // [T, B, G·H], out if training: saved[0..G) goes here in fixed point
   // (Vec::store_fixed) instead; or null. float and bounded gates only
   S* extra = nullptr;   // saved[G], cells that have it: [T, B, H] if training, else scratch [B, H]
@@ -81,6 +83,7 @@ struct Kernels {
   int64_t (*workspace)(CellId, int64_t B, int64_t H, int64_t P, int scalar_bytes, Split);
   // And how many more, if it makes the input's part of the gates itself.
   int64_t (*input_room)(CellId, int64_t B, int64_t I, int64_t H, int scalar_bytes, Split);
+  int64_t in_place_rows;  // sequences of a step whose weights may be read where they lie, at most
   GemmTimes (*gemm_f32)(const Gemm<float>&);
   GemmTimes (*gemm_f64)(const Gemm<double>&);
   // What parts of C are multiples of, and the bytes of workspace of each thread.

@@ -1,6 +1,7 @@
 // The host kernels for Python, on CPU tensors that rnnfast/backends/cpu.py has prepared.
 #include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -140,10 +141,9 @@ Input input_of(const Given& in, const Tensor& x_, const Optional& w_ih_, const O
 // Whether a scan should make the input's part of the gates itself: each thread has sequences of its
 // own, enough of them for the product, and its packed weights do not fill the cache. The plan counts
 // the recurrent product only: where it leaves threads idle, a large product of the input needs them.
-bool makes_input(const std::string& name, int64_t B, int64_t I, int64_t H, int64_t P,
+bool makes_input(const CellInfo& cell, int64_t B, int64_t I, int64_t H, int64_t P,
                  int scalar_bytes) {
   constexpr int64_t kMostBytes = int64_t(4) << 20, kLeastRows = 16, kMostWork = 100000;
-  const CellInfo& cell = find_cell(name);
   const HostPlan chosen = plan(cell, B, H, P, scalar_bytes);
   const int64_t weights = cell.gates * H * I;
   const bool idle = chosen.rows < host_threads();
@@ -169,6 +169,36 @@ void project(const Given& in, const Input& input, const Tensor& gates, int threa
 
 using ForwardResult = std::tuple<Tensor, Tensor, Optional, Optional, Optional, Optional>;
 
+// Runs a scan of x, if there is `input`, else of made.gates. What is made beside its last states,
+// every c if `all_c`, is put into `made`, which is returned.
+cpu::Made<Tensor> run_forward(const Given& in, std::optional<Input> input, cpu::Made<Tensor> made,
+                              bool fixed, bool all_c, const std::optional<Ref>& jobs) {
+  const ScalarType dtype = in.w_hh.scalar_type();
+  const int64_t T = in.T, B = in.B, H = in.H, P = in.P, GH = in.cell.gates * H;
+  check_value(!fixed || keeps_fixed(in.cell, dtype), "fixed is for float32 and cells with gates");
+  const bool saves = in.training && !in.cell.saves_output;
+  const bool large = input && !cpu::is_in_place(T, B) &&
+                     !makes_input(in.cell, B, input->I, H, P, in.w_hh.element_size());
+  if (large || (input && saves && !fixed)) made.gates = empty({T, B, GH}, dtype);
+  if (saves && fixed) made.fixed = empty({T, B, GH}, ScalarType::Short);
+  if (in.cell.states == 2 && all_c) made.c = empty({T, B, H}, dtype);
+  if (in.cell.has_extra())
+    made.extra = in.training ? empty({T, B, H}, dtype) : empty({B, H}, dtype);
+  if (B > 0 && large) {
+    const int threads = host_threads();
+    dtype == ScalarType::Float ? project<float>(in, *input, *made.gates, threads)
+                               : project<double>(in, *input, *made.gates, threads);
+    input.reset();
+  }
+  if (B > 0) {
+    run_or_leave(jobs, [=](int threads) {
+      dtype == ScalarType::Float ? cpu::forward<float>(in, input, made, threads)
+                                 : cpu::forward<double>(in, input, made, threads);
+    });
+  }
+  return made;
+}
+
 // `gates`: x·W_ihᵀ + b_ih, overwritten. Or x and the weights it is multiplied with, here.
 // (y, last h, last c, every c, extra, gates); every c if `all_c`; if training extra, and what
 // backward needs of the gates, `fixed`: in int16, of float32. With `jobs` they are only written when
@@ -183,38 +213,55 @@ ForwardResult forward(const std::string& name, const Optional& gates, const Opti
   std::optional<Input> input;
   if (x) input.emplace(input_of(in, *x, w_ih, b_ih));
   const ScalarType dtype = w_hh.scalar_type();
-  const int64_t T = in.T, B = in.B, H = in.H, P = in.P, GH = in.cell.gates * H;
+  const int64_t T = in.T, B = in.B, H = in.H, GH = in.cell.gates * H;
   in.b_hh = checked("b_hh", b_hh, dtype, {GH});
   check_value(!gates || gates->is_contiguous(), "gates must be contiguous");
-  check_value(!fixed || keeps_fixed(in.cell, dtype), "fixed is for float32 and cells with gates");
-  cpu::Made<Tensor> made{empty({T, B, P}, dtype), empty({B, P}, dtype)};
-  const bool saves = training && !in.cell.saves_output;
-  const bool large = input && !makes_input(name, B, input->I, H, P, w_hh.element_size());
+  cpu::Made<Tensor> made{empty({T, B, in.P}, dtype), empty({B, in.P}, dtype)};
   made.gates = checked("gates", gates, dtype, {T, B, GH});
-  if (large || (input && saves && !fixed)) made.gates = empty({T, B, GH}, dtype);
-  if (saves && fixed) made.fixed = empty({T, B, GH}, ScalarType::Short);
   if (in.cell.states == 2) made.c_last = empty({B, H}, dtype);
-  if (in.cell.states == 2 && all_c) made.c = empty({T, B, H}, dtype);
-  if (in.cell.has_extra()) made.extra = training ? empty({T, B, H}, dtype) : empty({B, H}, dtype);
-  if (B > 0 && large) {
-    const int threads = host_threads();
-    dtype == ScalarType::Float ? project<float>(in, *input, *made.gates, threads)
-                               : project<double>(in, *input, *made.gates, threads);
-    input.reset();
-  }
-  if (B > 0) {
-    run_or_leave(jobs, [=](int threads) {
-      dtype == ScalarType::Float ? cpu::forward<float>(in, input, made, threads)
-                                 : cpu::forward<double>(in, input, made, threads);
-    });
-  }
+  made = run_forward(in, input, made, fixed, all_c, jobs);
   const Optional saved = fixed ? made.fixed : made.gates;
   return {made.y,
           made.h_last,
           made.c_last,
           made.c,
           training ? made.extra : std::nullopt,
-          saves ? saved : std::nullopt};
+          training && !in.cell.saves_output ? saved : std::nullopt};
+}
+
+Tensor zeros(const Sizes& shape, ScalarType dtype) {
+  const Tensor made = empty(shape, dtype);
+  if (made.numel() > 0) std::memset(made.mutable_data_ptr(), 0, made.numel() * made.element_size());
+  return made;
+}
+
+using LayerResult = std::tuple<Tensor, Tensor, Optional>;
+
+// A layer of one direction without gradients, x: [T, B, I]: (y, last h, last c), the states [1, B, …]
+// like the first ones, which are zeros if not given.
+LayerResult layer(const std::string& name, const Tensor& x, const Optional& h0, const Optional& c0,
+                  const Tensor& w_ih, const Tensor& w_hh, const Optional& b_ih,
+                  const Optional& b_hh, const Optional& w_hr) {
+  const CellInfo& cell = find_cell(name);
+  const ScalarType dtype = w_hh.scalar_type();
+  check_value(x.dim() == 3 && w_hh.dim() == 2, "x must be 3-D and w_hh 2-D");
+  const int64_t T = x.size(0), B = x.size(1), H = w_hh.size(0) / cell.gates;
+  const int64_t P = w_hr ? w_hr->size(0) : H;
+  const auto state = [&](const char* of, const Optional& given, int64_t width) {
+    return given ? checked(of, *given, dtype, {1, B, width}).at(0) : zeros({B, width}, dtype);
+  };
+  const bool two = cell.states == 2;
+  Optional c;
+  if (two) c = state("c0", c0, H);
+  Given in =
+      given(name, x, w_hh, w_hr, state("h0", h0, P), c, std::nullopt, std::nullopt, false, false);
+  in.b_hh = checked("b_hh", b_hh, dtype, {cell.gates * H});
+  const Tensor h_last = empty({1, B, P}, dtype);
+  Optional c_last;
+  cpu::Made<Tensor> made{empty({T, B, P}, dtype), h_last.at(0)};
+  if (two) c_last = empty({1, B, H}, dtype), made.c_last = c_last->at(0);
+  made = run_forward(in, input_of(in, x, w_ih, b_ih), made, false, false, std::nullopt);
+  return {made.y, h_last, c_last};
 }
 
 using BackwardResult = std::tuple<Tensor, Optional, Optional, Tensor, Optional>;
@@ -295,6 +342,7 @@ void bind_cpu(std::vector<PyMethodDef>& functions) {
   bind<&forward>(functions, "cpu_forward",
                  "*, cell, gates, x, w_ih, b_ih, fixed, w_hh, b_hh, w_hr, h0, c0, lengths, resets, "
                  "reverse, training, all_c, jobs");
+  bind<&layer>(functions, "cpu_layer", "cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr");
   bind<&backward>(functions, "cpu_backward",
                   "*, cell, gates, extra, y, c, w_hh, w_hr, h0, c0, lengths, resets, reverse, dy, "
                   "dc, dh_last, dc_last, grad_clip_time, jobs");

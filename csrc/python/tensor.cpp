@@ -150,6 +150,13 @@ void Tensor::check_apart(const Tensor& other) const {
         "to a single memory location");
 }
 
+Tensor Tensor::at(int64_t k) const {
+  Tensor part = *this;
+  part.view_.byte_offset += k * stride(0) * element_size();
+  --part.view_.ndim, ++part.view_.shape, ++part.view_.strides;
+  return part;
+}
+
 Tensor Tensor::contiguous() const {
   return is_contiguous() ? *this : of(object_.call(torch().contiguous));
 }

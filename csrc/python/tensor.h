@@ -89,6 +89,8 @@ class Tensor {
   const void* const_data_ptr() const { return mutable_data_ptr(); }
   void* mutable_data_ptr() const { return static_cast<char*>(view_.data) + view_.byte_offset; }
 
+  // The k-th along the first axis: what it is a view of stays its object.
+  Tensor at(int64_t k) const;
   Tensor contiguous() const;
   Tensor resolve_neg() const;
   Tensor clone() const;

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -79,6 +79,12 @@ class Backend:
 
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
         raise NotImplementedError
+
+    def whole_layer(self, problem: Problem) -> Callable[..., Any] | None:
+        """What computes a layer of one direction like ``problem``, without gradients, in a call
+        that need not be prepared, if there is such a thing: of (cell, x, h0, c0, w_ih, w_hh, b_ih,
+        b_hh, w_hr) it makes (y, last h, last c), the states [1, B, ...] or None."""
+        return None
 
     def forward_all(self, scans: Sequence[Scan]) -> list[tuple[ScanResult, list[Tensor]]]:
         """``forward`` of the directions of a layer: scans alike but for tensors and ``reverse``."""

@@ -82,6 +82,13 @@ class Cpu(KernelBackend):
             return own_cpu.forward(scan)
         return self._forward(scan)()
 
+    def whole_layer(self, problem: Problem) -> Callable[..., Any] | None:
+        known = (
+            problem.kind == "dense" and problem.spec.recurrent is not None and not problem.spec.own
+        )
+        ours = problem.dtype == wide(problem.dtype) and 0 < problem.I <= multiply.MOST_STEPS
+        return module().cpu_layer if known and ours and multiply.is_faster() else None
+
     def forward_members(self, scans: Sequence[Scan]) -> list[Forward]:
         at_once, jobs = self._at_once(scans), module().cpu_jobs()
         made = [self._forward(scan, jobs) for scan in scans[:at_once]]

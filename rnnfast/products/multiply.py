@@ -53,6 +53,11 @@ def product_to(out: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return torch.mm(left, right, out=out) if kernel is None else out.copy_(kernel(left, right))
 
 
+def is_faster() -> bool:
+    """Whether our kernel is the faster one on this processor."""
+    return _loaded() is not None
+
+
 def is_ours(*tensors: Tensor) -> bool:
     """Whether products of these are made by kernels of ours."""
     return _takes(*tensors) and _loaded() is not None
