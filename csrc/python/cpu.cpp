@@ -14,6 +14,7 @@
 #include "cpu/threads.h"
 #include "python/bind.h"
 #include "python/module.h"
+#include "python/scan.h"
 #include "python/type.h"
 
 namespace rnnfast::python {
@@ -264,11 +265,8 @@ LayerResult layer(const std::string& name, const Tensor& x, const Optional& h0, 
   return {made.y, h_last, c_last};
 }
 
-using BackwardResult = std::tuple<Tensor, Optional, Optional, Tensor, Optional>;
+}  // namespace
 
-// (dgx, the part of dgh that is another than dgx's, gradient of each h' of projected cells,
-// dh0, dc0). `gates` as forward left them, or what it put into `fixed`. `dh_last` and `dc_last` are
-// not written to.
 BackwardResult backward(const std::string& name, const Tensor& gates, const Optional& extra,
                         const Tensor& y, const Optional& c, const Tensor& w_hh,
                         const Optional& w_hr, const Tensor& h0, const Optional& c0,
@@ -305,6 +303,8 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
   }
   return {back.dgx, back.dgh_own, back.dh_total, back.dh0, back.dc0};
 }
+
+namespace {
 
 std::string describe(const std::string& name, int64_t B, int64_t H, int64_t P, int scalar_bytes) {
   return plan(find_cell(name), B, H, P, scalar_bytes).describe() + ", " + cpu::kernels().isa;

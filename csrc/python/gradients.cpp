@@ -5,9 +5,11 @@
 #include <vector>
 
 #include "cpu/call.h"
+#include "cpu/product.h"
 #include "cpu/weight_sums.h"
 #include "python/bind.h"
 #include "python/module.h"
+#include "python/scan.h"
 
 namespace rnnfast::python {
 namespace {
@@ -119,12 +121,61 @@ std::vector<Tensor> weight_gradients(const std::string& name, const Names& names
   return made;
 }
 
+// dgx·W_ih: the gradient of x.
+template <class S>
+void of_input(const Tensor& dgx, const Tensor& w_ih, const Tensor& dx, int threads) {
+  cpu::Gemm<S> g;
+  g.M = dgx.size(0) * dgx.size(1), g.N = w_ih.size(1), g.K = w_ih.size(0);
+  g.a = dgx.const_data_ptr<S>(), g.a_row = g.K, g.a_column = 1;
+  g.b = w_ih.const_data_ptr<S>(), g.b_row = g.N, g.b_column = 1;
+  g.c = dx.mutable_data_ptr<S>(), g.c_row = g.N;
+  const WithoutGil no_gil;
+  cpu::multiply(g, threads, cpu::scratch);
+}
+
+Tensor input_gradient(const Tensor& dgx, const Tensor& w_ih_) {
+  const ScalarType dtype = dgx.scalar_type();
+  check_value(w_ih_.dim() == 2, "w_ih must be 2-D");
+  const Tensor w_ih = checked("w_ih", w_ih_, dtype, {dgx.size(2), w_ih_.size(1)});
+  const Tensor dx = empty({dgx.size(0), dgx.size(1), w_ih.size(1)}, dtype);
+  if (dx.numel() > 0) {
+    dtype == ScalarType::Float ? of_input<float>(dgx, w_ih, dx, host_threads())
+                               : of_input<double>(dgx, w_ih, dx, host_threads());
+  }
+  return dx;
+}
+
+using Gradients = std::tuple<Optional, Tensor, Optional, std::vector<Tensor>>;
+
+// (dx if `of_input`, dh0, dc0, the gradients of the weights of these names), of a scan of x that
+// keeps no trace of the other states.
+Gradients gradients(const std::string& cell, const Names& names, bool of_input, const Tensor& x,
+                    const Tensor& w_ih, const Tensor& gates, const Optional& extra, const Tensor& y,
+                    const Optional& c, const Tensor& w_hh, const Optional& w_hr, const Tensor& h0,
+                    const Optional& c0, const Optional& lengths, const Optional& resets,
+                    bool reverse, const Optional& dy, const Optional& dc, const Tensor& dh_last,
+                    const Optional& dc_last, double grad_clip_time) {
+  const auto [dgx, dgh_own, dh_total, dh0, dc0] =
+      backward(cell, gates, extra, y, c, w_hh, w_hr, h0, c0, lengths, resets, reverse, dy, dc,
+               dh_last, dc_last, grad_clip_time, std::nullopt);
+  std::vector<Tensor> made;
+  if (!names.empty())
+    made = weight_gradients(cell, names, x, y, extra, h0, dgx, dgh_own, dh_total, lengths, resets,
+                            reverse);
+  Optional dx;
+  if (of_input) dx = input_gradient(dgx, w_ih);
+  return {dx, dh0, dc0, made};
+}
+
 }  // namespace
 
 void bind_gradients(std::vector<PyMethodDef>& functions) {
   bind<&weight_gradients>(functions, "cpu_weight_gradients",
                           "*, cell, names, x, y, extra, h0, dgx, dgh_own, dh_total, lengths, "
                           "resets, reverse");
+  bind<&gradients>(functions, "cpu_gradients",
+                   "*, cell, names, of_input, x, w_ih, gates, extra, y, c, w_hh, w_hr, h0, c0, "
+                   "lengths, resets, reverse, dy, dc, dh_last, dc_last, grad_clip_time");
 }
 
 }  // namespace rnnfast::python

@@ -145,7 +145,53 @@ class Cpu(KernelBackend):
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
         if scan.spec.own:
             return own_cpu.backward(scan, saved, cotangents, needs)
+        if _in_one_call(scan, saved.y, needs):
+            return self._gradients(scan, saved, cotangents, needs)
         return self._backward(scan, saved, cotangents, needs)()
+
+    def _backward_arguments(
+        self, scan: Scan, own: Scan, saved: Saved, cotangents: Cotangents
+    ) -> dict[str, Any]:
+        """``own``: ``scan`` in the wide dtype."""
+        dtype, weights, (h0, c0) = own.dtype, own.named_weights(), h_and_c(own.states)
+        kept, y = self.kept(scan, saved), cast(saved.y, dtype)
+        dy, dfinal, dtrace = cotangents
+        dh_last, dc_last = h_and_c([cast(d, dtype) for d in dfinal])
+        return {
+            "cell": own.cell,
+            "gates": kept.get("gates", y),
+            "extra": _to(kept.get(own.spec.extra), dtype),
+            "y": y,
+            "c": _to(kept.get("c"), dtype),
+            "w_hh": weights["w_hh"],
+            "w_hr": weights.get("w_hr"),
+            "h0": h0,
+            "c0": c0,
+            "lengths": own.lengths,
+            "resets": own.resets,
+            "reverse": own.options.reverse,
+            "dy": _to(dy, dtype),
+            "dc": _to(dtrace[0], dtype) if dtrace else None,
+            "dh_last": dh_last,
+            "dc_last": dc_last,
+            "grad_clip_time": own.options.grad_clip_time,
+        }
+
+    def _gradients(
+        self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs
+    ) -> Gradients:
+        """All of them by one call."""
+        arguments = self._backward_arguments(scan, scan, saved, cotangents)
+        names = scan.spec.weight_names("dense", scan.has_bias) if needs.weights else ()
+        dx, dh0, dc0, dweights = module().cpu_gradients(
+            names=names,
+            of_input=needs.input,
+            x=scan.input,
+            w_ih=scan.weight("w_ih"),
+            **arguments,
+        )
+        dstates = [dh0] if dc0 is None else [dh0, dc0]
+        return Gradients(dx, dstates if needs.states else None, dweights if names else None)
 
     def backward_members(
         self,
@@ -164,33 +210,10 @@ class Cpu(KernelBackend):
         self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs, jobs: Any = None
     ) -> Callable[[], Gradients]:
         storage = scan.weights[0].dtype
-        dtype = wide(storage)
-        own, y, spec = scan.to(dtype), cast(saved.y, dtype), scan.spec
-        kept = self.kept(scan, saved)
-        extra, c = (_to(kept.get(name), dtype) for name in (spec.extra, "c"))
-        dy, dfinal, dtrace = cotangents
-        weights, (h0, c0) = own.named_weights(), h_and_c(own.states)
-        dh_last, dc_last = h_and_c([cast(d, dtype) for d in dfinal])
-        dgx, own_dgh, dh_total, dh0, dc0 = module().cpu_backward(
-            cell=own.cell,
-            gates=kept.get("gates", y),
-            extra=extra,
-            y=y,
-            c=c,
-            w_hh=weights["w_hh"],
-            w_hr=weights.get("w_hr"),
-            h0=h0,
-            c0=c0,
-            lengths=own.lengths,
-            resets=own.resets,
-            reverse=own.options.reverse,
-            dy=_to(dy, dtype),
-            dc=_to(dtrace[0], dtype) if dtrace else None,
-            dh_last=dh_last,
-            dc_last=dc_last,
-            grad_clip_time=own.options.grad_clip_time,
-            jobs=jobs,
-        )
+        own, spec = scan.to(wide(storage)), scan.spec
+        arguments = self._backward_arguments(scan, own, saved, cotangents)
+        y, extra = arguments["y"], arguments["extra"]
+        dgx, own_dgh, dh_total, dh0, dc0 = module().cpu_backward(**arguments, jobs=jobs)
 
         def finished() -> Gradients:
             dstates = [dh0] if dc0 is None else [dh0, dc0]
@@ -214,6 +237,15 @@ def _multiplied_here(scan: Scan, weights: Mapping[str, Tensor]) -> bool:
     w_ih, b_ih = weights["w_ih"], weights.get("b_ih")
     tensors = (scan.input, w_ih) if b_ih is None else (scan.input, w_ih, b_ih)
     return multiply.is_ours(*tensors)
+
+
+def _in_one_call(scan: Scan, y: Tensor, needs: Needs) -> bool:
+    """Whether one call makes all gradients of a scan, with products of ours."""
+    if scan.kind != "dense" or needs.groups or scan.dtype != wide(scan.dtype):
+        return False
+    rows, columns = scan.weights[0].shape  # of w_ih
+    known = 0 < columns and rows <= multiply.MOST_STEPS
+    return known and multiply.is_ours(scan.input, y, scan.states[0])
 
 
 def _weight_gradients(left: Backward, dgates: GateMajor) -> list[Tensor] | None:

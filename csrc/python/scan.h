@@ -1,0 +1,29 @@
+// What the parts of a scan's call share.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <tuple>
+
+#include "python/tensor.h"
+
+namespace rnnfast::python {
+
+// (dgx, the part of dgh that is another than dgx's, gradient of each h' of projected cells,
+// dh0, dc0)
+using BackwardResult =
+    std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>, Tensor, std::optional<Tensor>>;
+
+// `gates` as forward left them, or what it put into `fixed`. `dh_last` and `dc_last` are not written
+// to. With `jobs` the results are only written when those run. In cpu.cpp.
+BackwardResult backward(const std::string& cell, const Tensor& gates,
+                        const std::optional<Tensor>& extra, const Tensor& y,
+                        const std::optional<Tensor>& c, const Tensor& w_hh,
+                        const std::optional<Tensor>& w_hr, const Tensor& h0,
+                        const std::optional<Tensor>& c0, const std::optional<Tensor>& lengths,
+                        const std::optional<Tensor>& resets, bool reverse,
+                        const std::optional<Tensor>& dy, const std::optional<Tensor>& dc,
+                        const Tensor& dh_last, const std::optional<Tensor>& dc_last,
+                        double grad_clip_time, const std::optional<Ref>& jobs);
+
+}  // namespace rnnfast::python
