@@ -14,11 +14,13 @@ from . import (
     forward_peers,
     gemm,
     loaded,
+    options,
     scaling,
     seeds,
     streaming,
     table,
     transforms,
+    workload,
 )
 from .cases import parse
 from .records import Record, records
@@ -104,6 +106,18 @@ def under_load(record: Record) -> Iterator[str]:
     )
 
 
+def options_left_out(record: Record) -> Iterator[str]:
+    """A line a case, a column a cell: torch.nn's time / ours, in training and forward."""
+    rows = record.rows(options.Row)
+    names = list(dict.fromkeys(row.cell for row in rows))
+    found = {(row.case, row.cell, row.mode): row for row in rows}
+    lines = []
+    for case in dict.fromkeys(row.case for row in rows):
+        both = [[found.get((case, name, mode)) for mode in workload.MODES] for name in names]
+        lines.append([case, *(" / ".join(f"{r.ratio:.2f}" if r else "–" for r in b) for b in both)])
+    yield from _markdown(["training / forward", *names], lines)
+
+
 def single_steps(record: Record) -> Iterator[str]:
     """First quartiles, a line a layer, a column a peer."""
     rows = record.rows(streaming.Row)
@@ -171,6 +185,7 @@ TABLES: dict[str, tuple[str, Callable[[Record], Iterator[str]]]] = {
     "products": ("gemm", products),
     "forward-peers": ("forward-peers", everybody),
     "loaded": ("loaded", under_load),
+    "options": ("options", options_left_out),
     "single-steps": ("streaming", single_steps),
     "onnx": ("exported", onnx),
     "transforms": ("transforms", derivatives),
