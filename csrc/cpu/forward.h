@@ -160,7 +160,8 @@ class ForwardPass {
 
   // The same, of x too, with weights as they lie.
   template <int p>
-  void product_in_place(int64_t t, const Place& place, const LiveRows<S>& rows) {
+  __attribute__((noinline)) void product_in_place(int64_t t, const Place& place,
+                                                  const LiveRows<S>& rows) {
     const int64_t outputs = outputs_of(Cell::kPhases[p], f_.H, f_.P);
     const S* x[kInPlaceRows];
     for (int64_t i = 0; f_.x && i < rows.n; ++i) x[i] = input_.x(t, rows.b[i]);
@@ -202,15 +203,22 @@ class ForwardPass {
       if constexpr (kWhr) {
         sum[r][0].store(y_row(t, rows.b[first + r]) + at.j, at.n);
       } else {
-        unit<p>(t, rows, first + r, at, sum[r]);
+        unit_apart<p>(t, rows, first + r, at, sum[r]);
       }
     }
   }
 
-  // The pointwise part of a phase for one vector of units of one row.
   template <int p>
-  void unit(int64_t t, const LiveRows<S>& rows, int64_t i, Unit at,
-            const V (&gh)[Cell::kPhases[p].gates]) {
+  __attribute__((noinline)) void unit_apart(int64_t t, const LiveRows<S>& rows, int64_t i, Unit at,
+                                            const V (&gh)[Cell::kPhases[p].gates]) {
+    unit<p>(t, rows, i, at, gh);
+  }
+
+  // The pointwise part of a phase for one vector of units of one row. Inlined by force where a
+  // product's sums are in registers.
+  template <int p>
+  __attribute__((always_inline)) inline void unit(int64_t t, const LiveRows<S>& rows, int64_t i,
+                                                  Unit at, const V (&gh)[Cell::kPhases[p].gates]) {
     constexpr Phase kPhase = Cell::kPhases[p];
     const int64_t b = rows.b[i], H = f_.H;
     S* gates = gates_row(rows, b) + at.j;

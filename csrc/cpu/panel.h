@@ -104,20 +104,33 @@ inline void panel_rows(const Segment<S> (&segments)[N], int64_t first, const S* 
   for (int r = 0; r < MR; ++r) done(first + r, sum[r]);
 }
 
-// All of `n` rows against one panel, the most that fit into registers at a time.
+// The sums of `rows` rows, MR or fewer.
+template <int MR, int NV, int N, class S, int kMax>
+inline void sum_some(int64_t rows, const Segment<S> (&segments)[N], int64_t first, const S* panel,
+                     const S* bias, Vec<S> (&sum)[kMax][NV]) {
+  if (rows == MR) {
+    sum_rows<MR, NV>(segments, first, panel, bias, reinterpret_cast<Vec<S>(&)[MR][NV]>(sum));
+  } else if constexpr (MR > 1) {
+    sum_some<MR - 1, NV>(rows, segments, first, panel, bias, sum);
+  }
+}
+
+// All of `n` rows against one panel, in as few groups as registers allow, for each reads the panel
+// once; the last ones much alike, since one row by itself keeps few sums at work.
 template <int NV, int N, class S, class Done>
 inline void panel_product(const Segment<S> (&segments)[N], int64_t n, const S* panel, const S* bias,
                           const Done& done) {
   constexpr int kMax = kMaxRows<NV>;
   int64_t i = 0;
-  for (; i + kMax <= n; i += kMax) panel_rows<kMax, NV>(segments, i, panel, bias, done);
-  if constexpr (kMax > 4) {
-    for (; i + 4 <= n; i += 4) panel_rows<4, NV>(segments, i, panel, bias, done);
+  for (; n - i == kMax || n - i >= 2 * kMax; i += kMax)
+    panel_rows<kMax, NV>(segments, i, panel, bias, done);
+  for (int64_t groups = divide_up(n - i, kMax); i < n; --groups) {
+    const int64_t rows = divide_up(n - i, groups);
+    Vec<S> sum[kMax][NV];
+    sum_some<kMax, NV>(rows, segments, i, panel, bias, sum);
+    for (int64_t r = 0; r < rows; ++r) done(i + r, sum[r]);
+    i += rows;
   }
-  if constexpr (kMax > 2) {
-    for (; i + 2 <= n; i += 2) panel_rows<2, NV>(segments, i, panel, bias, done);
-  }
-  for (; i < n; ++i) panel_rows<1, NV>(segments, i, panel, bias, done);
 }
 
 // What one panel of a product is multiplied with, and what its sums begin with: a bias, or 0.

@@ -220,9 +220,11 @@ inline Vec<S> with_sign(Vec<S> x, Vec<S> sign) {
   return Vec<S>((typename Vec<S>::Native)((Integers)x.v | ((Integers)sign.v & mask)));
 }
 
+// Inlined by force, like those below: out of line, a step's activations would wait for one another.
+//
 // e^x for x <= 0 (and NaN): 2^n · e^r, |r| <= ln 2 / 2, by Taylor's polynomial.
 template <class S>
-inline Vec<S> exp_of_negative(Vec<S> x) {
+__attribute__((always_inline)) inline Vec<S> exp_of_negative(Vec<S> x) {
   using V = Vec<S>;
   using C = Constants<S>;
   const V shifted = x * V(C::kLog2e) + V(C::kRound);
@@ -241,13 +243,13 @@ inline Vec<S> exp_of_negative(Vec<S> x) {
 
 // The formulas of csrc/cells/math.h: no overflow, exact saturation, a NaN is kept.
 template <class S>
-inline Vec<S> sigmoid(Vec<S> x) {
+__attribute__((always_inline)) inline Vec<S> sigmoid(Vec<S> x) {
   using V = Vec<S>;
   const V e = exp_of_negative(V(S(0)) - abs(x));
   return select<S>(x.v < S(0), e, V(S(1))) / (V(S(1)) + e);
 }
 
-inline Vec<float> tanh_small(Vec<float> x) {
+__attribute__((always_inline)) inline Vec<float> tanh_small(Vec<float> x) {
   using C = Constants<float>;
   const Vec<float> z = x * x;
   Vec<float> p(C::kTanh[0]);
@@ -255,7 +257,7 @@ inline Vec<float> tanh_small(Vec<float> x) {
   return x + x * z * p;
 }
 
-inline Vec<double> tanh_small(Vec<double> x) {
+__attribute__((always_inline)) inline Vec<double> tanh_small(Vec<double> x) {
   using C = Constants<double>;
   const Vec<double> z = x * x;
   Vec<double> p(C::kTanh[0]);
@@ -266,7 +268,7 @@ inline Vec<double> tanh_small(Vec<double> x) {
 }
 
 template <class S>
-inline Vec<S> tanh(Vec<S> x) {
+__attribute__((always_inline)) inline Vec<S> tanh(Vec<S> x) {
   using V = Vec<S>;
   const V size = abs(x);
   const V e = exp_of_negative(V(S(-2)) * size);
