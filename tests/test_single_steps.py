@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,6 +16,8 @@ import rnnfast
 from rnnfast import _ext, repeat
 from rnnfast.products import multiply
 from rnnfast.recurrent import RecurrentLayer
+
+from .stream.test_changes import CHANGES
 
 pytestmark = [
     pytest.mark.skipif(
@@ -213,3 +218,71 @@ def test_a_weight_that_no_longer_fits_is_an_error(name: str, value: Tensor, mess
     setattr(layer, name, nn.Parameter(value))
     with pytest.raises((ValueError, TypeError), match=message):
         layer(x)
+
+
+# --- whoever writes to the weights ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_is_seen(change: str) -> None:
+    layer, x = rnnfast.LSTM(3, 8, 2), torch.randn(1, 2, 3)
+    hx = (torch.ones(2, 2, 8), torch.ones(2, 2, 8))
+    for _ in range(2):
+        before = layer(x, hx)[0]
+    CHANGES[change](layer)
+    equal(layer(x, hx), copy.deepcopy(layer)(x, hx))
+    assert not torch.equal(layer(x, hx)[0], before)
+
+
+def test_functional_call_and_back() -> None:
+    layer, x = rnnfast.GRU(3, 8), torch.randn(1, 2, 3)
+    others = {name: -p for name, p in layer.named_parameters()}
+    other = rnnfast.GRU(3, 8)
+    other.load_state_dict(others)
+    before = layer(x)
+    for _ in range(2):
+        equal(torch.func.functional_call(layer, others, (x,)), other(x))
+        equal(layer(x), before)
+
+
+def test_weight_norm() -> None:
+    layer, x = rnnfast.LSTM(3, 8), torch.randn(1, 2, 3)
+    nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0", dim=0)
+    h = (torch.ones(1, 2, 8), torch.ones(1, 2, 8))
+    for _ in range(2):
+        before = layer(x, h)[0]
+    layer.parametrizations.weight_hh_l0.original0.mul_(2)
+    with rnnfast.use_backend("reference"):
+        expected = layer(x, h)[0]
+    assert not torch.equal(layer(x, h)[0], before)
+    torch.testing.assert_close(layer(x, h)[0], expected)
+
+
+def test_shared_and_copied_weights() -> None:
+    layer, x = rnnfast.GRU(3, 8), torch.randn(1, 2, 3)
+    sharing, copied = rnnfast.GRU(3, 8), copy.deepcopy(layer)
+    for name, p in layer.named_parameters():
+        setattr(sharing, name, p)
+    for _ in range(2):
+        before = [one(x)[0] for one in (layer, sharing, copied)]
+    layer.weight_ih_l0.neg_()
+    assert torch.equal(sharing(x)[0], layer(x)[0])
+    assert not torch.equal(layer(x)[0], before[0])
+    assert torch.equal(copied(x)[0], before[2])
+
+
+def test_threads_and_a_forked_child() -> None:
+    layers = [rnnfast.LSTM(40, 200) for _ in range(4)]
+    x = torch.randn(1, 1, 40)
+    expected = [layer(x)[0] for layer in layers]
+
+    def often(k: int) -> bool:
+        with rnnfast.use_backend("cpu"), torch.no_grad():
+            return all(torch.equal(layers[k](x)[0], expected[k]) for _ in range(50))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(often, range(4)))
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if often(0) else 1)
+    assert os.waitpid(child, 0)[1] == 0
