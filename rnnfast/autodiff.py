@@ -67,29 +67,6 @@ def vjp(
     return found
 
 
-def last_vjp(
-    function: Callable[..., tuple[Tensor, ...]], primals: Sequence[Tensor]
-) -> tuple[tuple[Tensor, ...], Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]]:
-    """``vjp``; where nobody differentiates or maps what it finds, without a level of torch.func,
-    which costs a short scan's time."""
-    if (
-        torch.is_grad_enabled()
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    ):
-        return vjp(function, primals)
-    leaves = [p.detach().requires_grad_() for p in primals]
-    with torch.enable_grad():
-        outputs = function(*leaves)
-
-    def back(cotangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        found = differentiate(outputs, leaves, cotangents)
-        pairs = zip(found, leaves, strict=True)
-        return tuple(torch.zeros_like(p) if d is None else d for d, p in pairs)
-
-    return tuple(output.detach() for output in outputs), back
-
-
 def jvp_by_vjps(
     function: Callable[..., tuple[Tensor, ...]],
     primals: Sequence[Tensor],

@@ -8,16 +8,17 @@ level's; below all levels a backend runs. Their derivatives are those of ``tange
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from copy import copy
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.utils import unwrap_dead_wrappers  # which torch does to all but Functions
 from torch.autograd import forward_ad
 
-from . import batching, ops
+from . import batching, levels, ops
 from .batching import of_older_vmap
 from .cells import CELLS
 from .ops import load_scan, take
@@ -26,7 +27,7 @@ from .schema import BACKWARD, FORWARD, Nest, in_order, named, needs_among, pack
 from .scratch import with_tensors
 from .second import asked_of, second, tangent_of_gradients
 from .surroundings import forward_mode_is_innermost, in_dispatch_mode
-from .tangents import Tangents, linearize
+from .tangents import Moved, Tangents, linearize, linearized_by_loop, moved
 
 
 def run_transformed(scan: Scan, backend: str) -> ScanResult:
@@ -69,14 +70,38 @@ def scan_forwards(calls: Sequence[Sequence[Any]]) -> list[Any]:
     return _applied(_Forward, calls, _results)
 
 
-def scan_backwards(calls: Sequence[Sequence[Any]]) -> list[Any]:
-    return _applied(_Backward, calls, _gradients)
+def scan_backwards(calls: Sequence[Sequence[Any]], moves: Moves | None = None) -> list[Any]:
+    """``moves``: those of the scan_forwards that these are the backward of."""
+    return _applied(_Backward, calls, _gradients, moves)
 
 
-def _applied(function: Any, calls: Sequence[Sequence[Any]], nested: Callable[..., Any]) -> Any:
+class Moves:
+    """The scans along tangents that scan_forwards ran, for the tangents of their backward, which
+    go along the same: by the level of forward mode and the call."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], tuple[list[Any], Moved]] = {}
+
+    def keep(self, call: int, along: list[Any], run: Moved) -> None:
+        """``along``: the scan's tensors and their tangents."""
+        self._known[levels.number(), call] = along, run
+
+    def find(self, call: int, along: list[Any]) -> Moved | None:
+        known, run = self._known.get((levels.number(), call), ([], None))
+        same = len(known) == len(along) and all(map(operator.is_, known, along))
+        return run if same else None
+
+
+def _applied(
+    function: Any,
+    calls: Sequence[Sequence[Any]],
+    nested: Callable[..., Any],
+    moves: Moves | None = None,
+) -> Any:
     nest = Nest(calls[0])
+    nest.moves = moves or Moves()
     tensors = [t for args in calls for t in nest.taken_apart(args)]
-    flat = function.apply(nest, *unwrap_dead_wrappers(tuple(tensors)))
+    flat = levels.applied(function, nest, tensors)
     pairs = zip(calls, _shared_out(flat, len(calls)), strict=True)
     return [nested(args, own) for args, own in pairs]
 
@@ -173,11 +198,15 @@ def _mapped(
     return tuple(tuple(one for pair in found for one in _flat(pair[side])) for side in (0, 1))  # type: ignore[return-value]
 
 
-class _Forward(torch.autograd.Function):
+class _Forward(levels.Leveled):
     """(how the tensors of each call are nested, the tensors of all) -> the results flat."""
 
     @staticmethod
     def forward(nest: Nest, *tensors: Any) -> tuple[Tensor, ...]:
+        return levels.at_level(_Forward, nest, tensors)
+
+    @staticmethod
+    def run(nest: Nest, *tensors: Any) -> tuple[Tensor, ...]:
         return _called(nest, tensors, torch.ops.rnnfast.scan_forward, ops.run_forwards)
 
     @staticmethod
@@ -201,7 +230,7 @@ class _Forward(torch.autograd.Function):
             wanted = ctx.nest.nested_alone(given)
             (dy,), dfinal = take(own, 1), take(own, part.form.n_states)
             asked.append(ops.backward_call(part, wanted, dy, dfinal, own[: part.counts[0]]))
-        found = scan_backwards([call.args for call in asked])
+        found = scan_backwards([call.args for call in asked], ctx.nest.moves)
         made = [call.as_forwards(one) for call, one in zip(asked, found, strict=True)]
         return None, *(d for gradients in made for d in ctx.nest.taken_apart(gradients))
 
@@ -209,12 +238,12 @@ class _Forward(torch.autograd.Function):
     def jvp(ctx: Any, _: None, *tangents: Any) -> tuple[Tensor | None, ...]:
         flat: list[Tensor | None] = []
         calls = _by_call(ctx.nest, tangents)
-        for part, own in zip(_parts(ctx, ctx.n_scan), calls, strict=True):
-            scan, _rest = load_scan(part, part.saved_tensors)
-            given = named(FORWARD, ctx.nest.nested_alone(own))
-            along = Tangents(given["input"], given["states"], given["weights"])
-            y, final, trace = linearize(scan, along, part.form.backend, scan_forward).tangent
-            flat += [y, *final, *trace, *(None for _ in range(part.counts[1]))]
+        for call, (part, own) in enumerate(zip(_parts(ctx, ctx.n_scan), calls, strict=True)):
+            flat += levels.without_level(
+                partial(_tangents_of_results, ctx.nest, part, call, [*part.saved_tensors, *own]),
+                [*part.saved_tensors, *own],
+            )
+            flat += [None] * part.counts[1]
         return tuple(flat)
 
     @staticmethod
@@ -222,11 +251,50 @@ class _Forward(torch.autograd.Function):
         return _mapped(batching.forward_rule, scan_forwards, info, in_dims, given)
 
 
-class _Backward(torch.autograd.Function):
+def _tangents_of_results(
+    nest: Nest, part: Any, call: int, given: Sequence[Any], own: Sequence[Any]
+) -> Sequence[Tensor | None]:
+    """``own``: the scan's tensors and the tangents of the arguments, without the level of forward
+    mode at which they are ``given``."""
+    count = len(part.saved_tensors)
+    scan, _rest = load_scan(part, own[:count])
+    of = named(FORWARD, nest.nested_alone(own[count:]))
+    along, backend = Tangents(of["input"], of["states"], of["weights"]), part.form.backend
+    kept = scan.options.training  # there may be a backward, along the same
+    run = moved(scan, along, backend, scan_forward, values=kept, kept=kept)
+    if run is None:
+        y, final, trace = linearized_by_loop(scan, along).tangent
+    else:
+        y, final, trace = run.results().tangent
+        if kept:
+            size = len(scan.tensors)
+            nest.moves.keep(call, [*given[:size], *given[count : count + size]], run)
+    return [y, *final, *trace]
+
+
+def _tangents_of_gradients(
+    nest: Nest, part: Any, call: int, given: Sequence[Any], own: Sequence[Any]
+) -> Sequence[Tensor | None]:
+    """The same of scan_backward."""
+    count = len(part.saved_tensors)
+    part.saved_tensors = own[:count]
+    of = named(BACKWARD, nest.nested_alone(own[count:]))
+    along = Tangents(of["input"], of["states"], of["weights"])
+    asked = asked_of(part, scan_forward, scan_backward)
+    size = len(asked.scan.tensors)
+    run = nest.moves.find(call, [*given[:size], *given[count : count + size]])
+    return tangent_of_gradients(asked, along, Cotangents(of["dy"], of["dfinal"], of["dtrace"]), run)
+
+
+class _Backward(levels.Leveled):
     """The same of scan_backward."""
 
     @staticmethod
     def forward(nest: Nest, *tensors: Any) -> tuple[Tensor, ...]:
+        return levels.at_level(_Backward, nest, tensors)
+
+    @staticmethod
+    def run(nest: Nest, *tensors: Any) -> tuple[Tensor, ...]:
         return _called(nest, tensors, torch.ops.rnnfast.scan_backward, ops.run_backwards)
 
     @staticmethod
@@ -247,7 +315,7 @@ class _Backward(torch.autograd.Function):
         parts, found = _parts(ctx, ctx.n_saved), list[Any]()
         every = _by_call(ctx.nest, ctx.needs_input_grad[1:])
         for part, given, own in zip(parts, every, _shared_out(grads, len(parts)), strict=True):
-            asked = asked_of(part, scan_forward)
+            asked = asked_of(part, scan_forward, scan_backward)
             flags = named(BACKWARD, ctx.nest.nested_alone(given))
             wanted = [flags["input"], *flags["states"], *flags["weights"]]
             made = second(asked, asked.tangents(own), tuple(map(bool, wanted)))
@@ -258,11 +326,11 @@ class _Backward(torch.autograd.Function):
     def jvp(ctx: Any, _: None, *tangents: Any) -> tuple[Any, ...]:
         found: list[Any] = []
         calls = _by_call(ctx.nest, tangents)
-        for part, own in zip(_parts(ctx, ctx.n_scan), calls, strict=True):
-            given = named(BACKWARD, ctx.nest.nested_alone(own))
-            along = Tangents(given["input"], given["states"], given["weights"])
-            cotangents = Cotangents(given["dy"], given["dfinal"], given["dtrace"])
-            found += tangent_of_gradients(asked_of(part, scan_forward), along, cotangents)
+        for call, (part, own) in enumerate(zip(_parts(ctx, ctx.n_scan), calls, strict=True)):
+            found += levels.without_level(
+                partial(_tangents_of_gradients, ctx.nest, part, call, [*part.saved_tensors, *own]),
+                [*part.saved_tensors, *own],
+            )
         return tuple(found)
 
     @staticmethod
