@@ -83,7 +83,7 @@ class Moves:
         self._known: dict[tuple[int, int], tuple[list[Any], Moved]] = {}
 
     def keep(self, call: int, along: list[Any], run: Moved) -> None:
-        """``along``: the scan's tensors and their tangents."""
+        """``along``: the scan's tensors and their tangents, at no level of forward mode."""
         self._known[levels.number(), call] = along, run
 
     def find(self, call: int, along: list[Any]) -> Moved | None:
@@ -240,8 +240,7 @@ class _Forward(levels.Leveled):
         calls = _by_call(ctx.nest, tangents)
         for call, (part, own) in enumerate(zip(_parts(ctx, ctx.n_scan), calls, strict=True)):
             flat += levels.without_level(
-                partial(_tangents_of_results, ctx.nest, part, call, [*part.saved_tensors, *own]),
-                [*part.saved_tensors, *own],
+                partial(_tangents_of_results, ctx.nest, part, call), [*part.saved_tensors, *own]
             )
             flat += [None] * part.counts[1]
         return tuple(flat)
@@ -252,10 +251,9 @@ class _Forward(levels.Leveled):
 
 
 def _tangents_of_results(
-    nest: Nest, part: Any, call: int, given: Sequence[Any], own: Sequence[Any]
+    nest: Nest, part: Any, call: int, own: Sequence[Any]
 ) -> Sequence[Tensor | None]:
-    """``own``: the scan's tensors and the tangents of the arguments, without the level of forward
-    mode at which they are ``given``."""
+    """``own``: the scan's tensors and the tangents of the arguments."""
     count = len(part.saved_tensors)
     scan, _rest = load_scan(part, own[:count])
     of = named(FORWARD, nest.nested_alone(own[count:]))
@@ -268,12 +266,12 @@ def _tangents_of_results(
         y, final, trace = run.results().tangent
         if kept:
             size = len(scan.tensors)
-            nest.moves.keep(call, [*given[:size], *given[count : count + size]], run)
+            nest.moves.keep(call, [*own[:size], *own[count : count + size]], run)
     return [y, *final, *trace]
 
 
 def _tangents_of_gradients(
-    nest: Nest, part: Any, call: int, given: Sequence[Any], own: Sequence[Any]
+    nest: Nest, part: Any, call: int, own: Sequence[Any]
 ) -> Sequence[Tensor | None]:
     """The same of scan_backward."""
     count = len(part.saved_tensors)
@@ -282,7 +280,7 @@ def _tangents_of_gradients(
     along = Tangents(of["input"], of["states"], of["weights"])
     asked = asked_of(part, scan_forward, scan_backward)
     size = len(asked.scan.tensors)
-    run = nest.moves.find(call, [*given[:size], *given[count : count + size]])
+    run = nest.moves.find(call, [*own[:size], *own[count : count + size]])
     return tangent_of_gradients(asked, along, Cotangents(of["dy"], of["dfinal"], of["dtrace"]), run)
 
 
@@ -328,8 +326,7 @@ class _Backward(levels.Leveled):
         calls = _by_call(ctx.nest, tangents)
         for call, (part, own) in enumerate(zip(_parts(ctx, ctx.n_scan), calls, strict=True)):
             found += levels.without_level(
-                partial(_tangents_of_gradients, ctx.nest, part, call, [*part.saved_tensors, *own]),
-                [*part.saved_tensors, *own],
+                partial(_tangents_of_gradients, ctx.nest, part, call), [*part.saved_tensors, *own]
             )
         return tuple(found)
 

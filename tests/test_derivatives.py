@@ -392,6 +392,7 @@ def test_forward_over_reverse_runs_one_scan_of_tangents(monkeypatch: pytest.Monk
     monkeypatch.setattr(second, "moved", lambda *_, **__: pytest.fail("it ran once more"))
     f = Called(LAYERS["gru"](num_layers=2).double())
     assert_as_the_loop(EVERY["forward over reverse"], f)
+    assert_as_the_loop(lambda f: jvp(lambda p: grad(f.loss)(p, X), (f.p,), (f.dp,)), f)
 
 
 @pytest.mark.parametrize("weights_too", [False, True])
