@@ -15,10 +15,10 @@ from torch._functorch.utils import unwrap_dead_wrappers  # which torch does to a
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from .autodiff import jvp_by_vjps, vjp
-from .batching import of_older_vmap
 from .ops import load_scan, take
 from .problem import Cotangents, Needs, Scan
 from .scratch import limited_gradients, with_tensors
+from .surroundings import of_older_vmap
 from .tangents import Moved, Op, Tangents, linearized_by_loop, moved
 
 

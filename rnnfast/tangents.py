@@ -211,7 +211,7 @@ def tangent_scan(
         torch.zeros_like(s) if d is None else _widened(cast(d, dtype), H)
         for d, s in zip(tangents.states, states, strict=True)
     ]
-    gates = GatesAlong.of(scan, tangents.input, along)
+    gates = GatesAlong(scan, tangents.input, along)
     both = gates.both()
     options = options._replace(
         all_states=values or options.all_states,

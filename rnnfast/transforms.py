@@ -19,14 +19,13 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import batching, levels, ops
-from .batching import of_older_vmap
 from .cells import CELLS
 from .ops import load_scan, take
 from .problem import Cotangents, Scan, ScanResult
 from .schema import BACKWARD, FORWARD, Nest, in_order, named, needs_among, pack
 from .scratch import with_tensors
 from .second import asked_of, second, tangent_of_gradients
-from .surroundings import forward_mode_is_innermost, in_dispatch_mode
+from .surroundings import forward_mode_is_innermost, in_dispatch_mode, of_older_vmap
 from .tangents import Moved, Tangents, linearize, linearized_by_loop, moved
 
 
