@@ -87,7 +87,7 @@ def second(asked: Asked, along: Tangents, wanted: tuple[bool, ...]) -> Second:
         return _second_by_loop(asked, along, wanted)
     tensors: list[Tensor | None] = [None] * len(wanted)
     if any(wanted):
-        tensors = run.pulled(cotangents, None, wanted, asked.backward)
+        tensors = run.pulled(cotangents, None, wanted, asked.forward, asked.backward)
     return Second(tensors, Cotangents(*run.results().tangent))
 
 
@@ -191,7 +191,8 @@ def tangent_of_gradients(
         if run is None:
             rest = _tangent_by_loop(asked, along, given, places)
         else:
-            made = run.pulled(asked.cotangents, _filled(given, asked), wanted, asked.backward)
+            ops, moving = (asked.forward, asked.backward), _filled(given, asked)
+            made = run.pulled(asked.cotangents, moving, wanted, *ops)
             rest = [d for d in made if d is not None]
     return (take(rest, 1)[0] if needs.input else None, *rest)
 

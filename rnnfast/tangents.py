@@ -18,14 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .autocast import without_autocast
 from .backends import registry
+from .backends.base import Backend
 from .backends.preference import order
 from .cells.tangent import tangent_cell
-from .problem import Cotangents, Scan, ScanResult, cast, problem_of, wide
+from .problem import Cotangents, Needs, Saved, Scan, ScanResult, cast, problem_of, wide
 from .rules import without_padding
 from .schema import pack
 from .scratch import linearized_loop
-from .surroundings import wants_gradients
+from .surroundings import unwatched, wants_gradients
 from .tangent_gates import GatesAlong
 
 Op = Callable[..., tuple[Any, ...]]  # scan_forward or scan_backward: its arguments, its results
@@ -83,7 +85,15 @@ def moved(
     name = kernels_for(own, backend)
     if name is None:
         return None
-    return Moved(scan, own, gates, name, *op(*pack(own, name)))
+    if not unwatched(own.tensors):
+        return Moved(scan, own, gates, name, False, *op(*pack(own, name)))
+    with torch.no_grad(), without_autocast(own.input.device.type):
+        (y, final, trace), saved = _backend(name, own).forward_over(own)
+    return Moved(scan, own, gates, name, True, y, final, trace, saved)
+
+
+def _backend(name: str, scan: Scan) -> Backend:
+    return registry.named(name, problem_of(scan))
 
 
 class Moved(NamedTuple):
@@ -92,6 +102,7 @@ class Moved(NamedTuple):
     Attributes:
         scan: whose tangents. own: the scan of the tangent cell.
         gates: how its input was made. backend: who ran it.
+        alone: nobody looked on, and the input was written over.
         y, final, trace, saved: what scan_forward returned.
     """
 
@@ -99,6 +110,7 @@ class Moved(NamedTuple):
     own: Scan
     gates: GatesAlong
     backend: str
+    alone: bool
     y: Tensor
     final: list[Tensor]
     trace: list[Tensor]
@@ -123,14 +135,19 @@ class Moved(NamedTuple):
         tangent: Cotangents,
         value: Cotangents | None,
         wanted: Sequence[bool],
+        forward: Op,
         backward: Op,
     ) -> list[Tensor | None]:
         """The gradients of the scan's tensors that are ``wanted``, of the sum of its tangents times
         ``tangent`` and, where it has them, its results times ``value``. Differentiable.
 
-        ``backward``: scan_backward.
+        ``forward``, ``backward``: scan_forward, scan_backward.
         """
-        scan, own = self.scan, self.own
+        parts = [tangent, *([] if value is None else [value])]
+        given = [d for dy, dfinal, dtrace in parts for d in (dy, *dfinal, *dtrace) if d is not None]
+        if self.alone and not unwatched(given):
+            return self._again(forward).pulled(tangent, value, wanted, forward, backward)
+        scan = self.scan
         n_states, names = len(scan.states), self._names()
         of_input, of_states = wanted[0], any(wanted[1 : 1 + n_states])
         of_weights = wanted[1 + n_states :]
@@ -138,16 +155,9 @@ class Moved(NamedTuple):
             w and n in _OF_INPUT for n, w in zip(names, of_weights, strict=True)
         )
         recurrent = any(w and n not in _OF_INPUT for n, w in zip(names, of_weights, strict=True))
-        needs = [of_gates, of_states, recurrent]
-        dgates, dstates, dweights = backward(
-            *pack(own, self.backend),
-            *self._cotangents(tangent, value),
-            self.y,
-            self.trace,
-            self.saved,
-            needs,
-            0,
-        )
+        needs = Needs(of_gates, of_states, recurrent)
+        incoming = self._cotangents(tangent, value)
+        dgates, dstates, dweights = self._backward(incoming, needs, backward)
         found: list[Tensor | None] = [self.gates.gradient_of_input(dgates) if of_input else None]
         P = scan.states[0].shape[-1]
         found += [_narrowed(d, P) if k == 0 else d for k, d in enumerate(dstates[n_states:])]
@@ -158,16 +168,32 @@ class Moved(NamedTuple):
         pairs = zip(found, scan.tensors, wanted, strict=True)
         return [cast(d, t.dtype) if on and d is not None else None for d, t, on in pairs]
 
+    def _again(self, forward: Op) -> Moved:
+        """Run so that it can be looked at."""
+        own = self.own._replace(input=self.gates.both())
+        made = forward(*pack(own, self.backend))
+        return Moved(self.scan, own, self.gates, self.backend, False, *made)
+
+    def _backward(self, incoming: Cotangents, needs: Needs, backward: Op) -> tuple[Any, Any, Any]:
+        """(dinput, dstates, dweights) of the scan of tangents."""
+        own = self.own
+        if not self.alone:
+            outputs = (self.y, self.trace, self.saved, list(needs[:3]), 0)
+            found: tuple[Any, Any, Any] = backward(*pack(own, self.backend), *incoming, *outputs)
+            return found
+        with torch.no_grad(), without_autocast(own.input.device.type):
+            backend, saved = _backend(self.backend, own), Saved(self.y, self.trace, self.saved)
+            dinput, dstates, dweights = backend.backward(own, saved, incoming, needs)
+        return dinput, dstates or [], dweights or []
+
     def _of_input(self, dgates: Tensor) -> dict[str, Tensor]:
         return self.gates.gradients_of_weights(dgates)
 
     def _names(self) -> Sequence[str]:
         return self.scan.spec.weight_names(self.scan.kind, self.scan.has_bias)
 
-    def _cotangents(
-        self, tangent: Cotangents, value: Cotangents | None
-    ) -> tuple[Tensor | None, list[Tensor], list[Tensor]]:
-        """(dy, dfinal, dtrace) of the scan of the tangents: of the tangents first."""
+    def _cotangents(self, tangent: Cotangents, value: Cotangents | None) -> Cotangents:
+        """Those of the scan of the tangents: of the tangents first."""
         (h, *others), dtype = self.own.states[: len(self.scan.states)], self.own.dtype
 
         def widened(d: Tensor | None) -> Tensor | None:
@@ -181,7 +207,8 @@ class Moved(NamedTuple):
             series += [widened(dy), *(cast(d, dtype) for d in dtrace or [])]
             series += [None] * (len(finals) - len(series))
         of_trace = zip(series[1:], self.trace, strict=False)
-        return series[0], finals, [torch.zeros_like(t) if d is None else d for d, t in of_trace]
+        traces = [torch.zeros_like(t) if d is None else d for d, t in of_trace]
+        return Cotangents(series[0], finals, traces)
 
 
 _OF_INPUT = ("w_ih", "b_ih")

@@ -79,16 +79,24 @@ class Moves:
     go along the same: by the level of forward mode and the call."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, int], tuple[list[Any], Moved]] = {}
+        self._known: dict[tuple[int, int], tuple[list[Any], Moved, list[int]]] = {}
 
     def keep(self, call: int, along: list[Any], run: Moved) -> None:
         """``along``: the scan's tensors and their tangents, at no level of forward mode."""
-        self._known[levels.number(), call] = along, run
+        self._known[levels.number(), call] = along, run, _versions(run)
 
     def find(self, call: int, along: list[Any]) -> Moved | None:
-        known, run = self._known.get((levels.number(), call), ([], None))
-        same = len(known) == len(along) and all(map(operator.is_, known, along))
-        return run if same else None
+        known = self._known.get((levels.number(), call))
+        if known is None:
+            return None
+        before, run, versions = known
+        same = len(before) == len(along) and all(map(operator.is_, before, along))
+        return run if same and _versions(run) == versions else None
+
+
+def _versions(run: Moved) -> list[int]:
+    """Of what somebody may have changed in place since."""
+    return [0 if t.is_inference() else t._version for t in (run.y, *run.trace)]
 
 
 def _applied(

@@ -77,6 +77,10 @@ class Backend:
         """The outputs, and what ``saved_like`` announced (nothing unless training)."""
         raise NotImplementedError
 
+    def forward_over(self, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
+        """``forward``, which may write over the scan's input: nobody reads that any more."""
+        return self.forward(scan)
+
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
         raise NotImplementedError
 

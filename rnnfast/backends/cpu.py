@@ -89,6 +89,9 @@ class Cpu(KernelBackend):
         ours = problem.dtype == wide(problem.dtype) and 0 < problem.I <= multiply.MOST_STEPS
         return module().cpu_layer if known and ours and multiply.is_faster() else None
 
+    def forward_over(self, scan: Scan) -> Forward:
+        return own_cpu.forward(scan, over=True) if scan.spec.own else self.forward(scan)
+
     def forward_members(self, scans: Sequence[Scan]) -> list[Forward]:
         at_once, jobs = self._at_once(scans), module().cpu_jobs()
         made = [self._forward(scan, jobs) for scan in scans[:at_once]]
@@ -145,7 +148,7 @@ class Cpu(KernelBackend):
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
         if scan.spec.own:
             return own_cpu.backward(scan, saved, cotangents, needs)
-        if _in_one_call(scan, saved.y, needs):
+        if _in_one_call(scan, saved.y):
             return self._gradients(scan, saved, cotangents, needs)
         return self._backward(scan, saved, cotangents, needs)()
 
@@ -188,6 +191,7 @@ class Cpu(KernelBackend):
             of_input=needs.input,
             x=scan.input,
             w_ih=scan.weight("w_ih"),
+            groups=needs.groups,
             **arguments,
         )
         dstates = [dh0] if dc0 is None else [dh0, dc0]
@@ -219,8 +223,8 @@ class Cpu(KernelBackend):
             dstates = [dh0] if dc0 is None else [dh0, dc0]
             dgates, rounding = GateMajor(spec, dgx, own_dgh), Rounding(storage)
             backward = Backward(own, y, dgates, rounding, {spec.extra: extra}, dh_total)
-            apart = needs.groups or not needs.weights
-            made = None if apart else _weight_gradients(backward, dgates)
+            backward = backward._replace(groups=needs.groups)
+            made = _weight_gradients(backward, dgates) if needs.weights else None
             if made is None:
                 return backward.gradients(needs, dstates)
             rest = backward.gradients(needs._replace(weights=False), dstates)
@@ -239,9 +243,9 @@ def _multiplied_here(scan: Scan, weights: Mapping[str, Tensor]) -> bool:
     return multiply.is_ours(*tensors)
 
 
-def _in_one_call(scan: Scan, y: Tensor, needs: Needs) -> bool:
+def _in_one_call(scan: Scan, y: Tensor) -> bool:
     """Whether one call makes all gradients of a scan, with products of ours."""
-    if scan.kind != "dense" or needs.groups or scan.dtype != wide(scan.dtype):
+    if scan.kind != "dense" or scan.dtype != wide(scan.dtype):
         return False
     rows, columns = scan.weights[0].shape  # of w_ih
     known = 0 < columns and rows <= multiply.MOST_STEPS
@@ -271,6 +275,7 @@ def _weight_gradients(left: Backward, dgates: GateMajor) -> list[Tensor] | None:
         lengths=scan.lengths,
         resets=scan.resets,
         reverse=scan.options.reverse,
+        groups=left.groups,
     )
     found = dict(zip(by_kernel, [left.rounding(one) for one in made], strict=True))
     return [found[name] if name in found else left.w_ih() for name in names]
