@@ -46,6 +46,12 @@ class Tangents(NamedTuple):
         return [self.input, *self.states, *self.weights]
 
 
+def tangents_of(scan: Scan, flat: Sequence[Tensor | None]) -> Tangents:
+    """Of those of ``scan.tensors``."""
+    count = 1 + len(scan.states)
+    return Tangents(flat[0], flat[1:count], flat[count:])
+
+
 class Linearized(NamedTuple):
     """``tangent``: of a scan's results; ``value``: the results themselves, of which the states at
     each step are only there where asked for, and then the output, too."""

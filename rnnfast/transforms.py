@@ -26,7 +26,7 @@ from .schema import BACKWARD, FORWARD, Nest, in_order, named, needs_among, pack
 from .scratch import with_tensors
 from .second import asked_of, second, tangent_of_gradients
 from .surroundings import forward_mode_is_innermost, in_dispatch_mode, of_older_vmap
-from .tangents import Moved, Tangents, linearize, linearized_by_loop, moved
+from .tangents import Moved, Tangents, linearize, linearized_by_loop, moved, tangents_of
 
 
 def run_transformed(scan: Scan, backend: str) -> ScanResult:
@@ -44,16 +44,22 @@ def run_transformed(scan: Scan, backend: str) -> ScanResult:
 def _with_tangents(scan: Scan, backend: str, duals: Sequence[Any]) -> ScanResult:
     """In forward mode: the scan of the tangents has the results, too. ``duals``: the scan's tensors
     taken apart."""
-    own = with_tensors(scan, dict(enumerate(dual.primal for dual in duals)))
-    weights = [dual.tangent for dual in duals]
-    (input,), states = take(weights, 1), take(weights, len(scan.states))
-    along = Tangents(input, states, weights)
-    tangent, value = linearize(own, along, backend, scan_forward, values=True)
-    final, trace = (
-        [forward_ad.make_dual(*pair) for pair in zip(*results, strict=True)]
-        for results in zip(value[1:], tangent[1:], strict=True)
-    )
-    return ScanResult(forward_ad.make_dual(value.y, tangent.y), final, trace)
+    count, ends = len(duals), [scan.lengths, scan.resets]
+
+    def run(given: Sequence[Any]) -> Sequence[Tensor | None]:
+        lengths, resets = given[2 * count :]
+        own = with_tensors(scan, dict(enumerate(given[:count])))
+        along = tangents_of(scan, given[count : 2 * count])
+        made = linearize(
+            own._replace(lengths=lengths, resets=resets), along, backend, scan_forward, values=True
+        )
+        return [t for y, final, trace in made for t in (y, *final, *trace)]
+
+    given = [*(d.primal for d in duals), *(d.tangent for d in duals), *ends]
+    flat: list[Any] = levels.without_level(run, given)
+    pairs = zip(flat[len(flat) // 2 :], flat[: len(flat) // 2], strict=True)
+    y, *rest = (forward_ad.make_dual(*pair) for pair in pairs)
+    return ScanResult(y, take(rest, len(scan.states)), rest)
 
 
 def scan_forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
