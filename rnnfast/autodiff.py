@@ -11,12 +11,24 @@ from torch import Tensor
 
 
 def _autograd_keys() -> int:
-    """The dispatch keys that an op's kernel may run below, as bits: autograd's, and the one that
-    tracks views and in-place writes, without which gradients through them would be wrong."""
+    """The dispatch keys that an op's kernel may run below, as bits: autograd's, the one that
+    tracks views and in-place writes, without which gradients through them would be wrong, and those
+    of torch.func, which backward of a scan with grad_clip_time uses."""
     before = torch._C._dispatch_tls_local_exclude_set().raw_repr()
     with torch._C._AutoDispatchBelowADInplaceOrView():
         within = torch._C._dispatch_tls_local_exclude_set().raw_repr()
-    return within & ~before
+    of_func = (
+        "DynamicLayerFrontMode",
+        "DynamicLayerBackMode",
+        "GradWrapper",
+        "Batched",
+        "VmapMode",
+    )
+    keys = [getattr(torch._C.DispatchKey, f"FuncTorch{name}") for name in of_func]
+    found = within & ~before
+    for key in keys:
+        found |= torch._C.DispatchKeySet(key).raw_repr()
+    return found
 
 
 _AUTOGRAD = _autograd_keys()

@@ -36,6 +36,12 @@ class Surroundings(NamedTuple):
     autocast: torch.dtype | None
     dual: bool
 
+    @property
+    def differentiated(self) -> bool:
+        """Whether gradients may be asked for that tensors do not tell of: a compiler's do not say
+        that a level of torch.func differentiates them."""
+        return self.tracing and self.transformed
+
 
 def surroundings(device_type: str) -> Surroundings:
     """As they are now, for tensors on such a device."""

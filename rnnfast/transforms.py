@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import batching, levels, ops
-from .cells import CELLS
+from . import batching, levels, nodes, ops  # noqa: F401
 from .ops import load_scan, take
 from .problem import Cotangents, Scan, ScanResult
 from .schema import BACKWARD, FORWARD, Nest, in_order, named, needs_among, pack
@@ -72,12 +71,12 @@ def scan_backward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
 
 def scan_forwards(calls: Sequence[Sequence[Any]]) -> list[Any]:
     """scan_forward of each, all alike but for their tensors: of the members of an ensemble."""
-    return _applied(_Forward, calls, _results)
+    return _applied(_Forward, calls, ops.results_of)
 
 
 def scan_backwards(calls: Sequence[Sequence[Any]], moves: Moves | None = None) -> list[Any]:
     """``moves``: those of the scan_forwards that these are the backward of."""
-    return _applied(_Backward, calls, _gradients, moves)
+    return _applied(_Backward, calls, ops.gradients_of, moves)
 
 
 class Moves:
@@ -128,21 +127,6 @@ def _shared_out(flat: Sequence[Any], calls: int) -> list[list[Any]]:
     """What calls that are alike made, by call."""
     each = len(flat) // calls
     return [list(flat[k * each : (k + 1) * each]) for k in range(calls)]
-
-
-def _results(args: Sequence[Any], flat: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
-    """(y, final, trace, saved) of what scan_forward made of ``args``."""
-    given, rest = named(FORWARD, args), list(flat)
-    count = len(CELLS[given["cell"]].states)
-    (y,), final = take(rest, 1), take(rest, count)
-    return y, final, take(rest, count - 1 if given["all_states"] else 0), rest
-
-
-def _gradients(args: Sequence[Any], flat: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """(dinput, dstates, dweights) of what scan_backward made of ``args``."""
-    given, rest = named(BACKWARD, args), list(flat)
-    (dinput,) = take(rest, 1)
-    return dinput, take(rest, len(given["states"]) if needs_among(given).states else 0), rest
 
 
 def _flat(results: Sequence[Any]) -> tuple[Any, ...]:
@@ -228,7 +212,7 @@ class _Forward(levels.Leveled):
         parts, of_scans, saved = [], [], list[Tensor]()
         calls = [nest.nested(own) for own in _by_call(nest, inputs[1:])]
         for args, flat in zip(calls, _shared_out(output, len(calls)), strict=True):
-            results = _results(args, flat)
+            results = ops.results_of(args, flat)
             saved += results[3]
             parts.append(part := _Part())
             of_scans.append(ops.set_forward(part, args, results))

@@ -34,6 +34,7 @@ from ..products.arithmetic import Rounding
 from ..products.gates import GateMajor
 from ..products.gradients import Backward
 from ..products.projection import own_projection
+from ..surroundings import constant_while_tracing
 from . import own_cpu
 from .base import KernelBackend, TensorLike, why_no_kernel
 
@@ -53,7 +54,7 @@ class Cpu(KernelBackend):
 
     def why_not(self, problem: Problem) -> str | None:
         reason = why_no_kernel(problem, "cpu", DTYPES)
-        if reason is None and problem.dual and (missing := library.why_not()) is not None:
+        if reason is None and problem.dual and (missing := _why_no_compiler()) is not None:
             reason = f"kernels for tangents are compiled, and {missing}"
         if reason is None and problem.spec.own:
             reason = own_cpu.why_not(problem.cell, problem.H, problem.bias, problem.dtype)
@@ -279,6 +280,11 @@ def _weight_gradients(left: Backward, dgates: GateMajor) -> list[Tensor] | None:
     )
     found = dict(zip(by_kernel, [left.rounding(one) for one in made], strict=True))
     return [found[name] if name in found else left.w_ih() for name in names]
+
+
+@constant_while_tracing
+def _why_no_compiler() -> str | None:
+    return library.why_not()
 
 
 @functools.cache
