@@ -74,6 +74,12 @@ def _seen(device_type: str, tracing: bool) -> tuple[bool, bool, torch.dtype | No
     return torch._C._get_tracing_state() is not None, transformed, autocast, dual
 
 
+@constant_while_tracing
+def within_torch_func() -> bool:
+    """Whether a level of torch.func surrounds the call."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def differentiating() -> bool:
     """Whether a transform that takes derivatives surrounds the call: a level of torch.func's grad,
     vjp or jvp, or of forward-mode AD."""
