@@ -8,9 +8,8 @@ scan_backward has an autograd formula of its own: the scratch loop, run anew wit
 backward through the op is therefore right for every backend, and slow; eager code goes by
 ``transforms`` instead.
 
-Under a transform that takes derivatives (torch.func's grad and jvp, forward-mode AD) scan_forward
-is the scratch loop, which torch differentiates: so it is also for whoever compiled or recorded the
-op without seeing the transform.
+Under a transform that takes derivatives (torch.func's grad and jvp, forward-mode AD) the ops are
+differentiated by ``nodes``, which registers their kernels for autograd.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, linearize, vjp
 
 import rnnfast
-from rnnfast import _ext, library, second, tangents
+from rnnfast import _ext, library, tangents
 from rnnfast.cells import CELLS
 from rnnfast.cells.tangent import tangent_cell
 from rnnfast.problem import Options, Scan
@@ -371,28 +371,6 @@ def test_a_third_derivative() -> None:
         return grad(lambda x: sum_of_squares(grad(slope)(x)))(X)
 
     assert_as_the_loop(third, Called(LAYERS["gru"]().double()))
-
-
-@pytest.mark.parametrize("name", ["lstm", "own_gru"])
-def test_a_third_derivative_forward(name: str) -> None:
-    def along(y: Any, v: Tensor) -> Any:
-        return lambda x: jvp(y, (x,), (v,))[1]
-
-    def third(f: Called) -> Any:
-        return along(along(along(partial(f.y, f.p), V), X.cos()), X.sin())(X)
-
-    f = Called(LAYERS[name]().double())
-    assert_as_the_loop(third, f)
-    with rnnfast.use_backend("cpu"):
-        assert third(f).abs().max() > 1e-3
-
-
-def test_forward_over_reverse_runs_one_scan_of_tangents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forward's, through which the tangents of backward go back."""
-    monkeypatch.setattr(second, "moved", lambda *_, **__: pytest.fail("it ran once more"))
-    f = Called(LAYERS["gru"](num_layers=2).double())
-    assert_as_the_loop(EVERY["forward over reverse"], f)
-    assert_as_the_loop(lambda f: jvp(lambda p: grad(f.loss)(p, X), (f.p,), (f.dp,)), f)
 
 
 @pytest.mark.parametrize("weights_too", [False, True])

@@ -1,0 +1,69 @@
+"""Scans of tangents that are run once for several derivatives, below their levels, and by whom they
+are looked at."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import grad, jvp
+
+import rnnfast
+from rnnfast import second
+
+from . import test_derivatives as derivatives
+from .test_derivatives import EVERY, Called, Parameters, assert_as_the_loop, sum_of_squares
+
+pytestmark = derivatives.pytestmark
+H, LAYERS, V, X = derivatives.H, derivatives.LAYERS, derivatives.V, derivatives.X
+
+
+@pytest.mark.parametrize("name", ["lstm", "own_gru"])
+def test_a_third_derivative_forward(name: str) -> None:
+    def along(y: Any, v: Tensor) -> Any:
+        return lambda x: jvp(y, (x,), (v,))[1]
+
+    def third(f: Called) -> Any:
+        return along(along(along(partial(f.y, f.p), V), X.cos()), X.sin())(X)
+
+    f = Called(LAYERS[name]().double())
+    assert_as_the_loop(third, f)
+    with rnnfast.use_backend("cpu"):
+        assert third(f).abs().max() > 1e-3
+
+
+def test_forward_over_reverse_runs_one_scan_of_tangents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward's, through which the tangents of backward go back."""
+    monkeypatch.setattr(second, "moved", lambda *_, **__: pytest.fail("it ran once more"))
+    f = Called(LAYERS["gru"](num_layers=2).double())
+    assert_as_the_loop(EVERY["forward over reverse"], f)
+    assert_as_the_loop(lambda f: jvp(lambda p: grad(f.loss)(p, X), (f.p,), (f.dp,)), f)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "own_gru"])
+def test_who_looks_at_the_tangents_of_backward_alone(name: str) -> None:
+    """Nobody differentiates the scan of tangents, which ran over its input then, but its backward:
+    by what its cotangents are made of."""
+    scale = torch.linspace(0.5, 2, H, dtype=torch.float64).requires_grad_()
+
+    def third(f: Called) -> Any:
+        def loss(p: Parameters, x: Tensor) -> Tensor:
+            return (f.y(p, x) * scale).square().sum()
+
+        _, found = jvp(lambda p: grad(loss)(p, X), (f.p,), (f.dp,))
+        return torch.autograd.grad(sum_of_squares(found), scale)
+
+    assert_as_the_loop(third, Called(LAYERS[name]().double()))
+
+
+@pytest.mark.parametrize("transform", ["jvp by weights", "forward over reverse", "per sample"])
+def test_transforms_in_inference_mode(transform: str) -> None:
+    f = Called(LAYERS["gru"]().double())
+    with rnnfast.use_backend("cpu"):
+        expected = EVERY[transform](f)
+        with torch.inference_mode():
+            found = EVERY[transform](f)
+    torch.testing.assert_close(found, expected)
