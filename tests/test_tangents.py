@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.func import grad, jvp
+from torch.func import grad, jvp, vjp
 
 import rnnfast
 from rnnfast import second
@@ -67,3 +67,29 @@ def test_transforms_in_inference_mode(transform: str) -> None:
         with torch.inference_mode():
             found = EVERY[transform](f)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru_reset_before", "own_lstm"])
+def test_second_derivatives_of_tokens(name: str) -> None:
+    tokens = torch.randint(2, (4, 3), generator=torch.manual_seed(3))
+    lengths = torch.tensor([4, 0, 2])
+
+    def both(f: Called) -> Any:
+        def loss(p: Parameters) -> Tensor:
+            return f.loss(p, tokens)
+
+        return jvp(grad(loss), (f.p,), (f.dp,)), vjp(grad(loss), f.p)[1](f.dp)
+
+    assert_as_the_loop(both, Called(LAYERS[name]().double(), lengths=lengths))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 0)])
+def test_second_derivatives_of_few_steps_and_of_no_sequences(shape: tuple[int, int]) -> None:
+    f = Called(LAYERS["gru"]().double())
+    x = torch.randn(*shape, 2, dtype=torch.float64, generator=torch.manual_seed(4))
+
+    def both(f: Called) -> Any:
+        along = jvp(grad(f.loss, argnums=(0, 1)), (f.p, x), (f.dp, x.cos()))
+        return along, vjp(grad(f.loss), f.p, x)[1](f.dp)
+
+    assert_as_the_loop(both, f)
