@@ -93,3 +93,32 @@ def test_second_derivatives_of_few_steps_and_of_no_sequences(shape: tuple[int, i
         return along, vjp(grad(f.loss), f.p, x)[1](f.dp)
 
     assert_as_the_loop(both, f)
+
+
+@rnnfast.cell(gates=1, params={"v": "H", "d_v": "H"}, recurrent=None)
+def named_alike(gx, states, w):
+    (h,) = states
+    return (torch.tanh(gx + w.v * h) * w.d_v,)
+
+
+def test_a_weight_may_have_the_name_of_a_tangent() -> None:
+    f = Called(rnnfast.Recurrent(named_alike, 2, H).double())
+    for transform in ("jvp by weights", "forward over reverse", "reverse over reverse"):
+        assert_as_the_loop(EVERY[transform], f)
+
+
+@pytest.mark.parametrize("name", ["lstm", "own_gru"])
+def test_a_third_derivative_by_weights(name: str) -> None:
+    """The tangent of the tangent has tangents of the weights, and tangents of these."""
+    scale = torch.linspace(0.5, 2, H, dtype=torch.float64)
+
+    def third(f: Called) -> Any:
+        def along(scale: Tensor) -> Tensor:
+            def loss(p: Parameters) -> Tensor:
+                return (f.y(p, X) * scale).sum()
+
+            return sum_of_squares(jvp(grad(loss), (f.p,), (f.dp,))[1])
+
+        return grad(along)(scale)
+
+    assert_as_the_loop(third, Called(LAYERS[name]().double()))
