@@ -33,6 +33,12 @@ class Leveled(_SingleLevelFunction):
         raise NotImplementedError
 
     @staticmethod
+    def forward_mode(nest: Any, tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+        """The dual results at a level of forward mode, where they are made at once; None: they are
+        made by ``run`` and the jvp."""
+        return None
+
+    @staticmethod
     def vmap(info: Any, in_dims: Any, *given: Any) -> tuple[Any, Any]:
         raise NotImplementedError
 
@@ -67,6 +73,8 @@ def applied(function: type[Leveled], nest: Any, tensors: Sequence[Tensor]) -> tu
     if level.key() not in (TransformType.Grad, TransformType.Jvp):
         raise RuntimeError("recurrent layers have no rule for torch.func.functionalize")
     lifted = [level._cptr.lift(t) for t in tensors]
+    if level.key() == TransformType.Jvp and (own := function.forward_mode(nest, lifted)):
+        return own
     with enable_single_level_autograd_function():
         found = function.apply(nest, *lifted)
     return found

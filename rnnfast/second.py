@@ -191,15 +191,18 @@ def tangent_of_gradients(
         if run is None:
             rest = _tangent_by_loop(asked, along, given, places)
         else:
-            ops, moving = (asked.forward, asked.backward), _filled(given, asked)
+            ops, moving = (
+                (asked.forward, asked.backward),
+                filled_cotangents(given, asked.cotangents),
+            )
             made = run.pulled(asked.cotangents, moving, wanted, *ops)
             rest = [d for d in made if d is not None]
     return (take(rest, 1)[0] if needs.input else None, *rest)
 
 
-def _filled(given: Cotangents, asked: Asked) -> Cotangents:
+def filled_cotangents(given: Cotangents, like: Cotangents) -> Cotangents:
     """With zeros for what has no tangent, but for y."""
-    (_, dfinal, dtrace), (_, final, trace) = given, asked.cotangents
+    (_, dfinal, dtrace), (_, final, trace) = given, like
     finals, series = (
         [torch.zeros_like(t) if d is None else d for d, t in zip(own or [], of, strict=False)]
         for own, of in ((dfinal, final), (dtrace, trace))

@@ -5,6 +5,7 @@ products."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,7 @@ class GatesAlong:
         self.scan, self.dinput = scan, None if scan.kind == "tokens" else dinput
         self.dw_ih, self.db_ih = along.get("w_ih"), along.get("b_ih")
         self._both_inputs: Tensor | None = None
+        self.part = 0  # whose gradients are asked for: of the gates', or of the tangents' terms
 
     def both(self) -> Tensor:
         """The gates and behind them their tangents, [T, B, 2*G*H]."""
@@ -79,9 +81,15 @@ class GatesAlong:
             self._both_inputs = values
         return self._both_inputs
 
+    def of_tangents(self) -> GatesAlong:
+        """For the gradients of the tangents instead."""
+        found = copy(self)
+        found.part, found.dinput, found.dw_ih = 1, None, None
+        return found
+
     def gradient_of_input(self, dgates: Tensor) -> Tensor:
         """``dgates``: that of ``both``."""
-        of_value, _ = dgates.chunk(2, -1)
+        of_value = dgates.chunk(2, -1)[self.part]
         if self.scan.kind == "gates":
             return of_value
         w_ih = weight_of_input(self.scan)
@@ -94,7 +102,7 @@ class GatesAlong:
         scan, dinput = self.scan, self.dinput
         if scan.kind == "gates":
             return {}
-        of_value, _ = dgates.chunk(2, -1)
+        of_value = dgates.chunk(2, -1)[self.part]
         if scan.kind == "tokens":
             none = torch.zeros_like(weight_of_input(scan))
             rows = of_value.flatten(0, 1)

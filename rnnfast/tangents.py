@@ -149,30 +149,65 @@ class Moved(NamedTuple):
 
         ``forward``, ``backward``: scan_forward, scan_backward.
         """
+        return self._pulled(tangent, value, wanted, forward, backward, (False,))[0]
+
+    def pulled_both(
+        self,
+        tangent: Cotangents,
+        value: Cotangents,
+        wanted: Sequence[bool],
+        forward: Op,
+        backward: Op,
+    ) -> list[list[Tensor | None]]:
+        """``pulled``, and behind it the same of the tangents: which are the gradients of the scan's
+        results times ``tangent``. Of recurrent weights only where these have tangents."""
+        return self._pulled(tangent, value, wanted, forward, backward, (False, True))
+
+    def _pulled(
+        self,
+        tangent: Cotangents,
+        value: Cotangents | None,
+        wanted: Sequence[bool],
+        forward: Op,
+        backward: Op,
+        which: Sequence[bool],
+    ) -> list[list[Tensor | None]]:
+        """Of the scan's tensors and, where ``which`` is true, of their tangents."""
         parts = [tangent, *([] if value is None else [value])]
         given = [d for dy, dfinal, dtrace in parts for d in (dy, *dfinal, *dtrace) if d is not None]
         if self.alone and not unwatched(given):
-            return self._again(forward).pulled(tangent, value, wanted, forward, backward)
-        scan = self.scan
-        n_states, names = len(scan.states), self._names()
-        of_input, of_states = wanted[0], any(wanted[1 : 1 + n_states])
-        of_weights = wanted[1 + n_states :]
-        of_gates = of_input or any(
-            w and n in _OF_INPUT for n, w in zip(names, of_weights, strict=True)
-        )
-        recurrent = any(w and n not in _OF_INPUT for n, w in zip(names, of_weights, strict=True))
-        needs = Needs(of_gates, of_states, recurrent)
-        incoming = self._cotangents(tangent, value)
-        dgates, dstates, dweights = self._backward(incoming, needs, backward)
-        found: list[Tensor | None] = [self.gates.gradient_of_input(dgates) if of_input else None]
-        P = scan.states[0].shape[-1]
-        found += [_narrowed(d, P) if k == 0 else d for k, d in enumerate(dstates[n_states:])]
+            again = self._again(forward)
+            return again._pulled(tangent, value, wanted, forward, backward, which)
+        n_states = len(self.scan.states)
+        pairs = list(zip(self._names(), wanted[1 + n_states :], strict=True))
+        of_gates = wanted[0] or any(on and name in _OF_INPUT for name, on in pairs)
+        recurrent = any(on and name not in _OF_INPUT for name, on in pairs)
+        needs = Needs(of_gates, any(wanted[1 : 1 + n_states]), recurrent)
+        made = self._backward(self._cotangents(tangent, value), needs, backward)
+        return [self._gradients(made, wanted, of_tangents) for of_tangents in which]
+
+    def _gradients(
+        self, made: tuple[Any, Any, Any], wanted: Sequence[bool], of_tangents: bool
+    ) -> list[Tensor | None]:
+        """``made``: of the scan of tangents, whose states' tangents come first, and whose weights'
+        last."""
+        (dgates, dstates, dweights), scan = made, self.scan
+        n_states, P = len(scan.states), scan.states[0].shape[-1]
+        names = self._names()
+        recurrent = [name for name in names if name not in _OF_INPUT]
+        gates = self.gates.of_tangents() if of_tangents else self.gates
+        dstates = dstates[:n_states] if of_tangents else dstates[n_states:]
+        dweights = dweights[len(recurrent) :] if of_tangents else dweights[: len(recurrent)]
+        found: list[Tensor | None] = [gates.gradient_of_input(dgates) if wanted[0] else None]
+        found += [_narrowed(d, P) if k == 0 else d for k, d in enumerate(dstates)]
         found += [None] * (1 + n_states - len(found))
-        made = self._of_input(dgates) if any(of_weights) and of_gates else {}
-        made |= zip((n for n in names if n not in _OF_INPUT), dweights, strict=False)
-        found += [made.get(name) for name in names]
-        pairs = zip(found, scan.tensors, wanted, strict=True)
-        return [cast(d, t.dtype) if on and d is not None else None for d, t, on in pairs]
+        pairs = zip(names, wanted[1 + n_states :], strict=True)
+        of_input = any(on and name in _OF_INPUT for name, on in pairs)
+        by_name = gates.gradients_of_weights(dgates) if of_input else {}
+        by_name |= zip(recurrent, dweights, strict=False)
+        found += [by_name.get(name) for name in names]
+        every = zip(found, scan.tensors, wanted, strict=True)
+        return [cast(d, t.dtype) if on and d is not None else None for d, t, on in every]
 
     def _again(self, forward: Op) -> Moved:
         """Run so that it can be looked at."""
@@ -192,8 +227,11 @@ class Moved(NamedTuple):
             dinput, dstates, dweights = backend.backward(own, saved, incoming, needs)
         return dinput, dstates or [], dweights or []
 
-    def _of_input(self, dgates: Tensor) -> dict[str, Tensor]:
-        return self.gates.gradients_of_weights(dgates)
+    @property
+    def moves_weights(self) -> bool:
+        """Whether the recurrent weights have tangents, or there are none."""
+        recurrent = sum(name not in _OF_INPUT for name in self._names())
+        return len(self.own.weights) == 2 * recurrent
 
     def _names(self) -> Sequence[str]:
         return self.scan.spec.weight_names(self.scan.kind, self.scan.has_bias)

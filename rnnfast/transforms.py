@@ -21,9 +21,9 @@ from torch.autograd import forward_ad
 from . import batching, levels, nodes, ops  # noqa: F401
 from .ops import load_scan, take
 from .problem import Cotangents, Scan, ScanResult
-from .schema import BACKWARD, FORWARD, Nest, in_order, named, needs_among, pack
+from .schema import BACKWARD, FORWARD, Nest, in_order, named, needs_among, pack, scan_of
 from .scratch import with_tensors
-from .second import asked_of, second, tangent_of_gradients
+from .second import asked_of, filled_cotangents, second, tangent_of_gradients
 from .surroundings import forward_mode_is_innermost, in_dispatch_mode, of_older_vmap
 from .tangents import Moved, Tangents, linearize, linearized_by_loop, moved, tangents_of
 
@@ -281,8 +281,58 @@ def _tangents_of_gradients(
     return tangent_of_gradients(asked, along, Cotangents(of["dy"], of["dfinal"], of["dtrace"]), run)
 
 
+def _both_gradients(
+    nest: Nest, given: dict[str, Any], own: Sequence[Any]
+) -> Sequence[Tensor | None]:
+    """The tangents of the gradients, and the gradients, by the scan along tangents that forward
+    ran; nothing where it ran none along the same, or they need more than that. ``own``: the scan's
+    tensors and the cotangents, then the tangents of both."""
+    scan, needs = scan_of(given), needs_among(given)
+    tensors, half = scan.tensors, len(own) // 2
+    moving = own[half:]
+    run = nest.moves.find(0, [*own[: len(tensors)], *moving[: len(tensors)]])
+    if run is None or (needs.weights and not run.moves_weights):
+        return []
+    has_dy, count = given["dy"] is not None, len(scan.states)
+
+    def cotangents(flat: Sequence[Any]) -> Cotangents:
+        left = list(flat[len(tensors) :])
+        dy = take(left, 1)[0] if has_dy else None
+        return Cotangents(dy, take(left, count), left)
+
+    of_states, of_weights = [needs.states] * count, [needs.weights] * len(scan.weights)
+    wanted = [needs.input, *of_states, *of_weights]
+    primal = cotangents(own[:half])
+    value = filled_cotangents(cotangents(moving), primal)
+    made = run.pulled_both(primal, value, wanted, scan_forward, scan_backward)
+    return [d for part in made for d in part if d is not None]
+
+
 class _Backward(levels.Leveled):
     """The same of scan_backward."""
+
+    @staticmethod
+    def forward_mode(nest: Nest, tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+        if len(tensors) != nest.size:
+            return None
+        given = named(BACKWARD, nest.nested(tensors))
+        needs = needs_among(given)
+        if needs.groups or given["grad_clip_time"] != 0:
+            return None
+        dy = [] if given["dy"] is None else [given["dy"]]
+        every = [given["input"], *given["states"], *given["weights"]]
+        every += [*dy, *given["dfinal"], *given["dtrace"]]
+        if any(map(of_older_vmap, every)):
+            return None
+        tangents = [forward_ad.unpack_dual(t).tangent for t in every]
+        flat: list[Any] = levels.without_level(
+            partial(_both_gradients, nest, given), [*every, *tangents]
+        )
+        if not flat:
+            return None
+        half = len(flat) // 2
+        made = [forward_ad.make_dual(d, t) for d, t in zip(flat[half:], flat[:half], strict=True)]
+        return tuple(made) if needs.input else (given["y"].new_empty(0), *made)
 
     @staticmethod
     def forward(nest: Nest, *tensors: Any) -> tuple[Tensor, ...]:

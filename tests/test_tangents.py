@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import grad, jvp, vjp
 
 import rnnfast
-from rnnfast import second
+from rnnfast import second, transforms
 
 from . import test_derivatives as derivatives
 from .test_derivatives import EVERY, Called, Parameters, assert_as_the_loop, sum_of_squares
@@ -36,8 +36,10 @@ def test_a_third_derivative_forward(name: str) -> None:
 
 
 def test_forward_over_reverse_runs_one_scan_of_tangents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forward's, through which the tangents of backward go back."""
+    """Forward's, through which the tangents of backward go back, and with them the gradients."""
     monkeypatch.setattr(second, "moved", lambda *_, **__: pytest.fail("it ran once more"))
+    fail = staticmethod(lambda *_: pytest.fail("the gradients were made by themselves"))
+    monkeypatch.setattr(transforms._Backward, "run", fail)
     f = Called(LAYERS["gru"](num_layers=2).double())
     assert_as_the_loop(EVERY["forward over reverse"], f)
     assert_as_the_loop(lambda f: jvp(lambda p: grad(f.loss)(p, X), (f.p,), (f.dp,)), f)
