@@ -11,12 +11,24 @@ from torch import Tensor
 
 
 def _autograd_keys() -> int:
-    """The dispatch keys that an op's kernel may run below, as bits: autograd's, and the one that
-    tracks views and in-place writes, without which gradients through them would be wrong."""
+    """The dispatch keys that an op's kernel may run below, as bits: autograd's, the one that
+    tracks views and in-place writes, without which gradients through them would be wrong, and those
+    of torch.func, which backward of a scan with grad_clip_time uses."""
     before = torch._C._dispatch_tls_local_exclude_set().raw_repr()
     with torch._C._AutoDispatchBelowADInplaceOrView():
         within = torch._C._dispatch_tls_local_exclude_set().raw_repr()
-    return within & ~before
+    of_func = (
+        "DynamicLayerFrontMode",
+        "DynamicLayerBackMode",
+        "GradWrapper",
+        "Batched",
+        "VmapMode",
+    )
+    keys = [getattr(torch._C.DispatchKey, f"FuncTorch{name}") for name in of_func]
+    found = within & ~before
+    for key in keys:
+        found |= torch._C.DispatchKeySet(key).raw_repr()
+    return found
 
 
 _AUTOGRAD = _autograd_keys()
@@ -65,29 +77,6 @@ def vjp(
     """torch.func.vjp."""
     found: Any = torch.func.vjp(function, *primals)
     return found
-
-
-def last_vjp(
-    function: Callable[..., tuple[Tensor, ...]], primals: Sequence[Tensor]
-) -> tuple[tuple[Tensor, ...], Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]]:
-    """``vjp``; where nobody differentiates or maps what it finds, without a level of torch.func,
-    which costs a short scan's time."""
-    if (
-        torch.is_grad_enabled()
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    ):
-        return vjp(function, primals)
-    leaves = [p.detach().requires_grad_() for p in primals]
-    with torch.enable_grad():
-        outputs = function(*leaves)
-
-    def back(cotangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        found = differentiate(outputs, leaves, cotangents)
-        pairs = zip(found, leaves, strict=True)
-        return tuple(torch.zeros_like(p) if d is None else d for d, p in pairs)
-
-    return tuple(output.detach() for output in outputs), back
 
 
 def jvp_by_vjps(

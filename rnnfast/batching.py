@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .schema import BACKWARD, FORWARD, lib, named, needs_among
+from .surroundings import of_older_vmap
 
 
 def _mapped(dims: Any) -> bool:
@@ -138,13 +139,6 @@ def _at(value: Any, dims: Any, index: int) -> Any:
             dims = [dims] * len(value)
         return [_at(v, d, index) for v, d in zip(value, dims, strict=False)]
     return value if dims is None else value.select(dims, index)
-
-
-def of_older_vmap(tensor: Any) -> bool:
-    """Whether ``tensor`` is mapped by the vmap inside torch.autograd (``is_grads_batched=True``,
-    ``jacobian(vectorize=True)``), which is older than torch.func's and has dispatch rules of its
-    own."""
-    return isinstance(tensor, Tensor) and torch._C._functorch.is_legacy_batchedtensor(tensor)
 
 
 def _older_rule(rule: Callable[..., Rule], op: Any, args: tuple[Any, ...]) -> Any:

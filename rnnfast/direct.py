@@ -18,10 +18,10 @@ from . import transforms
 from .autocast import without_autocast
 from .autodiff import differentiate
 from .backends.base import Backend
-from .batching import of_older_vmap
 from .ops import alias, filled, input_grads, load_scan, needs_of, save_scan, saved_tensors, take
 from .problem import Cotangents, Gradients, Needs, Saved, Scan, ScanResult
 from .schema import pack
+from .surroundings import of_older_vmap
 
 
 def run_direct(scan: Scan, backend: Backend) -> ScanResult:

@@ -91,7 +91,7 @@ def _scan(
     device = input.device.type
     around = surroundings(device)
     given = (input, *states, *weights)
-    training = wants_gradients(given)
+    training = around.differentiated or wants_gradients(given)
     if around.recorded:  # a trace is for calls with and without
         training = any(t.requires_grad for t in given)
     clip = clip_of(grad_clip_time, training, around.recorded)

@@ -8,9 +8,8 @@ scan_backward has an autograd formula of its own: the scratch loop, run anew wit
 backward through the op is therefore right for every backend, and slow; eager code goes by
 ``transforms`` instead.
 
-Under a transform that takes derivatives (torch.func's grad and jvp, forward-mode AD) scan_forward
-is the scratch loop, which torch differentiates: so it is also for whoever compiled or recorded the
-op without seeing the transform.
+Under a transform that takes derivatives (torch.func's grad and jvp, forward-mode AD) the ops are
+differentiated by ``nodes``, which registers their kernels for autograd.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from . import onnx_export
 from .autocast import without_autocast
 from .autodiff import differentiate
 from .backends import registry
+from .cells import CELLS
 from .checks import check_metadata, check_values
 from .problem import (
     Cotangents,
@@ -209,6 +209,21 @@ def saved_tensors(ctx: Any) -> list[Tensor]:
         ) from None
 
 
+def results_of(args: Sequence[Any], flat: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
+    """(y, final, trace, saved) of what scan_forward made of ``args``."""
+    given, rest = named(FORWARD, args), list(flat)
+    count = len(CELLS[given["cell"]].states)
+    (y,), final = take(rest, 1), take(rest, count)
+    return y, final, take(rest, count - 1 if given["all_states"] else 0), rest
+
+
+def gradients_of(args: Sequence[Any], flat: Sequence[Any]) -> tuple[Any, Any, Any]:
+    """(dinput, dstates, dweights) of what scan_backward made of ``args``."""
+    given, rest = named(BACKWARD, args), list(flat)
+    (dinput,) = take(rest, 1)
+    return dinput, take(rest, len(given["states"]) if needs_among(given).states else 0), rest
+
+
 def set_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> list[Tensor]:
     """Returns the tensors of the scan, which are the first of those saved."""
     given = named(FORWARD, inputs)
@@ -331,16 +346,15 @@ def alias(tensor: Tensor) -> Tensor:
 _record_forward = make_autograd_impl(
     torch.ops.rnnfast.scan_forward.default, Info(_forward_grad, set_forward)
 )
-_record_backward = make_autograd_impl(
+record_backward = make_autograd_impl(
     torch.ops.rnnfast.scan_backward.default, Info(backward_grad, set_backward)
 )
 
 
-def _forward_autograd(keyset: Any, *args: Any) -> tuple[Any, ...]:
+def record_forward(keyset: Any, *args: Any) -> tuple[Any, ...]:
+    """scan_forward for autograd, where no transform surrounds it (``nodes``)."""
     if onnx_export.exporting():
         return _without_saved(args, onnx_export.scan_as_nodes)
-    if _derivatives_of(args):
-        return _without_saved(args, scratch_scan)
     found: tuple[Any, ...] = _record_forward(keyset, *args)
     return found
 
@@ -355,19 +369,8 @@ def _without_saved(args: tuple[Any, ...], run: Callable[[Scan], ScanResult]) -> 
     return (*run(scan), saved)
 
 
-def _backward_autograd(keyset: Any, *args: Any) -> tuple[Any, ...]:
-    if _derivatives_of(args):
-        raise NotImplementedError(
-            "the gradients of a recurrent layer can't be transformed by torch.func.grad, vjp, jvp "
-            "or forward-mode AD after its forward ran outside of the transform: put the layer's "
-            "call and torch.func.vjp or grad inside, or differentiate with create_graph=True"
-        )
-    found: tuple[Any, ...] = _record_backward(keyset, *args)
-    return found
-
-
-def _derivatives_of(args: tuple[Any, ...]) -> bool:
-    """Whether a transform takes derivatives of these arguments, with rules that an op lacks."""
+def derivatives_of(args: tuple[Any, ...]) -> bool:
+    """Whether a transform takes derivatives of these arguments."""
     if torch._C._are_functorch_transforms_active():
         return differentiating()
     if torch.autograd.forward_ad._current_level < 0:
@@ -378,7 +381,3 @@ def _derivatives_of(args: tuple[Any, ...]) -> bool:
 def is_dual(tensor: Tensor) -> bool:
     """Whether ``tensor`` carries a tangent of forward-mode AD."""
     return torch.autograd.forward_ad.unpack_dual(tensor).tangent is not None
-
-
-lib.impl("scan_forward", _forward_autograd, "Autograd", with_keyset=True)
-lib.impl("scan_backward", _backward_autograd, "Autograd", with_keyset=True)

@@ -16,6 +16,7 @@ from .masks import Zoneout
 from .packing import Packing, batch_of
 from .problem import Stack, StackResult, kind_of
 from .stack import run_packed, run_stack
+from .surroundings import within_torch_func
 from .time_clip import GradClipTime, as_option
 from .tracers import layer_of_torch_nn, leaf_call
 
@@ -176,9 +177,12 @@ class RecurrentLayer(nn.RNNBase):
         """The weights of each layer and direction, by torch.nn's rule: ``_flat_weights``, made anew
         where a named parameter was replaced, so that whoever wrote one or the other is obeyed."""
         flat: Iterator[Any]
-        if not self._any_replaced():
+        compiling = torch.compiler.is_compiling()
+        # there a compiler can't look at what refers to the layer's own
+        by_name = compiling and within_torch_func()
+        if not by_name and not self._any_replaced():
             flat = iter(self._flat_weights)
-        elif torch.compiler.is_compiling():  # which is to leave no trace on the layer
+        elif compiling:  # which is to leave no trace on the layer
             flat = iter([getattr(self, name) for name in self._flat_weights_names])
         else:
             self._init_flat_weights()

@@ -73,7 +73,10 @@ def in_order(names: Sequence[str], values: Mapping[str, Any]) -> tuple[Any, ...]
 
 
 class Nest:
-    """How the tensors among an op's arguments stand there, and all other arguments."""
+    """How the tensors among an op's arguments stand there, and all other arguments. ``moves``: what
+    ``transforms`` hands from forward to backward."""
+
+    moves: Any = None
 
     def __init__(self, args: Sequence[Any]) -> None:
         self._others = [None if _holds_tensors(arg) else arg for arg in args]

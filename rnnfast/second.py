@@ -14,12 +14,12 @@ from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers  # which torch does to all but Functions
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from .autodiff import jvp_by_vjps, last_vjp, vjp
-from .batching import of_older_vmap
+from .autodiff import jvp_by_vjps, vjp
 from .ops import load_scan, take
 from .problem import Cotangents, Needs, Scan
 from .scratch import limited_gradients, with_tensors
-from .tangents import Op, Tangents, linearize
+from .surroundings import of_older_vmap
+from .tangents import Moved, Op, Tangents, linearized_by_loop, moved
 
 
 class Asked(NamedTuple):
@@ -29,7 +29,8 @@ class Asked(NamedTuple):
     cotangents: Cotangents
     needs: Needs
     backend: str
-    op: Op  # runs scan_forward
+    forward: Op
+    backward: Op
 
     def tangents(self, grads: Sequence[Any]) -> Tangents:
         """What came in for each gradient that was made, as the scan's tensors are."""
@@ -61,35 +62,47 @@ class Second(NamedTuple):
     cotangents: Any  # as Cotangents
 
 
-def asked_of(ctx: Any, op: Op) -> Asked:
-    """Of what ``ops.set_backward`` left on ``ctx``."""
-    scan, rest = load_scan(ctx, unwrap_dead_wrappers(ctx.saved_tensors))
+def asked_of(ctx: Any, forward: Op, backward: Op) -> Asked:
+    """Of what ``ops.set_backward`` left on ``ctx``; by scan_forward and scan_backward."""
+    scan, rest = load_scan(ctx, unwrap_dead_wrappers(tuple(ctx.saved_tensors)))
     dy = take(rest, 1)[0] if ctx.has_dy else None
     dfinal = take(rest, len(scan.states))
-    return Asked(scan, Cotangents(dy, dfinal, rest), ctx.needs, ctx.form.backend, op)
+    cotangents = Cotangents(dy, dfinal, rest)
+    return Asked(scan, cotangents, ctx.needs, ctx.form.backend, forward, backward)
 
 
 def second(asked: Asked, along: Tangents, wanted: tuple[bool, ...]) -> Second:
     """The gradient of the sum of ``along`` times the gradients that were asked for. ``wanted``:
     of which tensors of the scan."""
-    if all(d is None for d in (along.input, *along.states, *along.weights)):
+    if all(d is None for d in along.flat):
         nothing = [[None] * len(given) for given in asked.cotangents[1:]]
         return Second([None] * len(wanted), (None, *nothing))
     if asked.needs.groups:
         return _second_by_group(asked, along, wanted)
     if asked.scan.options.grad_clip_time != 0 or _mapped_by_older_vmap(asked, along):
         return _second_limited(asked, along, wanted)
-    scan, (dy, dfinal, dtrace), _, backend, op = asked
+    scan, cotangents = asked.scan, asked.cotangents
+    run = moved(scan, along, asked.backend, asked.forward, values=False, kept=any(wanted))
+    if run is None:
+        return _second_by_loop(asked, along, wanted)
+    tensors: list[Tensor | None] = [None] * len(wanted)
+    if any(wanted):
+        tensors = run.pulled(cotangents, None, wanted, asked.forward, asked.backward)
+    return Second(tensors, Cotangents(*run.results().tangent))
+
+
+def _second_by_loop(asked: Asked, along: Tangents, wanted: tuple[bool, ...]) -> Second:
+    scan, (dy, dfinal, dtrace) = asked.scan, asked.cotangents
     places = [k for k, on in enumerate(wanted) if on]
 
     def run(*primals: Tensor) -> tuple[Tensor, ...]:
         own = with_tensors(scan, dict(zip(places, primals, strict=True)))
-        y, final, trace = linearize(own, along, backend, op).tangent
+        y, final, trace = linearized_by_loop(own, along).tangent
         return (y, *final, *trace)
 
     tensors: list[Tensor | None] = [None] * len(wanted)
     if places:
-        flat, back = last_vjp(run, [scan.tensors[k] for k in places])
+        flat, back = vjp(run, [scan.tensors[k] for k in places])
         y, *rest = flat
         found = back((torch.zeros_like(y) if dy is None else dy, *dfinal, *dtrace))
         for k, d in zip(places, found, strict=True):
@@ -128,7 +141,7 @@ class _Limited:
 
 def _second_limited(asked: Asked, along: Tangents, wanted: tuple[bool, ...]) -> Second:
     places = [k for k, on in enumerate(wanted) if on]
-    given = [along.input, *along.states, *along.weights]
+    given = along.flat
     function = _Limited(asked, places, [k for k, d in enumerate(given) if d is not None])
     _, back = vjp(function, function.primals)
     found = list(back(tuple(d for d in given if d is not None)))
@@ -142,25 +155,28 @@ def _second_limited(asked: Asked, along: Tangents, wanted: tuple[bool, ...]) -> 
 def _tangent_of_limited(
     asked: Asked, along: Tangents, given: Cotangents, made: Sequence[int]
 ) -> list[Tensor]:
-    moved = [along.input, *along.states, *along.weights]
-    places = [k for k, d in enumerate(moved) if d is not None]
+    moving = along.flat
+    places = [k for k, d in enumerate(moving) if d is not None]
     function = _Limited(asked, places, made)
-    tangents = [*(moved[k] for k in places), given.dy, *given.dfinal, *given.dtrace]
+    tangents = [*(moving[k] for k in places), given.dy, *given.dfinal, *given.dtrace]
     pairs = zip(tangents, function.primals, strict=True)
     full = [torch.zeros_like(t) if d is None else d for d, t in pairs]
     return [*jvp_by_vjps(function, function.primals, full)[1]]
 
 
-def tangent_of_gradients(asked: Asked, along: Tangents, given: Cotangents) -> tuple[Any, ...]:
+def tangent_of_gradients(
+    asked: Asked, along: Tangents, given: Cotangents, run: Moved | None = None
+) -> tuple[Any, ...]:
     """The tangents of the gradients that were asked for, flat; ``given``: those of the cotangents,
-    None where there is none.
+    None where there is none. ``run``: the scan along these tangents, where it was run before, with
+    its results.
 
     The gradient of <dy, y'> + <dy', y>, where ' marks tangents: that by x of <dy, F(x)> moves as
     the first does, and is linear in dy.
     """
     if asked.needs.groups:
         return _gradients_by_group(asked, along, given)
-    scan, (dy, dfinal, dtrace), needs, backend, op = asked
+    scan, needs = asked.scan, asked.needs
     wanted = [
         needs.input,
         *(needs.states for _ in scan.states),
@@ -169,19 +185,45 @@ def tangent_of_gradients(asked: Asked, along: Tangents, given: Cotangents) -> tu
     places = [k for k, on in enumerate(wanted) if on]
     if scan.options.grad_clip_time != 0 or _mapped_by_older_vmap(asked, along, given):
         rest = _tangent_of_limited(asked, along, given, places)
-        return (take(rest, 1)[0] if needs.input else None, *rest)
+    else:
+        if run is None:
+            run = moved(scan, along, asked.backend, asked.forward, values=True, kept=True)
+        if run is None:
+            rest = _tangent_by_loop(asked, along, given, places)
+        else:
+            ops, moving = (
+                (asked.forward, asked.backward),
+                filled_cotangents(given, asked.cotangents),
+            )
+            made = run.pulled(asked.cotangents, moving, wanted, *ops)
+            rest = [d for d in made if d is not None]
+    return (take(rest, 1)[0] if needs.input else None, *rest)
+
+
+def filled_cotangents(given: Cotangents, like: Cotangents) -> Cotangents:
+    """With zeros for what has no tangent, but for y."""
+    (_, dfinal, dtrace), (_, final, trace) = given, like
+    finals, series = (
+        [torch.zeros_like(t) if d is None else d for d, t in zip(own or [], of, strict=False)]
+        for own, of in ((dfinal, final), (dtrace, trace))
+    )
+    return Cotangents(given.dy, finals, series)
+
+
+def _tangent_by_loop(
+    asked: Asked, along: Tangents, given: Cotangents, places: Sequence[int]
+) -> list[Tensor]:
+    scan, (dy, dfinal, dtrace) = asked.scan, asked.cotangents
 
     def run(*primals: Tensor) -> tuple[Tensor, ...]:
         own = with_tensors(scan, dict(zip(places, primals, strict=True)))
-        made = linearize(own, along, backend, op, values=True)
+        made = linearized_by_loop(own, along)
         return tuple(t for result in made for t in (result.y, *result.final, *result.trace))
 
     flat, back = vjp(run, [scan.tensors[k] for k in places])
     incoming = [dy, *dfinal, *dtrace, given.dy, *given.dfinal, *given.dtrace]
     pairs = zip(incoming, flat, strict=True)
-    rest = list(back(tuple(torch.zeros_like(o) if d is None else d for d, o in pairs)))
-    dinput = take(rest, 1)[0] if needs.input else None
-    return (dinput, *rest)
+    return [*back(tuple(torch.zeros_like(o) if d is None else d for d, o in pairs))]
 
 
 # --- where each part of the batch has gradients of the weights of its own -------------------------

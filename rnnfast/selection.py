@@ -53,7 +53,9 @@ def asked_of(
     cast = None
     if around.autocast is not None:
         cast = _cast_for(stack, input, hx, around.autocast)
-    training = _differentiable(stack, input if data is None else data, hx, around.recorded)
+    training = around.differentiated or _differentiable(
+        stack, input if data is None else data, hx, around.recorded
+    )
     cell, kind = stack.cell, kind_of(input)
     dtype = weight.dtype if cast is None else cast.computed
     if (other := masked(stack, dtype)) is not None:

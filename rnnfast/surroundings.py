@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 from torch._C._functorch import TransformType
+from torch.autograd import forward_ad
 
 # torch.jit.trace warns of each check of a size, but not of those in torch's own modules
 warnings.filterwarnings(
@@ -34,6 +35,12 @@ class Surroundings(NamedTuple):
     transformed: bool
     autocast: torch.dtype | None
     dual: bool
+
+    @property
+    def differentiated(self) -> bool:
+        """Whether gradients may be asked for that tensors do not tell of: a compiler's do not say
+        that a level of torch.func differentiates them."""
+        return self.tracing and self.transformed
 
 
 def surroundings(device_type: str) -> Surroundings:
@@ -65,6 +72,12 @@ def _seen(device_type: str, tracing: bool) -> tuple[bool, bool, torch.dtype | No
         autocast = torch.get_autocast_dtype(device_type)
     dual = transformed and (_dual_level() or _within((TransformType.Jvp,)))
     return torch._C._get_tracing_state() is not None, transformed, autocast, dual
+
+
+@constant_while_tracing
+def within_torch_func() -> bool:
+    """Whether a level of torch.func surrounds the call."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def differentiating() -> bool:
@@ -111,6 +124,25 @@ def _requires_grad_within(tensor: Tensor) -> bool:
             return False
         tensor = torch._C._functorch.get_unwrapped(tensor)
     return True
+
+
+def unwatched(tensors: Sequence[Tensor]) -> bool:
+    """Whether nobody differentiates, maps or records what is made of ``tensors`` here, so that it
+    may be made of their memory."""
+    if torch._C._are_functorch_transforms_active() or any(map(of_older_vmap, tensors)):
+        return False
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return False
+    if _dual_level() and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        return False
+    return not torch.compiler.is_compiling() and not observed(tensors)
+
+
+def of_older_vmap(tensor: Any) -> bool:
+    """Whether ``tensor`` is mapped by the vmap inside torch.autograd (``is_grads_batched=True``,
+    ``jacobian(vectorize=True)``), which is older than torch.func's and has dispatch rules of its
+    own."""
+    return isinstance(tensor, Tensor) and torch._C._functorch.is_legacy_batchedtensor(tensor)
 
 
 def observed(tensors: Iterable[Tensor]) -> bool:

@@ -18,17 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .autocast import without_autocast
 from .backends import registry
+from .backends.base import Backend
 from .backends.preference import order
 from .cells.tangent import tangent_cell
-from .problem import Scan, ScanResult, cast, problem_of, wide
-from .products.projection import projected_by, weight_of_input
+from .problem import Cotangents, Needs, Saved, Scan, ScanResult, cast, problem_of, wide
 from .rules import without_padding
 from .schema import pack
 from .scratch import linearized_loop
-from .surroundings import wants_gradients
+from .surroundings import unwatched, wants_gradients
+from .tangent_gates import GatesAlong
 
-Op = Callable[..., tuple[Any, ...]]  # scan_forward: its arguments, its results
+Op = Callable[..., tuple[Any, ...]]  # scan_forward or scan_backward: its arguments, its results
 
 
 class Tangents(NamedTuple):
@@ -37,6 +39,17 @@ class Tangents(NamedTuple):
     input: Tensor | None
     states: Sequence[Tensor | None]
     weights: Sequence[Tensor | None]
+
+    @property
+    def flat(self) -> list[Tensor | None]:
+        """In the order of ``Scan.tensors``."""
+        return [self.input, *self.states, *self.weights]
+
+
+def tangents_of(scan: Scan, flat: Sequence[Tensor | None]) -> Tangents:
+    """Of those of ``scan.tensors``."""
+    count = 1 + len(scan.states)
+    return Tangents(flat[0], flat[1:count], flat[count:])
 
 
 class Linearized(NamedTuple):
@@ -55,27 +68,8 @@ def linearize(
     ``backend``: who ran the scan, and runs this where it can; else another that can, else the loop.
     ``op``: what runs a scan. ``values``: the scan's own results are wanted, too.
     """
-    own = tangent_scan(scan, tangents, values)
-    name = kernels_for(own, backend)
-    if name is None:
-        return _by_loop(scan, tangents)
-    y, final, trace, _ = op(*pack(own, name))
-    series, count = [y, *trace], len(scan.states)
-    all_states = scan.options.all_states
-    tangent = _result(scan, series[:count], final[:count], all_states)
-    value = _result(scan, series[count:], final[count:], all_states)
-    return Linearized(tangent, value)
-
-
-def _result(
-    scan: Scan, series: Sequence[Tensor], final: Sequence[Tensor], all_states: bool
-) -> ScanResult:
-    """As the scan's own cell has them: of a projected output its P units."""
-    storage, P = scan.dtype, scan.states[0].shape[-1]
-    h, *others = [cast(s, storage) for s in final]
-    y = cast(series[0], storage) if series else h
-    trace = [cast(t, storage) for t in series[1:]] if all_states else []
-    return ScanResult(_narrowed(y, P), [_narrowed(h, P), *others], trace)
+    made = moved(scan, tangents, backend, op, values)
+    return linearized_by_loop(scan, tangents) if made is None else made.results()
 
 
 def kernels_for(scan: Scan, backend: str) -> str | None:
@@ -88,8 +82,187 @@ def kernels_for(scan: Scan, backend: str) -> str | None:
     return None
 
 
-def tangent_scan(scan: Scan, tangents: Tangents, values: bool) -> Scan:
-    """The scan of the tangent cell. ``values``: it is to return all states at each step."""
+def moved(
+    scan: Scan, tangents: Tangents, backend: str, op: Op, values: bool, kept: bool = False
+) -> Moved | None:
+    """The scan of the tangents of ``scan``, run; None where nobody has kernels for it. ``values``:
+    it has the results of the scan at each step, too. ``kept``: it keeps what ``pulled`` needs."""
+    own, gates = tangent_scan(scan, tangents, values, kept)
+    name = kernels_for(own, backend)
+    if name is None:
+        return None
+    if not unwatched(own.tensors):
+        return Moved(scan, own, gates, name, False, *op(*pack(own, name)))
+    with torch.no_grad(), without_autocast(own.input.device.type):
+        (y, final, trace), saved = _backend(name, own).forward_over(own)
+    return Moved(scan, own, gates, name, True, y, final, trace, saved)
+
+
+def _backend(name: str, scan: Scan) -> Backend:
+    return registry.named(name, problem_of(scan))
+
+
+class Moved(NamedTuple):
+    """A scan of tangents that was run.
+
+    Attributes:
+        scan: whose tangents. own: the scan of the tangent cell.
+        gates: how its input was made. backend: who ran it.
+        alone: nobody looked on, and the input was written over.
+        y, final, trace, saved: what scan_forward returned.
+    """
+
+    scan: Scan
+    own: Scan
+    gates: GatesAlong
+    backend: str
+    alone: bool
+    y: Tensor
+    final: list[Tensor]
+    trace: list[Tensor]
+    saved: list[Tensor]
+
+    def results(self) -> Linearized:
+        series, count = [self.y, *self.trace], len(self.scan.states)
+        tangent = self._result(series[:count], self.final[:count])
+        return Linearized(tangent, self._result(series[count:], self.final[count:]))
+
+    def _result(self, series: Sequence[Tensor], final: Sequence[Tensor]) -> ScanResult:
+        """As the scan's own cell has them: of a projected output its P units."""
+        scan = self.scan
+        storage, P = scan.dtype, scan.states[0].shape[-1]
+        h, *others = [cast(s, storage) for s in final]
+        y = cast(series[0], storage) if series else h
+        trace = [cast(t, storage) for t in series[1:]] if scan.options.all_states else []
+        return ScanResult(_narrowed(y, P), [_narrowed(h, P), *others], trace)
+
+    def pulled(
+        self,
+        tangent: Cotangents,
+        value: Cotangents | None,
+        wanted: Sequence[bool],
+        forward: Op,
+        backward: Op,
+    ) -> list[Tensor | None]:
+        """The gradients of the scan's tensors that are ``wanted``, of the sum of its tangents times
+        ``tangent`` and, where it has them, its results times ``value``. Differentiable.
+
+        ``forward``, ``backward``: scan_forward, scan_backward.
+        """
+        return self._pulled(tangent, value, wanted, forward, backward, (False,))[0]
+
+    def pulled_both(
+        self,
+        tangent: Cotangents,
+        value: Cotangents,
+        wanted: Sequence[bool],
+        forward: Op,
+        backward: Op,
+    ) -> list[list[Tensor | None]]:
+        """``pulled``, and behind it the same of the tangents: which are the gradients of the scan's
+        results times ``tangent``. Of recurrent weights only where these have tangents."""
+        return self._pulled(tangent, value, wanted, forward, backward, (False, True))
+
+    def _pulled(
+        self,
+        tangent: Cotangents,
+        value: Cotangents | None,
+        wanted: Sequence[bool],
+        forward: Op,
+        backward: Op,
+        which: Sequence[bool],
+    ) -> list[list[Tensor | None]]:
+        """Of the scan's tensors and, where ``which`` is true, of their tangents."""
+        parts = [tangent, *([] if value is None else [value])]
+        given = [d for dy, dfinal, dtrace in parts for d in (dy, *dfinal, *dtrace) if d is not None]
+        if self.alone and not unwatched(given):
+            again = self._again(forward)
+            return again._pulled(tangent, value, wanted, forward, backward, which)
+        n_states = len(self.scan.states)
+        pairs = list(zip(self._names(), wanted[1 + n_states :], strict=True))
+        of_gates = wanted[0] or any(on and name in _OF_INPUT for name, on in pairs)
+        recurrent = any(on and name not in _OF_INPUT for name, on in pairs)
+        needs = Needs(of_gates, any(wanted[1 : 1 + n_states]), recurrent)
+        made = self._backward(self._cotangents(tangent, value), needs, backward)
+        return [self._gradients(made, wanted, of_tangents) for of_tangents in which]
+
+    def _gradients(
+        self, made: tuple[Any, Any, Any], wanted: Sequence[bool], of_tangents: bool
+    ) -> list[Tensor | None]:
+        """``made``: of the scan of tangents, whose states' tangents come first, and whose weights'
+        last."""
+        (dgates, dstates, dweights), scan = made, self.scan
+        n_states, P = len(scan.states), scan.states[0].shape[-1]
+        names = self._names()
+        recurrent = [name for name in names if name not in _OF_INPUT]
+        gates = self.gates.of_tangents() if of_tangents else self.gates
+        dstates = dstates[:n_states] if of_tangents else dstates[n_states:]
+        dweights = dweights[len(recurrent) :] if of_tangents else dweights[: len(recurrent)]
+        found: list[Tensor | None] = [gates.gradient_of_input(dgates) if wanted[0] else None]
+        found += [_narrowed(d, P) if k == 0 else d for k, d in enumerate(dstates)]
+        found += [None] * (1 + n_states - len(found))
+        pairs = zip(names, wanted[1 + n_states :], strict=True)
+        of_input = any(on and name in _OF_INPUT for name, on in pairs)
+        by_name = gates.gradients_of_weights(dgates) if of_input else {}
+        by_name |= zip(recurrent, dweights, strict=False)
+        found += [by_name.get(name) for name in names]
+        every = zip(found, scan.tensors, wanted, strict=True)
+        return [cast(d, t.dtype) if on and d is not None else None for d, t, on in every]
+
+    def _again(self, forward: Op) -> Moved:
+        """Run so that it can be looked at."""
+        own = self.own._replace(input=self.gates.both())
+        made = forward(*pack(own, self.backend))
+        return Moved(self.scan, own, self.gates, self.backend, False, *made)
+
+    def _backward(self, incoming: Cotangents, needs: Needs, backward: Op) -> tuple[Any, Any, Any]:
+        """(dinput, dstates, dweights) of the scan of tangents."""
+        own = self.own
+        if not self.alone:
+            outputs = (self.y, self.trace, self.saved, list(needs[:3]), 0)
+            found: tuple[Any, Any, Any] = backward(*pack(own, self.backend), *incoming, *outputs)
+            return found
+        with torch.no_grad(), without_autocast(own.input.device.type):
+            backend, saved = _backend(self.backend, own), Saved(self.y, self.trace, self.saved)
+            dinput, dstates, dweights = backend.backward(own, saved, incoming, needs)
+        return dinput, dstates or [], dweights or []
+
+    @property
+    def moves_weights(self) -> bool:
+        """Whether the recurrent weights have tangents, or there are none."""
+        recurrent = sum(name not in _OF_INPUT for name in self._names())
+        return len(self.own.weights) == 2 * recurrent
+
+    def _names(self) -> Sequence[str]:
+        return self.scan.spec.weight_names(self.scan.kind, self.scan.has_bias)
+
+    def _cotangents(self, tangent: Cotangents, value: Cotangents | None) -> Cotangents:
+        """Those of the scan of the tangents: of the tangents first."""
+        (h, *others), dtype = self.own.states[: len(self.scan.states)], self.own.dtype
+
+        def widened(d: Tensor | None) -> Tensor | None:
+            return None if d is None else _widened(cast(d, dtype), h.shape[-1])
+
+        finals, series = list[Tensor](), list[Tensor | None]()
+        for part in (tangent, value):
+            dy, dfinal, dtrace = part or (None, [], [])
+            first, *rest = dfinal or [torch.zeros_like(s) for s in (h, *others)]
+            finals += [_widened(cast(first, dtype), h.shape[-1]), *(cast(d, dtype) for d in rest)]
+            series += [widened(dy), *(cast(d, dtype) for d in dtrace or [])]
+            series += [None] * (len(finals) - len(series))
+        of_trace = zip(series[1:], self.trace, strict=False)
+        traces = [torch.zeros_like(t) if d is None else d for d, t in of_trace]
+        return Cotangents(series[0], finals, traces)
+
+
+_OF_INPUT = ("w_ih", "b_ih")
+
+
+def tangent_scan(
+    scan: Scan, tangents: Tangents, values: bool, kept: bool
+) -> tuple[Scan, GatesAlong]:
+    """The scan of the tangent cell, and how its input was made; ``values``, ``kept``: as ``moved``
+    has them."""
     spec, options, dtype = scan.spec, scan.options, wide(scan.dtype)
     P, H = scan.states[0].shape[-1], scan.states[-1].shape[-1]
     scan = without_padding(scan).to(dtype)
@@ -98,75 +271,36 @@ def tangent_scan(scan: Scan, tangents: Tangents, values: bool) -> Scan:
         name: None if d is None else cast(d, dtype)
         for name, d in zip(found, tangents.weights, strict=True)
     }
-    of_input = ("w_ih", "b_ih")
-    weights = [w for name, w in found.items() if name not in of_input]
-    weights_too = any(d is not None for name, d in along.items() if name not in of_input)
+    weights = [w for name, w in found.items() if name not in _OF_INPUT]
+    weights_too = any(d is not None for name, d in along.items() if name not in _OF_INPUT)
     name = tangent_cell(scan.cell, P, scan.has_bias, weights_too)
     if weights_too:
-        recurrent = ((w, along[name]) for name, w in found.items() if name not in of_input)
+        recurrent = ((w, along[name]) for name, w in found.items() if name not in _OF_INPUT)
         weights += [torch.zeros_like(w) if d is None else d for w, d in recurrent]
     states = [_widened(s, H) for s in scan.states]
     dstates = [
         torch.zeros_like(s) if d is None else _widened(cast(d, dtype), H)
         for d, s in zip(tangents.states, states, strict=True)
     ]
-    gates = _both_gates(scan, tangents.input, along)
-    given = [gates, *states, *dstates, *weights]
+    gates = GatesAlong(scan, tangents.input, along)
+    both = gates.both()
     options = options._replace(
         all_states=values or options.all_states,
-        training=wants_gradients(given),
+        training=kept or wants_gradients([both, *states, *dstates, *weights]),
         grad_clip_time=0.0,  # of no effect on tangents; whoever differentiates them looks to it
     )
-    return Scan(
-        name,
-        "gates",
-        gates,
-        [*dstates, *states],
-        weights,
-        scan.lengths,
-        scan.resets,
-        options,
+    own = Scan(
+        name, "gates", both, [*dstates, *states], weights, scan.lengths, scan.resets, options
     )
+    return own, gates
 
 
-def _both_gates(scan: Scan, dinput: Tensor | None, along: dict[str, Tensor | None]) -> Tensor:
-    """x W_ihᵀ + b_ih and behind it its tangent, [T, B, 2*G*H]: one product. Of a scan without
-    padding."""
-    if scan.kind == "gates":
-        found = torch.zeros_like(scan.input) if dinput is None else cast(dinput, scan.dtype)
-        return torch.cat([scan.input, found], -1)
-    w_ih, b_ih = weight_of_input(scan), scan.weight("b_ih")
-    dw_ih, db_ih = along.get("w_ih"), along.get("b_ih")
-    if dinput is None or scan.kind == "tokens":
-        if dw_ih is None and db_ih is None:
-            gates = projected_by(scan, w_ih, b_ih)
-            return torch.cat([gates, torch.zeros_like(gates)], -1)
-        both = torch.cat([w_ih, torch.zeros_like(w_ih) if dw_ih is None else dw_ih])
-        if b_ih is not None:
-            b_ih = torch.cat([b_ih, torch.zeros_like(b_ih) if db_ih is None else db_ih])
-        return projected_by(scan, both, b_ih)
-    x = scan.input
-    dx = without_padding(scan._replace(input=cast(dinput, scan.dtype))).input
-    none, one = torch.zeros_like(x[..., :1]), torch.ones_like(x[..., :1])
-    columns = [(x, dx, w_ih)]
-    if b_ih is not None:
-        columns.append((one, none, b_ih.unsqueeze(-1)))
-    if dw_ih is not None:
-        columns.append((torch.zeros_like(x), x, dw_ih))
-    if db_ih is not None:
-        columns.append((none, one, db_ih.unsqueeze(-1)))
-    value, moved, weights = (torch.cat(parts, -1) for parts in zip(*columns, strict=True))
-    both = F.linear(torch.stack([value, moved], 2), weights)
-    return both.reshape(*x.shape[:2], -1)
-
-
-def _by_loop(scan: Scan, tangents: Tangents) -> Linearized:
-    given = [tangents.input, *tangents.states, *tangents.weights]
+def linearized_by_loop(scan: Scan, tangents: Tangents) -> Linearized:
     count = 1 + len(scan.states)
     return Linearized(
         *(
             ScanResult(flat[0], list(flat[1:count]), list(flat[count:]))
-            for flat in linearized_loop(scan, given)
+            for flat in linearized_loop(scan, tangents.flat)
         )
     )
 

@@ -8,25 +8,24 @@ level's; below all levels a backend runs. Their derivatives are those of ``tange
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from copy import copy
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.utils import unwrap_dead_wrappers  # which torch does to all but Functions
 from torch.autograd import forward_ad
 
-from . import batching, ops
-from .batching import of_older_vmap
-from .cells import CELLS
+from . import batching, levels, nodes, ops  # noqa: F401
 from .ops import load_scan, take
 from .problem import Cotangents, Scan, ScanResult
-from .schema import BACKWARD, FORWARD, Nest, in_order, named, needs_among, pack
+from .schema import BACKWARD, FORWARD, Nest, in_order, named, needs_among, pack, scan_of
 from .scratch import with_tensors
-from .second import asked_of, second, tangent_of_gradients
-from .surroundings import forward_mode_is_innermost, in_dispatch_mode
-from .tangents import Tangents, linearize
+from .second import asked_of, filled_cotangents, second, tangent_of_gradients
+from .surroundings import forward_mode_is_innermost, in_dispatch_mode, of_older_vmap
+from .tangents import Moved, Tangents, linearize, linearized_by_loop, moved, tangents_of
 
 
 def run_transformed(scan: Scan, backend: str) -> ScanResult:
@@ -44,16 +43,22 @@ def run_transformed(scan: Scan, backend: str) -> ScanResult:
 def _with_tangents(scan: Scan, backend: str, duals: Sequence[Any]) -> ScanResult:
     """In forward mode: the scan of the tangents has the results, too. ``duals``: the scan's tensors
     taken apart."""
-    own = with_tensors(scan, dict(enumerate(dual.primal for dual in duals)))
-    weights = [dual.tangent for dual in duals]
-    (input,), states = take(weights, 1), take(weights, len(scan.states))
-    along = Tangents(input, states, weights)
-    tangent, value = linearize(own, along, backend, scan_forward, values=True)
-    final, trace = (
-        [forward_ad.make_dual(*pair) for pair in zip(*results, strict=True)]
-        for results in zip(value[1:], tangent[1:], strict=True)
-    )
-    return ScanResult(forward_ad.make_dual(value.y, tangent.y), final, trace)
+    count, ends = len(duals), [scan.lengths, scan.resets]
+
+    def run(given: Sequence[Any]) -> Sequence[Tensor | None]:
+        lengths, resets = given[2 * count :]
+        own = with_tensors(scan, dict(enumerate(given[:count])))
+        along = tangents_of(scan, given[count : 2 * count])
+        made = linearize(
+            own._replace(lengths=lengths, resets=resets), along, backend, scan_forward, values=True
+        )
+        return [t for y, final, trace in made for t in (y, *final, *trace)]
+
+    given = [*(d.primal for d in duals), *(d.tangent for d in duals), *ends]
+    flat: list[Any] = levels.without_level(run, given)
+    pairs = zip(flat[len(flat) // 2 :], flat[: len(flat) // 2], strict=True)
+    y, *rest = (forward_ad.make_dual(*pair) for pair in pairs)
+    return ScanResult(y, take(rest, len(scan.states)), rest)
 
 
 def scan_forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
@@ -66,17 +71,49 @@ def scan_backward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor]]:
 
 def scan_forwards(calls: Sequence[Sequence[Any]]) -> list[Any]:
     """scan_forward of each, all alike but for their tensors: of the members of an ensemble."""
-    return _applied(_Forward, calls, _results)
+    return _applied(_Forward, calls, ops.results_of)
 
 
-def scan_backwards(calls: Sequence[Sequence[Any]]) -> list[Any]:
-    return _applied(_Backward, calls, _gradients)
+def scan_backwards(calls: Sequence[Sequence[Any]], moves: Moves | None = None) -> list[Any]:
+    """``moves``: those of the scan_forwards that these are the backward of."""
+    return _applied(_Backward, calls, ops.gradients_of, moves)
 
 
-def _applied(function: Any, calls: Sequence[Sequence[Any]], nested: Callable[..., Any]) -> Any:
+class Moves:
+    """The scans along tangents that scan_forwards ran, for the tangents of their backward, which
+    go along the same: by the level of forward mode and the call."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], tuple[list[Any], Moved, list[int]]] = {}
+
+    def keep(self, call: int, along: list[Any], run: Moved) -> None:
+        """``along``: the scan's tensors and their tangents, at no level of forward mode."""
+        self._known[levels.number(), call] = along, run, _versions(run)
+
+    def find(self, call: int, along: list[Any]) -> Moved | None:
+        known = self._known.get((levels.number(), call))
+        if known is None:
+            return None
+        before, run, versions = known
+        same = len(before) == len(along) and all(map(operator.is_, before, along))
+        return run if same and _versions(run) == versions else None
+
+
+def _versions(run: Moved) -> list[int]:
+    """Of what somebody may have changed in place since."""
+    return [0 if t.is_inference() else t._version for t in (run.y, *run.trace)]
+
+
+def _applied(
+    function: Any,
+    calls: Sequence[Sequence[Any]],
+    nested: Callable[..., Any],
+    moves: Moves | None = None,
+) -> Any:
     nest = Nest(calls[0])
+    nest.moves = moves or Moves()
     tensors = [t for args in calls for t in nest.taken_apart(args)]
-    flat = function.apply(nest, *unwrap_dead_wrappers(tuple(tensors)))
+    flat = levels.applied(function, nest, tensors)
     pairs = zip(calls, _shared_out(flat, len(calls)), strict=True)
     return [nested(args, own) for args, own in pairs]
 
@@ -90,21 +127,6 @@ def _shared_out(flat: Sequence[Any], calls: int) -> list[list[Any]]:
     """What calls that are alike made, by call."""
     each = len(flat) // calls
     return [list(flat[k * each : (k + 1) * each]) for k in range(calls)]
-
-
-def _results(args: Sequence[Any], flat: Sequence[Any]) -> tuple[Any, Any, Any, Any]:
-    """(y, final, trace, saved) of what scan_forward made of ``args``."""
-    given, rest = named(FORWARD, args), list(flat)
-    count = len(CELLS[given["cell"]].states)
-    (y,), final = take(rest, 1), take(rest, count)
-    return y, final, take(rest, count - 1 if given["all_states"] else 0), rest
-
-
-def _gradients(args: Sequence[Any], flat: Sequence[Any]) -> tuple[Any, Any, Any]:
-    """(dinput, dstates, dweights) of what scan_backward made of ``args``."""
-    given, rest = named(BACKWARD, args), list(flat)
-    (dinput,) = take(rest, 1)
-    return dinput, take(rest, len(given["states"]) if needs_among(given).states else 0), rest
 
 
 def _flat(results: Sequence[Any]) -> tuple[Any, ...]:
@@ -173,11 +195,15 @@ def _mapped(
     return tuple(tuple(one for pair in found for one in _flat(pair[side])) for side in (0, 1))  # type: ignore[return-value]
 
 
-class _Forward(torch.autograd.Function):
+class _Forward(levels.Leveled):
     """(how the tensors of each call are nested, the tensors of all) -> the results flat."""
 
     @staticmethod
     def forward(nest: Nest, *tensors: Any) -> tuple[Tensor, ...]:
+        return levels.at_level(_Forward, nest, tensors)
+
+    @staticmethod
+    def run(nest: Nest, *tensors: Any) -> tuple[Tensor, ...]:
         return _called(nest, tensors, torch.ops.rnnfast.scan_forward, ops.run_forwards)
 
     @staticmethod
@@ -186,7 +212,7 @@ class _Forward(torch.autograd.Function):
         parts, of_scans, saved = [], [], list[Tensor]()
         calls = [nest.nested(own) for own in _by_call(nest, inputs[1:])]
         for args, flat in zip(calls, _shared_out(output, len(calls)), strict=True):
-            results = _results(args, flat)
+            results = ops.results_of(args, flat)
             saved += results[3]
             parts.append(part := _Part())
             of_scans.append(ops.set_forward(part, args, results))
@@ -201,7 +227,7 @@ class _Forward(torch.autograd.Function):
             wanted = ctx.nest.nested_alone(given)
             (dy,), dfinal = take(own, 1), take(own, part.form.n_states)
             asked.append(ops.backward_call(part, wanted, dy, dfinal, own[: part.counts[0]]))
-        found = scan_backwards([call.args for call in asked])
+        found = scan_backwards([call.args for call in asked], ctx.nest.moves)
         made = [call.as_forwards(one) for call, one in zip(asked, found, strict=True)]
         return None, *(d for gradients in made for d in ctx.nest.taken_apart(gradients))
 
@@ -209,12 +235,11 @@ class _Forward(torch.autograd.Function):
     def jvp(ctx: Any, _: None, *tangents: Any) -> tuple[Tensor | None, ...]:
         flat: list[Tensor | None] = []
         calls = _by_call(ctx.nest, tangents)
-        for part, own in zip(_parts(ctx, ctx.n_scan), calls, strict=True):
-            scan, _rest = load_scan(part, part.saved_tensors)
-            given = named(FORWARD, ctx.nest.nested_alone(own))
-            along = Tangents(given["input"], given["states"], given["weights"])
-            y, final, trace = linearize(scan, along, part.form.backend, scan_forward).tangent
-            flat += [y, *final, *trace, *(None for _ in range(part.counts[1]))]
+        for call, (part, own) in enumerate(zip(_parts(ctx, ctx.n_scan), calls, strict=True)):
+            flat += levels.without_level(
+                partial(_tangents_of_results, ctx.nest, part, call), [*part.saved_tensors, *own]
+            )
+            flat += [None] * part.counts[1]
         return tuple(flat)
 
     @staticmethod
@@ -222,11 +247,99 @@ class _Forward(torch.autograd.Function):
         return _mapped(batching.forward_rule, scan_forwards, info, in_dims, given)
 
 
-class _Backward(torch.autograd.Function):
+def _tangents_of_results(
+    nest: Nest, part: Any, call: int, own: Sequence[Any]
+) -> Sequence[Tensor | None]:
+    """``own``: the scan's tensors and the tangents of the arguments."""
+    count = len(part.saved_tensors)
+    scan, _rest = load_scan(part, own[:count])
+    of = named(FORWARD, nest.nested_alone(own[count:]))
+    along, backend = Tangents(of["input"], of["states"], of["weights"]), part.form.backend
+    kept = scan.options.training  # there may be a backward, along the same
+    run = moved(scan, along, backend, scan_forward, values=kept, kept=kept)
+    if run is None:
+        y, final, trace = linearized_by_loop(scan, along).tangent
+    else:
+        y, final, trace = run.results().tangent
+        if kept:
+            size = len(scan.tensors)
+            nest.moves.keep(call, [*own[:size], *own[count : count + size]], run)
+    return [y, *final, *trace]
+
+
+def _tangents_of_gradients(
+    nest: Nest, part: Any, call: int, own: Sequence[Any]
+) -> Sequence[Tensor | None]:
+    """The same of scan_backward."""
+    count = len(part.saved_tensors)
+    part.saved_tensors = own[:count]
+    of = named(BACKWARD, nest.nested_alone(own[count:]))
+    along = Tangents(of["input"], of["states"], of["weights"])
+    asked = asked_of(part, scan_forward, scan_backward)
+    size = len(asked.scan.tensors)
+    run = nest.moves.find(call, [*own[:size], *own[count : count + size]])
+    return tangent_of_gradients(asked, along, Cotangents(of["dy"], of["dfinal"], of["dtrace"]), run)
+
+
+def _both_gradients(
+    nest: Nest, given: dict[str, Any], own: Sequence[Any]
+) -> Sequence[Tensor | None]:
+    """The tangents of the gradients, and the gradients, by the scan along tangents that forward
+    ran; nothing where it ran none along the same, or they need more than that. ``own``: the scan's
+    tensors and the cotangents, then the tangents of both."""
+    scan, needs = scan_of(given), needs_among(given)
+    tensors, half = scan.tensors, len(own) // 2
+    moving = own[half:]
+    run = nest.moves.find(0, [*own[: len(tensors)], *moving[: len(tensors)]])
+    if run is None or (needs.weights and not run.moves_weights):
+        return []
+    has_dy, count = given["dy"] is not None, len(scan.states)
+
+    def cotangents(flat: Sequence[Any]) -> Cotangents:
+        left = list(flat[len(tensors) :])
+        dy = take(left, 1)[0] if has_dy else None
+        return Cotangents(dy, take(left, count), left)
+
+    of_states, of_weights = [needs.states] * count, [needs.weights] * len(scan.weights)
+    wanted = [needs.input, *of_states, *of_weights]
+    primal = cotangents(own[:half])
+    value = filled_cotangents(cotangents(moving), primal)
+    made = run.pulled_both(primal, value, wanted, scan_forward, scan_backward)
+    return [d for part in made for d in part if d is not None]
+
+
+class _Backward(levels.Leveled):
     """The same of scan_backward."""
 
     @staticmethod
+    def forward_mode(nest: Nest, tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+        if len(tensors) != nest.size:
+            return None
+        given = named(BACKWARD, nest.nested(tensors))
+        needs = needs_among(given)
+        if needs.groups or given["grad_clip_time"] != 0:
+            return None
+        dy = [] if given["dy"] is None else [given["dy"]]
+        every = [given["input"], *given["states"], *given["weights"]]
+        every += [*dy, *given["dfinal"], *given["dtrace"]]
+        if any(map(of_older_vmap, every)):
+            return None
+        tangents = [forward_ad.unpack_dual(t).tangent for t in every]
+        flat: list[Any] = levels.without_level(
+            partial(_both_gradients, nest, given), [*every, *tangents]
+        )
+        if not flat:
+            return None
+        half = len(flat) // 2
+        made = [forward_ad.make_dual(d, t) for d, t in zip(flat[half:], flat[:half], strict=True)]
+        return tuple(made) if needs.input else (given["y"].new_empty(0), *made)
+
+    @staticmethod
     def forward(nest: Nest, *tensors: Any) -> tuple[Tensor, ...]:
+        return levels.at_level(_Backward, nest, tensors)
+
+    @staticmethod
+    def run(nest: Nest, *tensors: Any) -> tuple[Tensor, ...]:
         return _called(nest, tensors, torch.ops.rnnfast.scan_backward, ops.run_backwards)
 
     @staticmethod
@@ -247,7 +360,7 @@ class _Backward(torch.autograd.Function):
         parts, found = _parts(ctx, ctx.n_saved), list[Any]()
         every = _by_call(ctx.nest, ctx.needs_input_grad[1:])
         for part, given, own in zip(parts, every, _shared_out(grads, len(parts)), strict=True):
-            asked = asked_of(part, scan_forward)
+            asked = asked_of(part, scan_forward, scan_backward)
             flags = named(BACKWARD, ctx.nest.nested_alone(given))
             wanted = [flags["input"], *flags["states"], *flags["weights"]]
             made = second(asked, asked.tangents(own), tuple(map(bool, wanted)))
@@ -258,11 +371,10 @@ class _Backward(torch.autograd.Function):
     def jvp(ctx: Any, _: None, *tangents: Any) -> tuple[Any, ...]:
         found: list[Any] = []
         calls = _by_call(ctx.nest, tangents)
-        for part, own in zip(_parts(ctx, ctx.n_scan), calls, strict=True):
-            given = named(BACKWARD, ctx.nest.nested_alone(own))
-            along = Tangents(given["input"], given["states"], given["weights"])
-            cotangents = Cotangents(given["dy"], given["dfinal"], given["dtrace"])
-            found += tangent_of_gradients(asked_of(part, scan_forward), along, cotangents)
+        for call, (part, own) in enumerate(zip(_parts(ctx, ctx.n_scan), calls, strict=True)):
+            found += levels.without_level(
+                partial(_tangents_of_gradients, ctx.nest, part, call), [*part.saved_tensors, *own]
+            )
         return tuple(found)
 
     @staticmethod

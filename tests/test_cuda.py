@@ -37,8 +37,8 @@ def test_without_a_device_it_says_what_is_missing() -> None:
         ({"device": "cpu"}, "it computes on cuda tensors only, not on cpu"),
         ({"dtype": torch.complex64}, "it has no kernel for torch.complex64"),
         (
-            {"transformed": True, "tracing": True},
-            "under a compiler its kernels have no rules for derivatives by torch.func",
+            {"transformed": True, "recorded": True},
+            "in a trace its kernels have no rules for derivatives by torch.func",
         ),
     ],
 )

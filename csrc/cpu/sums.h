@@ -5,6 +5,7 @@
 // [T·B, N], packed into strips (gemm.h), a block of steps of each. Of a long sum with a small result
 // the steps are cut into chunks, each with a result of its own, which threads share; else they share
 // the rows of C. How sums are cut depends on sizes only, so results do not depend on the threads.
+// Groups are shared as they are, or their rows where they are few.
 #pragma once
 
 #include "cpu/gemm.h"
@@ -22,7 +23,10 @@ class SumsPass {
 
  public:
   explicit SumsPass(const Sums<S>& s)
-      : s_(s), rules_{s.T, s.B, s.lengths, s.resets, s.reverse}, K_(s.T * s.B) {
+      : s_(s),
+        rules_{s.T, s.B, s.lengths, s.resets, s.reverse},
+        size_(s.groups > 0 ? s.B / s.groups : s.B),
+        K_(s.T * size_) {
     for (int o = 0; o < s.operand_count; ++o) {
       first_strip_[o] = strips_;
       strips_ += divide_up(s.operands[o].N, kWidth);
@@ -33,25 +37,26 @@ class SumsPass {
       biases_ += s.gradients[g].M;
       for (int o = 0; o < s.operand_count; ++o) {
         first_product_[g][o] = products_;
-        if (s.gradients[g].products[o]) products_ += s.gradients[g].M * s.operands[o].N;
+        if (s.gradients[g].products[o].to) products_ += s.gradients[g].M * s.operands[o].N;
       }
     }
     chunks_ = products_ > kMostOfChunk ? 1 : divide_up(K_, kChunkSteps);
     if (chunks_ > kMostChunks) chunks_ = kMostChunks;
     if (chunks_ < 1) chunks_ = 1;
+    if (s.groups > 0) chunks_ = s.groups;
   }
 
   // Bytes of workspace.
   int64_t room() const {
-    const int64_t own = s_.threads * (kA + kB), partial = chunks_ > 1 ? chunks_ * products_ : 0;
-    return (own + partial + widest_) * int64_t(sizeof(S)) + chunks_ * biases_ * 8 + 5 * kLine;
+    const int64_t own = s_.threads * (kA + kB);
+    return (own + partial() + widest_) * int64_t(sizeof(S)) + chunks_ * biases_ * 8 + 5 * kLine;
   }
 
   GemmTimes run() {
     Arena arena(s_.workspace);
     own_ = arena.take<S>(s_.threads * (kA + kB));
     zeros_ = arena.take<S>(widest_);
-    partial_ = arena.take<S>(chunks_ > 1 ? chunks_ * products_ : 0);
+    partial_ = arena.take<S>(partial());
     totals_ = arena.take<double>(chunks_ * biases_);
     fill_zero(zeros_, widest_);
     fill_zero(totals_, chunks_ * biases_);
@@ -73,29 +78,35 @@ class SumsPass {
   static constexpr int64_t kA = kBlockRows * kMostSteps + kBlockRows / kGroupRows * L;
   static constexpr int64_t kB = kBlockStrips * kWidth * kMostSteps;
 
+  // Elements of what the chunks find.
+  int64_t partial() const { return s_.groups == 0 && chunks_ > 1 ? chunks_ * products_ : 0; }
+
   // Part p of what there is to do.
   void share(int p, int parts, S* room) const {
-    if (chunks_ == 1) return steps(0, 0, K_, p, parts, room);
+    if (chunks_ == 1 || (s_.groups > 0 && s_.groups < parts)) {
+      for (int64_t c = 0; c < chunks_; ++c) steps(c, 0, K_, p, parts, room);
+      return;
+    }
     const Range mine = part(chunks_, 1, p, parts);
     for (int64_t c = mine.begin; c < mine.end; ++c) {
-      const Range chunk = part(K_, kMostSteps, c, chunks_);
+      const Range chunk = s_.groups > 0 ? Range{0, K_} : part(K_, kMostSteps, c, chunks_);
       steps(c, chunk.begin, chunk.end, 0, 1, room);
     }
   }
 
-  // Sums of the steps [begin, end), which are chunk c; of C's rows part p of `parts`.
+  // Sums of the steps [begin, end), which are chunk c, or of group c; of C's rows part p of `parts`.
   void steps(int64_t c, int64_t begin, int64_t end, int p, int parts, S* room) const {
     S *const a = room, *const b = room + kA;
     int64_t strip = 0;
     do {
       const Range strips{strip, least(strip + kBlockStrips, strips_)};
       GemmPart<S>::each_block(end - begin, [&](int64_t k, int64_t K) {
-        pack_strips(strips, begin + k, K, b);
+        pack_strips(c, strips, begin + k, K, b);
         for (int g = 0; g < s_.gradient_count; ++g) {
           const Range mine = part(s_.gradients[g].M, R, p, parts);
           for (int64_t m = mine.begin; m < mine.end; m += kBlockRows) {
             const Range rows{m, least(m + kBlockRows, mine.end)};
-            pack_rows(g, rows, begin + k, K, a);
+            pack_rows(c, g, rows, begin + k, K, a);
             if (strip == 0) add_rows(g, rows, K, a, totals_ + c * biases_);
             multiply(c, g, rows, strips, K, k > 0, a, b);
           }
@@ -118,16 +129,20 @@ class SumsPass {
   const S* row(int o, int64_t t, int64_t b) const {
     const SumOperand<S>& from = s_.operands[o];
     if (!rules_.alive(t, b)) return zeros_;
-    if (from.initial) return rules_.previous(from.values, from.initial, zeros_, t, b, from.N);
+    if (from.initial) return rules_.previous(from.values, from.initial, zeros_, t, b, from.row);
     return from.values + t * from.step + b * from.row;
   }
 
-  void pack_strips(Range strips, int64_t k, int64_t K, S* to) const {
+  // The first of the sequences that chunk c has: those of its group, or all.
+  int64_t first_of(int64_t c) const { return s_.groups > 0 ? c * size_ : 0; }
+
+  void pack_strips(int64_t c, Range strips, int64_t k, int64_t K, S* to) const {
     if (K == 0) return;
     for (int o = 0; o < s_.operand_count; ++o) {
       const Range mine = of_operand(o, strips);
       if (mine.size() <= 0) continue;
-      int64_t t = k / s_.B, b = k % s_.B;
+      const int64_t first = first_of(c);
+      int64_t t = k / size_, b = first + k % size_;
       for (int64_t s = 0; s < K; ++s) {
         const S* from = row(o, t, b) + (mine.begin - first_strip_[o]) * kWidth;
         for (int64_t q = mine.begin; q < mine.end; ++q, from += kWidth) {
@@ -135,7 +150,7 @@ class SumsPass {
           S* at = to + (q - strips.begin) * kWidth * K + s * vectors * L;
           for (int64_t v = 0; v < vectors; ++v) V::load(from + v * L, n - v * L).store(at + v * L);
         }
-        if (++b == s_.B) b = 0, ++t;
+        if (++b == first + size_) b = first, ++t;
       }
     }
   }
@@ -143,10 +158,14 @@ class SumsPass {
   // Between packed groups there is a gap, as in gemm.h.
   static int64_t group(int64_t K) { return K * R + L; }
 
-  void pack_rows(int g, Range rows, int64_t k, int64_t K, S* to) const {
+  void pack_rows(int64_t c, int g, Range rows, int64_t k, int64_t K, S* to) const {
+    if (K == 0) return;
     const SumGradients<S>& from = s_.gradients[g];
+    const int64_t first = first_of(c);
+    int64_t t = k / size_, b = first + k % size_;
     for (int64_t s = 0; s < K; ++s) {
-      const S* values = from.values + (k + s) * from.row + rows.begin;
+      const S* values = from.values + (t * s_.B + b) * from.row + rows.begin;
+      if (++b == first + size_) b = first, ++t;
       S* at = to + s * R;
       int64_t i = 0;
       for (; i + R <= rows.size(); i += R, at += group(K)) {
@@ -189,36 +208,48 @@ class SumsPass {
   void multiply(int64_t c, int g, Range rows, Range strips, int64_t K, bool add, const S* a,
                 const S* b) const {
     for (int o = 0; o < s_.operand_count; ++o) {
-      if (!s_.gradients[g].products[o]) continue;
+      if (!s_.gradients[g].products[o].to) continue;
       const Range mine = of_operand(o, strips);
-      const int64_t N = s_.operands[o].N;
-      S* const result = chunks_ > 1 ? partial_ + c * products_ + first_product_[g][o]
-                                    : s_.gradients[g].products[o];
+      const SumProduct<S> result =
+          partial() > 0
+              ? SumProduct<S>{partial_ + c * products_ + first_product_[g][o], s_.operands[o].N}
+              : s_.gradients[g].products[o];
+      S* const to = result.to + (s_.groups > 0 ? c * result.group : 0);
       for (int64_t q = mine.begin; q < mine.end; ++q) {
-        S* const column = result + rows.begin * N + (q - first_strip_[o]) * kWidth;
+        S* const column = to + rows.begin * result.row + (q - first_strip_[o]) * kWidth;
         for (int64_t i = 0; i < rows.size(); i += R) {
           const S* at[R];
           for (int r = 0; r < R; ++r) at[r] = a + i / R * group(K) + r;
-          const Tile<S> tile{column + i * N, N, rows.size() - i, width(o, q), add, nullptr};
+          const Tile<S> tile{
+              column + i * result.row, result.row, rows.size() - i, width(o, q), add, nullptr};
           multiply_strip<R>(Segment<S>{at, K}, b + (q - strips.begin) * kWidth * K, tile);
         }
       }
     }
   }
 
-  // What the chunks found, added up in their order.
+  // What the chunks found, added up in their order; groups, each by itself.
   void join() const {
     for (int g = 0; g < s_.gradient_count; ++g) {
       const SumGradients<S>& of = s_.gradients[g];
-      for (int64_t m = 0; m < of.M; ++m) {
-        double total = 0;
-        for (int64_t c = 0; c < chunks_; ++c) total += totals_[c * biases_ + first_bias_[g] + m];
-        for (S* bias : of.biases) {
-          if (bias) bias[m] = S(total);
-        }
+      for (int64_t c = 0; c < s_.groups; ++c) join_bias(of, first_bias_[g], c, c + 1, c);
+      if (s_.groups == 0) join_bias(of, first_bias_[g], 0, chunks_, 0);
+      for (int o = 0; partial() > 0 && o < s_.operand_count; ++o) {
+        const int64_t N = s_.operands[o].N;
+        for (int64_t m = 0; of.products[o].to && m < of.M; ++m)
+          join(first_product_[g][o] + m * N, N, of.products[o].to + m * of.products[o].row);
       }
-      for (int o = 0; chunks_ > 1 && o < s_.operand_count; ++o) {
-        if (of.products[o]) join(first_product_[g][o], of.M * s_.operands[o].N, of.products[o]);
+    }
+  }
+
+  // The sums of the chunks [begin, end), which are those of a group, or all.
+  void join_bias(const SumGradients<S>& of, int64_t first, int64_t begin, int64_t end,
+                 int64_t group) const {
+    for (int64_t m = 0; m < of.M; ++m) {
+      double total = 0;
+      for (int64_t c = begin; c < end; ++c) total += totals_[c * biases_ + first + m];
+      for (S* bias : of.biases) {
+        if (bias) bias[group * of.bias_group + m] = S(total);
       }
     }
   }
@@ -235,7 +266,7 @@ class SumsPass {
 
   const Sums<S>& s_;
   const Rules rules_;
-  const int64_t K_;
+  const int64_t size_, K_;  // of a group; of its steps, or all
   int64_t strips_ = 0, widest_ = 0, biases_ = 0, products_ = 0, chunks_ = 1;
   int64_t first_strip_[kMostOperands] = {}, first_bias_[kMostGradients] = {};
   int64_t first_product_[kMostGradients][kMostOperands] = {};

@@ -29,7 +29,7 @@ Tensor checked(const char* name, const Optional& tensor, ScalarType dtype, const
 // What backward left, and what it is multiplied with; and the gradients to be made of it.
 struct Left {
   const CellInfo& cell;
-  int64_t T, B, H, P;
+  int64_t T, B, H, P, groups;
   Tensor dgx, y, h0;
   Optional x{}, extra{}, dgh_own{}, dh_total{}, lengths{}, resets{};
   Optional dw_ih{}, dw_hh{}, dw_hr{}, db_ih{}, db_hh{};
@@ -43,11 +43,12 @@ struct Left {
     return db_hh;
   }
   Shape shape_of(const std::string& weight) const {
-    const int64_t GH = cell.gates * H;
-    if (weight == "w_ih") return {GH, x->size(2)};
-    if (weight == "w_hh") return {GH, P};
-    if (weight == "w_hr") return {P, H};
-    return {GH};
+    Shape shape{cell.gates * H};
+    if (weight == "w_ih") shape.push_back(x->size(2));
+    if (weight == "w_hh") shape.push_back(P);
+    if (weight == "w_hr") shape = {P, H};
+    if (groups > 0) shape.insert(shape.begin(), groups);
+    return shape;
   }
 };
 
@@ -62,7 +63,7 @@ void add_up(const Left& left, bool reverse, int threads) {
   w.dw_ih = data<S>(left.dw_ih), w.dw_hh = data<S>(left.dw_hh), w.dw_hr = data<S>(left.dw_hr);
   w.db_ih = data<S>(left.db_ih), w.db_hh = data<S>(left.db_hh);
   cpu::Sums<S> sums;
-  sums.T = left.T, sums.B = left.B, sums.reverse = reverse;
+  sums.T = left.T, sums.B = left.B, sums.groups = left.groups, sums.reverse = reverse;
   sums.lengths = data<const int64_t>(left.lengths), sums.resets = data<const bool>(left.resets);
   cpu::WeightSums<S>(left.cell, left.H, left.P, w, sums);
   const WithoutGil no_gil;
@@ -80,12 +81,13 @@ Tensor input(const Optional& x, ScalarType dtype, int64_t T, int64_t B) {
 }
 
 // Those of `names`, of w_ih (of which x [T, B, I] is needed), w_hh, b_ih, b_hh and w_hr, in their
-// order. dgx [T, B, G·H], dgh_own and dh_total as backward left them.
+// order. dgx [T, B, G·H], dgh_own and dh_total as backward left them. Where there are groups, of each
+// of so many parts of the batch: [groups, …].
 std::vector<Tensor> weight_gradients(const std::string& name, const Names& names, const Optional& x,
                                      const Tensor& y, const Optional& extra, const Tensor& h0,
                                      const Tensor& dgx, const Optional& dgh_own,
                                      const Optional& dh_total, const Optional& lengths,
-                                     const Optional& resets, bool reverse) {
+                                     const Optional& resets, bool reverse, int64_t groups) {
   const CellInfo& cell = find_cell(name);
   const ScalarType dtype = dgx.scalar_type();
   check_type(dtype == ScalarType::Float || dtype == ScalarType::Double,
@@ -93,11 +95,14 @@ std::vector<Tensor> weight_gradients(const std::string& name, const Names& names
   check_value(dgx.dim() == 3 && y.dim() == 3, "dgx and y must be 3-D");
   const int64_t T = dgx.size(0), B = dgx.size(1), H = dgx.size(2) / cell.gates, P = y.size(2);
   check_value(cell.projected() || P == H, "y must be as wide as a gate");
+  check_value(groups >= 0 && (groups == 0 || B % groups == 0), "a batch of ", B,
+              " has no groups of one size, ", groups);
   Left left{cell,
             T,
             B,
             H,
             P,
+            groups,
             checked("dgx", dgx, dtype, {T, B, cell.gates * H}),
             checked("y", y, dtype, {T, B, P}),
             checked("h0", h0, dtype, {B, P})};
@@ -154,14 +159,14 @@ Gradients gradients(const std::string& cell, const Names& names, bool of_input, 
                     const Optional& c, const Tensor& w_hh, const Optional& w_hr, const Tensor& h0,
                     const Optional& c0, const Optional& lengths, const Optional& resets,
                     bool reverse, const Optional& dy, const Optional& dc, const Tensor& dh_last,
-                    const Optional& dc_last, double grad_clip_time) {
+                    const Optional& dc_last, double grad_clip_time, int64_t groups) {
   const auto [dgx, dgh_own, dh_total, dh0, dc0] =
       backward(cell, gates, extra, y, c, w_hh, w_hr, h0, c0, lengths, resets, reverse, dy, dc,
                dh_last, dc_last, grad_clip_time, std::nullopt);
   std::vector<Tensor> made;
   if (!names.empty())
     made = weight_gradients(cell, names, x, y, extra, h0, dgx, dgh_own, dh_total, lengths, resets,
-                            reverse);
+                            reverse, groups);
   Optional dx;
   if (of_input) dx = input_gradient(dgx, w_ih);
   return {dx, dh0, dc0, made};
@@ -172,10 +177,10 @@ Gradients gradients(const std::string& cell, const Names& names, bool of_input, 
 void bind_gradients(std::vector<PyMethodDef>& functions) {
   bind<&weight_gradients>(functions, "cpu_weight_gradients",
                           "*, cell, names, x, y, extra, h0, dgx, dgh_own, dh_total, lengths, "
-                          "resets, reverse");
+                          "resets, reverse, groups");
   bind<&gradients>(functions, "cpu_gradients",
                    "*, cell, names, of_input, x, w_ih, gates, extra, y, c, w_hh, w_hr, h0, c0, "
-                   "lengths, resets, reverse, dy, dc, dh_last, dc_last, grad_clip_time");
+                   "lengths, resets, reverse, dy, dc, dh_last, dc_last, grad_clip_time, groups");
 }
 
 }  // namespace rnnfast::python

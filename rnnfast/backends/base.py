@@ -77,6 +77,10 @@ class Backend:
         """The outputs, and what ``saved_like`` announced (nothing unless training)."""
         raise NotImplementedError
 
+    def forward_over(self, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
+        """``forward``, which may write over the scan's input: nobody reads that any more."""
+        return self.forward(scan)
+
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
         raise NotImplementedError
 
@@ -299,6 +303,6 @@ def why_no_kernel(problem: Problem, device: str, dtypes: Sequence[torch.dtype]) 
         return f"it computes on {device} tensors only, not on {problem.device}"
     if problem.dtype not in dtypes:
         return f"it has no kernel for {problem.dtype}"
-    if problem.transformed and (problem.tracing or problem.recorded):
-        return "under a compiler its kernels have no rules for derivatives by torch.func"
+    if problem.transformed and problem.recorded:
+        return "in a trace its kernels have no rules for derivatives by torch.func"
     return None

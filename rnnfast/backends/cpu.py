@@ -34,6 +34,7 @@ from ..products.arithmetic import Rounding
 from ..products.gates import GateMajor
 from ..products.gradients import Backward
 from ..products.projection import own_projection
+from ..surroundings import constant_while_tracing
 from . import own_cpu
 from .base import KernelBackend, TensorLike, why_no_kernel
 
@@ -53,7 +54,7 @@ class Cpu(KernelBackend):
 
     def why_not(self, problem: Problem) -> str | None:
         reason = why_no_kernel(problem, "cpu", DTYPES)
-        if reason is None and problem.dual and (missing := library.why_not()) is not None:
+        if reason is None and problem.dual and (missing := _why_no_compiler()) is not None:
             reason = f"kernels for tangents are compiled, and {missing}"
         if reason is None and problem.spec.own:
             reason = own_cpu.why_not(problem.cell, problem.H, problem.bias, problem.dtype)
@@ -88,6 +89,9 @@ class Cpu(KernelBackend):
         )
         ours = problem.dtype == wide(problem.dtype) and 0 < problem.I <= multiply.MOST_STEPS
         return module().cpu_layer if known and ours and multiply.is_faster() else None
+
+    def forward_over(self, scan: Scan) -> Forward:
+        return own_cpu.forward(scan, over=True) if scan.spec.own else self.forward(scan)
 
     def forward_members(self, scans: Sequence[Scan]) -> list[Forward]:
         at_once, jobs = self._at_once(scans), module().cpu_jobs()
@@ -145,7 +149,7 @@ class Cpu(KernelBackend):
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
         if scan.spec.own:
             return own_cpu.backward(scan, saved, cotangents, needs)
-        if _in_one_call(scan, saved.y, needs):
+        if _in_one_call(scan, saved.y):
             return self._gradients(scan, saved, cotangents, needs)
         return self._backward(scan, saved, cotangents, needs)()
 
@@ -188,6 +192,7 @@ class Cpu(KernelBackend):
             of_input=needs.input,
             x=scan.input,
             w_ih=scan.weight("w_ih"),
+            groups=needs.groups,
             **arguments,
         )
         dstates = [dh0] if dc0 is None else [dh0, dc0]
@@ -219,8 +224,8 @@ class Cpu(KernelBackend):
             dstates = [dh0] if dc0 is None else [dh0, dc0]
             dgates, rounding = GateMajor(spec, dgx, own_dgh), Rounding(storage)
             backward = Backward(own, y, dgates, rounding, {spec.extra: extra}, dh_total)
-            apart = needs.groups or not needs.weights
-            made = None if apart else _weight_gradients(backward, dgates)
+            backward = backward._replace(groups=needs.groups)
+            made = _weight_gradients(backward, dgates) if needs.weights else None
             if made is None:
                 return backward.gradients(needs, dstates)
             rest = backward.gradients(needs._replace(weights=False), dstates)
@@ -239,9 +244,9 @@ def _multiplied_here(scan: Scan, weights: Mapping[str, Tensor]) -> bool:
     return multiply.is_ours(*tensors)
 
 
-def _in_one_call(scan: Scan, y: Tensor, needs: Needs) -> bool:
+def _in_one_call(scan: Scan, y: Tensor) -> bool:
     """Whether one call makes all gradients of a scan, with products of ours."""
-    if scan.kind != "dense" or needs.groups or scan.dtype != wide(scan.dtype):
+    if scan.kind != "dense" or scan.dtype != wide(scan.dtype):
         return False
     rows, columns = scan.weights[0].shape  # of w_ih
     known = 0 < columns and rows <= multiply.MOST_STEPS
@@ -271,9 +276,15 @@ def _weight_gradients(left: Backward, dgates: GateMajor) -> list[Tensor] | None:
         lengths=scan.lengths,
         resets=scan.resets,
         reverse=scan.options.reverse,
+        groups=left.groups,
     )
     found = dict(zip(by_kernel, [left.rounding(one) for one in made], strict=True))
     return [found[name] if name in found else left.w_ih() for name in names]
+
+
+@constant_while_tracing
+def _why_no_compiler() -> str | None:
+    return library.why_not()
 
 
 @functools.cache

@@ -40,8 +40,8 @@ def saved_like(problem: Problem) -> list[TensorLike]:
     return own_loops.saved_like(kernel.layout, problem)
 
 
-def forward(scan: Scan) -> tuple[ScanResult, list[Tensor]]:
-    return own_loops.forward(_kernel_of(scan), scan)
+def forward(scan: Scan, over: bool = False) -> tuple[ScanResult, list[Tensor]]:
+    return own_loops.forward(_kernel_of(scan), scan, over)
 
 
 def backward(scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:

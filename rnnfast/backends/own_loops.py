@@ -42,12 +42,13 @@ def _check_dtypes(scan: Scan) -> None:
             )
 
 
-def forward(kernel: Loops, scan: Scan) -> tuple[ScanResult, list[Tensor]]:
+def forward(kernel: Loops, scan: Scan, over: bool = False) -> tuple[ScanResult, list[Tensor]]:
+    """``over``: it may write over the scan's input."""
     storage = scan.dtype
     own = scan.to(wide(storage))
     _check_dtypes(own)
     layout, training = kernel.layout, own.options.training
-    keeps = own.kind == "gates" and not training  # then nothing is written to it
+    keeps = own.kind == "gates" and (over or not training)  # then nothing is written to it
     gx = own.input.contiguous() if keeps else own_projection(own)
     T, B, _ = gx.shape
     H, count = own.states[0].shape[1], len(own.spec.states)

@@ -2,7 +2,8 @@
 
 Its gates are the cell's own and behind them their tangents, gx [B, 2*G*H]; its states the tangents
 of the cell's states, and behind them the states themselves, so that its output is the output's
-tangent; its weights the cell's own, and where these have tangents too, those by the names "d_…".
+tangent; its weights the cell's own, and where these have tangents too, those by the names "d_…";
+where a weight has such a name itself, as in the tangent of a tangent, by "dd_…", and so on.
 A cell of one's own like any other: whoever runs those runs it, and it has a backward and a tangent.
 """
 
@@ -28,6 +29,20 @@ class TangentCell(OwnCell):
     of: CellSpec | None = None
     weights_too: bool = False
 
+    def tangent_of(self, weight: str) -> str:
+        """The name of a weight's tangent."""
+        assert self.of is not None
+        return _prefix(self.of) + weight
+
+
+def _prefix(of: CellSpec) -> str:
+    """Of the names of the tangents of a cell's weights, of which it has none itself."""
+    names = {param.name for param in of.params}
+    prefix = "d_"
+    while any(prefix + name in names for name in names):
+        prefix = "d" + prefix
+    return prefix
+
 
 def tangent_cell(cell: str, P: int, bias: bool, weights_too: bool) -> str:
     """The name of the tangent of ``cell``, which takes gates that are projected, and the weights of
@@ -36,7 +51,8 @@ def tangent_cell(cell: str, P: int, bias: bool, weights_too: bool) -> str:
     of = CELLS[plain_cell(cell, P, bias)]
     name = f"tangent of {of.name}" + (" and its weights" if weights_too else "")
     if name not in CELLS:
-        tangents = [Param(f"d_{p.name}", p.shape) for p in of.params] if weights_too else []
+        prefix = _prefix(of)
+        tangents = [Param(prefix + p.name, p.shape) for p in of.params] if weights_too else []
         CELLS[name] = TangentCell(
             name,
             gates=2 * of.gates,
@@ -54,7 +70,7 @@ def tangent_cell(cell: str, P: int, bias: bool, weights_too: bool) -> str:
 
 
 def _step(of: CellSpec, weights_too: bool) -> Step:
-    count, names = len(of.states), [param.name for param in of.params]
+    count, names, prefix = len(of.states), [param.name for param in of.params], _prefix(of)
 
     def own(gx: Tensor, *rest: Tensor) -> States:
         found = dict(zip(names, rest[count:], strict=True))
@@ -63,7 +79,7 @@ def _step(of: CellSpec, weights_too: bool) -> Step:
 
     def step(gx: Tensor, states: States, w: StepWeights) -> States:
         (gx, dgx), dstates, states = gx.chunk(2, -1), states[:count], states[count:]
-        dweights = [getattr(w, f"d_{name}") if weights_too else None for name in names]
+        dweights = [getattr(w, prefix + name) if weights_too else None for name in names]
         given = [gx, *states, *(getattr(w, name) for name in names)]
         return _with_tangents(own, given, [dgx, *dstates, *dweights])
 

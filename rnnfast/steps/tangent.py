@@ -35,7 +35,7 @@ def graph_of(
 
 class _Tangent:
     def __init__(self, own: Traced, spec: TangentCell) -> None:
-        self.own, self.weights_too = own, spec.weights_too
+        self.own, self.spec, self.weights_too = own, spec, spec.weights_too
         self.g = Graph(fold, own.graph.joins)
         self.count = len(spec.states) // 2
         self.dgx = spec.gates // 2 * own.hidden
@@ -73,7 +73,9 @@ class _Tangent:
             return g.load(name, offset, node.width)  # the tangents are the first states
         if node.op == "param":
             weight, offset, stride = node.attrs
-            return g.param(f"d_{weight}", offset, stride, node.width) if self.weights_too else None
+            if not self.weights_too:
+                return None
+            return g.param(self.spec.tangent_of(weight), offset, stride, node.width)
         if node.op == "const" or node.boolean:
             return None
         if node.op == "product":
@@ -97,7 +99,7 @@ class _Tangent:
             if d is not None:
                 terms.append((matrix, d))
             if self.weights_too:
-                terms.append((matrix._replace(weight=f"d_{matrix.weight}"), arg))
+                terms.append((matrix._replace(weight=self.spec.tangent_of(matrix.weight)), arg))
         return self.g.product(terms) if terms else None
 
     def _of_reduction(self, node: Node, d: Node | None) -> Node:

@@ -1,6 +1,6 @@
 // The gradients of a scan's weights, from what its backward left, against the reference's: odd sizes,
-// wherever the steps of x lie, long sums that are cut into chunks, and any number of threads with
-// the same bits.
+// wherever the steps of x lie, long sums that are cut into chunks, sums for each part of the batch,
+// and any number of threads with the same bits.
 #include "cpu/weight_sums.h"
 #include "cpu_scan.h"
 
@@ -41,12 +41,13 @@ struct Found {
 
 template <class S>
 Found<S> add_up(const cpu::Kernels& kernels, const Inputs& in, const Input& m, Run<S>& run,
-                int threads) {
+                int threads, int64_t groups = 0) {
   const Problem& p = in.p;
-  const int64_t GH = p.gate_width();
+  const int64_t GH = p.gate_width(), each = groups > 0 ? groups : 1;
   const CellInfo& cell = p.info();
-  Found<S> found{Buffer<S>(GH * m.I), Buffer<S>(GH * p.P),
-                 Buffer<S>(cell.projected() ? p.P * p.H : 0), Buffer<S>(GH), Buffer<S>(GH)};
+  Found<S> found{Buffer<S>(each * GH * m.I), Buffer<S>(each * GH * p.P),
+                 Buffer<S>(cell.projected() ? each * p.P * p.H : 0), Buffer<S>(each * GH),
+                 Buffer<S>(each * GH)};
   Buffer<S> x(m.x), h0(in.h0);
   cpu::WeightGradients<S> w;
   w.I = m.I, w.x_step = m.step(in), w.x_row = m.row(in);
@@ -55,7 +56,8 @@ Found<S> add_up(const cpu::Kernels& kernels, const Inputs& in, const Input& m, R
   w.dw_ih = found.w_ih.data(), w.dw_hh = found.w_hh.data(), w.dw_hr = found.w_hr.data();
   w.db_ih = found.b_ih.data(), w.db_hh = found.b_hh.data();
   cpu::Sums<S> sums;
-  sums.T = p.T, sums.B = p.B, sums.reverse = p.reverse, sums.threads = threads;
+  sums.T = p.T, sums.B = p.B, sums.groups = groups;
+  sums.reverse = p.reverse, sums.threads = threads;
   sums.lengths = in.masks().lengths, sums.resets = in.masks().resets;
   cpu::WeightSums<S>(cell, p.H, p.P, w, sums);
   if constexpr (std::is_same_v<S, float>) {
@@ -73,15 +75,16 @@ Found<S> add_up(const cpu::Kernels& kernels, const Inputs& in, const Input& m, R
   return found;
 }
 
-// Of w_ih and b_ih, which the reference does not know.
+// Of w_ih and b_ih, which the reference does not know; of the sequences [first, end).
 struct OfInput {
   Numbers w_ih, b_ih;
 
-  OfInput(const Inputs& in, const Input& m, const Numbers& dgx)
+  OfInput(const Inputs& in, const Input& m, const Numbers& dgx) : OfInput(in, m, dgx, 0, in.p.B) {}
+  OfInput(const Inputs& in, const Input& m, const Numbers& dgx, int64_t first, int64_t end)
       : w_ih(in.p.gate_width() * m.I), b_ih(in.p.gate_width()) {
     const int64_t GH = in.p.gate_width();
     for (int64_t k = 0; k < in.p.T * in.p.B; ++k) {
-      if (!in.alive(k)) continue;
+      if (!in.alive(k) || k % in.p.B < first || k % in.p.B >= end) continue;
       const double* x = m.x.data() + m.at(in, k / in.p.B, k % in.p.B);
       for (int64_t o = 0; o < GH; ++o) {
         const double d = dgx[k * GH + o];
@@ -127,6 +130,42 @@ void check_sums(const Inputs& in, const Input& m) {
   }
 }
 
+// The sums of groups: of the input's weights each, of all weights their total.
+template <class S>
+void check_groups(const Inputs& in, const Input& m, int64_t groups) {
+  const double tolerance = std::is_same_v<S, float> ? 2e-5 : 1e-12;
+  const Expected e(in);
+  const int64_t size = in.p.B / groups;
+  for (const cpu::Kernels* kernels : present()) {
+    const std::string label = in.label() + " groups" + std::to_string(groups) + " " + kernels->isa;
+    Run<S> run(*kernels, in, {1, 1}, true, true);
+    const Found<S> whole = add_up<S>(*kernels, in, m, run, 1);
+    const Found<S> found = add_up<S>(*kernels, in, m, run, 1, groups);
+    for (int64_t g = 0; g < groups; ++g) {
+      const OfInput expected(in, m, e.dgx, g * size, (g + 1) * size);
+      const auto near = [&](const Buffer<S>& of, const Numbers& numbers) {
+        const int64_t n = static_cast<int64_t>(numbers.size());
+        for (int64_t k = 0; k < n; ++k)
+          CHECK_IN(std::fabs(of[g * n + k] - numbers[k]) <= tolerance * 100, label);
+      };
+      near(found.w_ih, expected.w_ih);
+      near(found.b_ih, expected.b_ih);
+    }
+    for (size_t o = 0; o < whole.all().size(); ++o) {
+      const Buffer<S>& all = *whole.all()[o];
+      Numbers total(all.size());
+      for (int64_t k = 0; k < groups * all.size(); ++k)
+        total[k % all.size()] += (*found.all()[o])[k];
+      check_near(all, total, tolerance, label + " output " + std::to_string(o));
+    }
+    for (const int threads : {2, 3, 7}) {
+      const Found<S> other = add_up<S>(*kernels, in, m, run, threads, groups);
+      for (size_t k = 0; k < found.all().size(); ++k)
+        CHECK_IN(other.all()[k]->same_bits(*found.all()[k]), label);
+    }
+  }
+}
+
 }  // namespace
 
 TEST(the_gradients_of_weights_are_added_up) {
@@ -150,6 +189,19 @@ TEST(long_sums_of_gradients_are_added_up) {
     const Inputs in(cell, 50, 101, 9, kOptions[5]);  // 5,050 steps: three chunks
     check_sums<float>(in, Input(in, 5, false, random));
     check_sums<double>(in, Input(in, 5, true, random));
+  }
+}
+
+TEST(groups_have_sums_of_their_own) {
+  Random random(15);
+  for (const CellInfo& cell : kCells) {
+    for (const Option& option : kOptions) {
+      const Inputs in(cell.id, 5, 6, 9, option);
+      for (const int64_t groups : {1, 2, 3, 6}) {
+        check_groups<float>(in, Input(in, 3, groups == 2, random), groups);
+        check_groups<double>(in, Input(in, 3, groups == 3, random), groups);
+      }
+    }
   }
 }
 

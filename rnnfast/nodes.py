@@ -1,0 +1,151 @@
+"""The ops where a transform that takes derivatives surrounds them: torch.func's grad, vjp and jvp
+under a compiler, or around what was compiled or recorded without it; and dual numbers.
+
+An op's kernel for autograd is called at each level of torch.func, as those of torch's own
+operations are. There it records one node, whose backward and jvp consist of the ops again, and
+calls the op below its level. In eager code layers go by ``transforms`` instead, which costs less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import TransformType
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
+from torch.autograd.function import _SingleLevelFunction
+
+from . import ops
+from .onnx_export import exporting
+from .ops import load_scan, take
+from .problem import Cotangents
+from .schema import BACKWARD, FORWARD, Nest, in_order, lib, named, needs_among
+from .second import Asked, asked_of, second, tangent_of_gradients
+from .tangents import Tangents, linearize
+
+FORWARD_OP = torch.ops.rnnfast.scan_forward.default
+BACKWARD_OP = torch.ops.rnnfast.scan_backward.default
+
+
+def _below(op: Any, keyset: Any, args: Sequence[Any]) -> tuple[Tensor, ...]:
+    """The results of the op below autograd, flat."""
+    with (
+        torch.enable_grad(),
+        _set_fwd_grad_enabled(True),
+        torch._C._AutoDispatchBelowAutograd(),
+    ):
+        found = op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+    return tuple(one for part in found for one in (part if isinstance(part, list) else [part]))
+
+
+def _check_forward_mode() -> None:
+    """Within a jvp torch has forward mode off, at all levels: so nothing sees the tangents that the
+    jvp is for, but neither those of a level of forward mode further out.
+
+    Raises:
+        NotImplementedError: there is one.
+    """
+    found = torch._C._functorch.get_interpreter_stack() or ()
+    if sum(level.key() == TransformType.Jvp for level in found) > 1:
+        raise NotImplementedError(
+            "forward mode in forward mode has no rule for recurrent layers under a compiler: take "
+            "the inner derivative by reverse mode (jacrev, vjp), or call it uncompiled"
+        )
+
+
+class _Node(_SingleLevelFunction):
+    """(keyset, how the tensors are nested, the tensors) -> the op's results, flat."""
+
+    @classmethod
+    def applied(cls, keyset: Any, args: Sequence[Any]) -> tuple[Nest, list[Tensor]]:
+        nest = Nest(args)
+        with enable_single_level_autograd_function():
+            function: Any = cls
+            return nest, list(function.apply(keyset, nest, *nest.taken_apart(args)))
+
+
+class _Forward(_Node):
+    @staticmethod
+    def forward(keyset: Any, nest: Nest, *tensors: Any) -> tuple[Tensor, ...]:
+        return _below(FORWARD_OP, keyset, nest.nested(tensors))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, nest, *tensors = inputs
+        args, ctx.nest = nest.nested(tensors), nest
+        results = ops.results_of(args, output)
+        ctx.mark_non_differentiable(*results[3])
+        ctx.save_for_forward(*ops.set_forward(ctx, args, results))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        wanted, own = ctx.nest.nested_alone(ctx.needs_input_grad[2:]), list(grads)
+        (dy,), dfinal = take(own, 1), take(own, ctx.form.n_states)
+        call = ops.backward_call(ctx, wanted, dy, dfinal, own[: ctx.counts[0]])
+        found = torch.ops.rnnfast.scan_backward(*call.args)
+        return None, None, *ctx.nest.taken_apart(call.as_forwards(found))
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, __: None, *tangents: Any) -> tuple[Tensor | None, ...]:
+        _check_forward_mode()
+        scan, _rest = load_scan(ctx, ctx.saved_tensors)
+        given = named(FORWARD, ctx.nest.nested_alone(tangents))
+        along = Tangents(given["input"], given["states"], given["weights"])
+        made = linearize(scan, along, ctx.form.backend, torch.ops.rnnfast.scan_forward)
+        y, final, trace = made.tangent
+        return (y, *final, *trace, *(None for _ in range(ctx.counts[1])))
+
+
+class _Backward(_Node):
+    @staticmethod
+    def forward(keyset: Any, nest: Nest, *tensors: Any) -> tuple[Tensor, ...]:
+        return _below(BACKWARD_OP, keyset, nest.nested(tensors))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _, nest, *tensors = inputs
+        args, ctx.nest = nest.nested(tensors), nest
+        if not needs_among(named(BACKWARD, args)).input:
+            ctx.mark_non_differentiable(output[0])  # it stands for none
+        ctx.save_for_forward(*ops.set_backward(ctx, args, output))
+
+    @staticmethod
+    def _asked(ctx: Any) -> Asked:
+        return asked_of(ctx, torch.ops.rnnfast.scan_forward, torch.ops.rnnfast.scan_backward)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        asked = _Backward._asked(ctx)
+        flags = named(BACKWARD, ctx.nest.nested_alone(ctx.needs_input_grad[2:]))
+        wanted = [flags["input"], *flags["states"], *flags["weights"]]
+        made = second(asked, asked.tangents(grads), tuple(map(bool, wanted)))
+        return None, None, *ctx.nest.taken_apart(in_order(BACKWARD, asked.by_name(made)))
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, __: None, *tangents: Any) -> tuple[Any, ...]:
+        _check_forward_mode()
+        given = named(BACKWARD, ctx.nest.nested_alone(tangents))
+        along = Tangents(given["input"], given["states"], given["weights"])
+        cotangents = Cotangents(given["dy"], given["dfinal"], given["dtrace"])
+        return tangent_of_gradients(_Backward._asked(ctx), along, cotangents)
+
+
+def _forward_autograd(keyset: Any, *args: Any) -> Any:
+    if exporting() or not ops.derivatives_of(args):
+        return ops.record_forward(keyset, *args)
+    nest, found = _Forward.applied(keyset, args)
+    return ops.results_of(nest.nested(nest.taken_apart(args)), found)
+
+
+def _backward_autograd(keyset: Any, *args: Any) -> Any:
+    if not ops.derivatives_of(args):
+        return ops.record_backward(keyset, *args)
+    _, found = _Backward.applied(keyset, args)
+    return ops.gradients_of(args, found)
+
+
+lib.impl("scan_forward", _forward_autograd, "Autograd", with_keyset=True)
+lib.impl("scan_backward", _backward_autograd, "Autograd", with_keyset=True)

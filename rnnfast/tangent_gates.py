@@ -1,0 +1,136 @@
+"""The input's part of the gates of a scan of tangents: x W_ihᵀ + b_ih and its tangent, and what the
+gradients of both are for what they are made of. Differentiable; where nobody looks, by our
+products."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .problem import Scan, cast
+from .products import multiply
+from .products.projection import projected_by, weight_of_input
+from .rules import without_padding
+from .surroundings import unwatched
+
+
+class GatesAlong:
+    """The gates of ``scan``, which has no padding, along ``dinput``, which may have some, and the
+    tangents of its weights by their names, None where there is none."""
+
+    def __init__(
+        self, scan: Scan, dinput: Tensor | None, along: Mapping[str, Tensor | None]
+    ) -> None:
+        if dinput is not None and scan.kind != "tokens":
+            dinput = cast(dinput, scan.dtype)
+            if scan.kind == "dense":
+                dinput = without_padding(scan._replace(input=dinput)).input
+        self.scan, self.dinput = scan, None if scan.kind == "tokens" else dinput
+        self.dw_ih, self.db_ih = along.get("w_ih"), along.get("b_ih")
+        self._both_inputs: Tensor | None = None
+        self.part = 0  # whose gradients are asked for: of the gates', or of the tangents' terms
+
+    def both(self) -> Tensor:
+        """The gates and behind them their tangents, [T, B, 2*G*H]."""
+        scan, dinput = self.scan, self.dinput
+        if scan.kind == "gates":
+            found = torch.zeros_like(scan.input) if dinput is None else dinput
+            return torch.cat([scan.input, found], -1)
+        w_ih, b_ih = weight_of_input(scan), scan.weight("b_ih")
+        if self.dw_ih is not None or self.db_ih is not None:
+            gates = self._of_moved_weights(w_ih, b_ih)
+            if dinput is None:
+                return gates
+            value, moved = gates.chunk(2, -1)
+            return torch.cat([value, moved + _linear(dinput, w_ih)], -1)
+        if dinput is None:
+            gates = self._projected(w_ih, b_ih)
+            return torch.cat([gates, torch.zeros_like(gates)], -1)
+        if b_ih is not None:
+            w_ih = torch.cat([w_ih, b_ih.unsqueeze(-1)], -1)
+        found = _linear(self._inputs(dinput), w_ih)
+        return found.reshape(*found.shape[:2], -1)  # under the older vmap there is no flatten
+
+    def _of_moved_weights(self, w_ih: Tensor, b_ih: Tensor | None) -> Tensor:
+        """The input times the weights, and behind it times their tangents."""
+        dw_ih, db_ih = self.dw_ih, self.db_ih
+        weight = torch.cat([w_ih, torch.zeros_like(w_ih) if dw_ih is None else dw_ih])
+        if b_ih is not None:
+            b_ih = torch.cat([b_ih, torch.zeros_like(b_ih) if db_ih is None else db_ih])
+        return self._projected(weight, b_ih)
+
+    def _projected(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.scan.kind == "tokens":
+            return projected_by(self.scan, weight, bias)
+        return _linear(self.scan.input, weight, bias)
+
+    def _inputs(self, dinput: Tensor) -> Tensor:
+        """The input and its tangent side by side, [T, B, 2, I]; for a bias with a column more, of 1
+        and of 0."""
+        if self._both_inputs is None:
+            values = torch.stack([self.scan.input, dinput], 2)
+            if self.scan.weight("b_ih") is not None:
+                one = dinput.new_ones(2)
+                one[1] = 0
+                column = one.view(1, 1, 2, 1).expand(*values.shape[:3], 1)
+                values = torch.cat([values, column], -1)
+            self._both_inputs = values
+        return self._both_inputs
+
+    def of_tangents(self) -> GatesAlong:
+        """For the gradients of the tangents instead."""
+        found = copy(self)
+        found.part, found.dinput, found.dw_ih = 1, None, None
+        return found
+
+    def gradient_of_input(self, dgates: Tensor) -> Tensor:
+        """``dgates``: that of ``both``."""
+        of_value = dgates.chunk(2, -1)[self.part]
+        if self.scan.kind == "gates":
+            return of_value
+        w_ih = weight_of_input(self.scan)
+        if self.dw_ih is None:
+            return _linear(of_value, w_ih.t())
+        return _linear(dgates, torch.cat([w_ih, self.dw_ih]).t())
+
+    def gradients_of_weights(self, dgates: Tensor) -> dict[str, Tensor]:
+        """Of w_ih and b_ih, as far as the scan has them."""
+        scan, dinput = self.scan, self.dinput
+        if scan.kind == "gates":
+            return {}
+        of_value = dgates.chunk(2, -1)[self.part]
+        if scan.kind == "tokens":
+            none = torch.zeros_like(weight_of_input(scan))
+            rows = of_value.flatten(0, 1)
+            found = {"w_ih": none.index_add(1, scan.input.flatten(), rows.t())}
+        elif dinput is None:
+            found = {"w_ih": _summed(of_value, scan.input)}
+        else:
+            whole = _summed(dgates.unflatten(-1, (2, -1)), self._inputs(dinput))
+            if scan.weight("b_ih") is None:
+                return {"w_ih": whole}
+            return {"w_ih": whole[:, :-1].contiguous(), "b_ih": whole[:, -1].contiguous()}
+        if scan.weight("b_ih") is not None:
+            found["b_ih"] = of_value.sum((0, 1))
+        return found
+
+
+def _linear(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """As torch.nn.functional.linear."""
+    given = [values, weight] if bias is None else [values, weight, bias]
+    if not unwatched(given):
+        return F.linear(values, weight, bias)
+    made = multiply.product(values.flatten(0, -2), weight.t(), bias)
+    return made.unflatten(0, values.shape[:-1])
+
+
+def _summed(rows: Tensor, values: Tensor) -> Tensor:
+    """Σ of rows […, M] times values […, N] over all but the last axis: [M, N]."""
+    rows, values = rows.flatten(0, -2), values.flatten(0, -2)
+    multiplied = multiply.product if unwatched([rows, values]) else torch.matmul
+    found: Tensor = multiplied(rows.t(), values)
+    return found
