@@ -33,7 +33,7 @@ class SumsPass {
       biases_ += s.gradients[g].M;
       for (int o = 0; o < s.operand_count; ++o) {
         first_product_[g][o] = products_;
-        if (s.gradients[g].products[o]) products_ += s.gradients[g].M * s.operands[o].N;
+        if (s.gradients[g].products[o].to) products_ += s.gradients[g].M * s.operands[o].N;
       }
     }
     chunks_ = products_ > kMostOfChunk ? 1 : divide_up(K_, kChunkSteps);
@@ -118,7 +118,7 @@ class SumsPass {
   const S* row(int o, int64_t t, int64_t b) const {
     const SumOperand<S>& from = s_.operands[o];
     if (!rules_.alive(t, b)) return zeros_;
-    if (from.initial) return rules_.previous(from.values, from.initial, zeros_, t, b, from.N);
+    if (from.initial) return rules_.previous(from.values, from.initial, zeros_, t, b, from.row);
     return from.values + t * from.step + b * from.row;
   }
 
@@ -189,17 +189,19 @@ class SumsPass {
   void multiply(int64_t c, int g, Range rows, Range strips, int64_t K, bool add, const S* a,
                 const S* b) const {
     for (int o = 0; o < s_.operand_count; ++o) {
-      if (!s_.gradients[g].products[o]) continue;
+      if (!s_.gradients[g].products[o].to) continue;
       const Range mine = of_operand(o, strips);
-      const int64_t N = s_.operands[o].N;
-      S* const result = chunks_ > 1 ? partial_ + c * products_ + first_product_[g][o]
-                                    : s_.gradients[g].products[o];
+      const SumProduct<S> result =
+          chunks_ > 1
+              ? SumProduct<S>{partial_ + c * products_ + first_product_[g][o], s_.operands[o].N}
+              : s_.gradients[g].products[o];
       for (int64_t q = mine.begin; q < mine.end; ++q) {
-        S* const column = result + rows.begin * N + (q - first_strip_[o]) * kWidth;
+        S* const column = result.to + rows.begin * result.row + (q - first_strip_[o]) * kWidth;
         for (int64_t i = 0; i < rows.size(); i += R) {
           const S* at[R];
           for (int r = 0; r < R; ++r) at[r] = a + i / R * group(K) + r;
-          const Tile<S> tile{column + i * N, N, rows.size() - i, width(o, q), add, nullptr};
+          const Tile<S> tile{
+              column + i * result.row, result.row, rows.size() - i, width(o, q), add, nullptr};
           multiply_strip<R>(Segment<S>{at, K}, b + (q - strips.begin) * kWidth * K, tile);
         }
       }
@@ -218,7 +220,9 @@ class SumsPass {
         }
       }
       for (int o = 0; chunks_ > 1 && o < s_.operand_count; ++o) {
-        if (of.products[o]) join(first_product_[g][o], of.M * s_.operands[o].N, of.products[o]);
+        const int64_t N = s_.operands[o].N;
+        for (int64_t m = 0; of.products[o].to && m < of.M; ++m)
+          join(first_product_[g][o] + m * N, N, of.products[o].to + m * of.products[o].row);
       }
     }
   }

@@ -6,10 +6,11 @@
 
 namespace rnnfast::cpu {
 
-constexpr int kMostOperands = 3, kMostGradients = 6;
+constexpr int kMostOperands = 16, kMostGradients = 32;
 
 // What a product of the scan multiplied: [T, B, N], rows contiguous. Where `initial` [B, N] is not
-// null, `values` are the states that steps made, and each step multiplied that of the one before.
+// null, `values` are the states that steps made, and each step multiplied that of the one before;
+// their rows, and those of `initial`, follow one another `row` apart.
 template <class S>
 struct SumOperand {
   const S* values = nullptr;
@@ -17,13 +18,20 @@ struct SumOperand {
   const S* initial = nullptr;
 };
 
+// Where a product [M, N] goes, whose rows lie `row` apart; or null.
+template <class S>
+struct SumProduct {
+  S* to = nullptr;
+  int64_t row = 0;
+};
+
 // Gradients [T, B, M], of which rows lie `row` apart, and where their sums go.
 template <class S>
 struct SumGradients {
   const S* values = nullptr;
   int64_t row = 0, M = 0;
-  S* products[kMostOperands] = {};  // [M, N] of each operand, or null
-  S* biases[2] = {};                // [M], the sums of the gradients themselves, or null
+  SumProduct<S> products[kMostOperands];  // of each operand
+  S* biases[2] = {};                      // [M], the sums of the gradients themselves, or null
 };
 
 // S is float or double.

@@ -24,7 +24,7 @@ class WeightSums {
   WeightSums(const CellInfo& cell, int64_t H, int64_t P, const WeightGradients<S>& w, Sums<S>& sums)
       : w_(w), H_(H), P_(P), G_(cell.gates), sums_(sums) {
     const int64_t B = sums.B;
-    sums.operand_count = kMostOperands;
+    sums.operand_count = kOperands;
     if (w.dw_ih) sums.operands[kX] = {w.x, w.I, w.x_step, w.x_row, nullptr};
     sums.operands[kH] = {w.y, P, B * P, P, w.h0};
     if (cell.has_extra()) sums.operands[kExtra] = {w.extra, H, B * H, H, nullptr};
@@ -32,21 +32,21 @@ class WeightSums {
       const Phase& phase = cell.phases[p];
       if (phase.matrix == Matrix::kWhr) {
         SumGradients<S>& g = add(w.dh_total, P, P);
-        g.products[operand_of(phase)] = w.dw_hr;
+        g.products[operand_of(phase)] = {w.dw_hr, H};
       } else {
         of_gates(phase, cell.own_gate);
       }
     }
-    for (int o = 0; o < kMostOperands; ++o) {  // what nothing is multiplied with is not packed
+    for (int o = 0; o < kOperands; ++o) {  // what nothing is multiplied with is not packed
       bool wanted = false;
       for (int g = 0; g < sums.gradient_count; ++g)
-        wanted |= sums.gradients[g].products[o] != nullptr;
+        wanted |= sums.gradients[g].products[o].to != nullptr;
       if (!wanted) sums.operands[o].N = 0;
     }
   }
 
  private:
-  enum { kX, kH, kExtra };
+  enum { kX, kH, kExtra, kOperands };
 
   static int operand_of(const Phase& phase) { return phase.operand == kOperandH ? kH : kExtra; }
 
@@ -72,12 +72,12 @@ class WeightSums {
   }
 
   void of_input(SumGradients<S>& g, int gate) {
-    if (w_.dw_ih) g.products[kX] = w_.dw_ih + gate * H_ * w_.I;
+    if (w_.dw_ih) g.products[kX] = {w_.dw_ih + gate * H_ * w_.I, w_.I};
     if (w_.db_ih) g.biases[0] = w_.db_ih + gate * H_;
   }
   void of_state(SumGradients<S>& g, const Phase& phase, int gate) {
     const int64_t width = phase.operand == kOperandH ? P_ : H_;
-    if (w_.dw_hh) g.products[operand_of(phase)] = w_.dw_hh + gate * H_ * width;
+    if (w_.dw_hh) g.products[operand_of(phase)] = {w_.dw_hh + gate * H_ * width, width};
     if (w_.db_hh) g.biases[1] = w_.db_hh + gate * H_;
   }
 
@@ -99,7 +99,7 @@ void add_up(Sums<S>& s, int n, const Scratch& scratch) {
   double work = 0;
   for (int g = 0; g < s.gradient_count; ++g) {
     for (int o = 0; o < s.operand_count; ++o) {
-      if (s.gradients[g].products[o]) work += double(s.gradients[g].M) * s.operands[o].N;
+      if (s.gradients[g].products[o].to) work += double(s.gradients[g].M) * s.operands[o].N;
     }
   }
   n = crowd().known() ? 1 : n;
