@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -341,10 +341,10 @@ def test_a_scan_that_multiplies_its_input_gives_the_bits_of_one_that_is_given_it
     layer, T, B = make().to(dtype), 5, 20
     x = ARRANGED[arranged](T, B, 7).to(dtype)
     taken: list[bool] = []
-    asked = cpu_backend._multiplied_here
+    asked = cpu_backend.multiplied_by_kernel
 
-    def noted(scan: Scan, weights: Mapping[str, Tensor]) -> bool:
-        taken.append(asked(scan, weights))
+    def noted(scan: Scan) -> bool:
+        taken.append(asked(scan))
         return taken[-1]
 
     def results(training: bool) -> list[Tensor]:
@@ -357,9 +357,9 @@ def test_a_scan_that_multiplies_its_input_gives_the_bits_of_one_that_is_given_it
         return found
 
     for training in (False, True):
-        monkeypatch.setattr(cpu_backend, "_multiplied_here", noted)
+        monkeypatch.setattr(cpu_backend, "multiplied_by_kernel", noted)
         made = on_threads(1, lambda training=training: results(training))
-        monkeypatch.setattr(cpu_backend, "_multiplied_here", lambda scan, weights: False)
+        monkeypatch.setattr(cpu_backend, "multiplied_by_kernel", lambda scan: False)
         given = on_threads(1, lambda training=training: results(training))
         for a, b in zip(made, given, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0)

@@ -10,9 +10,9 @@
 #include <tuple>
 
 #include "cpu/call.h"
-#include "cpu/product.h"
 #include "cpu/threads.h"
 #include "python/bind.h"
+#include "python/input.h"
 #include "python/module.h"
 #include "python/scan.h"
 #include "python/type.h"
@@ -22,24 +22,6 @@ namespace {
 
 using Optional = std::optional<Tensor>;
 using Given = cpu::Given<Tensor>;
-using Input = cpu::GivenInput<Tensor>;
-
-// Not so of torch's zero tensors, which forward mode makes.
-bool has_memory(const Tensor& tensor) { return tensor.const_data_ptr() || tensor.numel() == 0; }
-
-Tensor checked(const char* name, const Tensor& tensor, ScalarType dtype, const Sizes& shape) {
-  check_value(tensor.is_cpu(), name, " must be on the CPU, got ", tensor.device());
-  check_type(tensor.scalar_type() == dtype, name, " must be ", dtype, ", got ",
-             tensor.scalar_type());
-  check_value(tensor.sizes() == shape, name, " must have shape ", shape, ", got ", tensor.sizes());
-  check_value(has_memory(tensor), name, " has no memory");
-  return tensor.resolve_neg().contiguous();
-}
-
-Optional checked(const char* name, const Optional& tensor, ScalarType dtype, const Sizes& shape) {
-  if (!tensor) return std::nullopt;
-  return checked(name, *tensor, dtype, shape);
-}
 
 HostPlan plan(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes) {
   return plan_host(cell, B, H, P, scalar_bytes, cpu::host_with(host_threads()));
@@ -94,8 +76,7 @@ Given given(const std::string& name, const Tensor& steps, const Tensor& w_hh, co
             bool reverse, bool training) {
   const CellInfo& cell = find_cell(name);
   const ScalarType dtype = w_hh.scalar_type();
-  check_type(dtype == ScalarType::Float || dtype == ScalarType::Double,
-             "expected float32 or float64, got ", dtype);
+  check_number(dtype);
   check_value(steps.dim() == 3 && w_hh.dim() == 2, "gates and x must be 3-D and w_hh 2-D");
   const int64_t T = steps.size(0), B = steps.size(1), H = w_hh.size(0) / cell.gates;
   const int64_t P = w_hh.size(1);
@@ -124,21 +105,6 @@ bool keeps_fixed(const CellInfo& cell, ScalarType dtype) {
   return dtype == ScalarType::Float && cell.bounded_gates;
 }
 
-Input input_of(const Given& in, const Tensor& x_, const Optional& w_ih_, const Optional& b_ih_) {
-  check_value(w_ih_ && w_ih_->dim() == 2 && w_ih_->size(1) > 0, "x needs w_ih");
-  const ScalarType dtype = in.w_hh.scalar_type();
-  const int64_t GH = in.cell.gates * in.H, I = w_ih_->size(1);
-  check_value(x_.is_cpu(), "x must be on the CPU, got ", x_.device());
-  check_type(x_.scalar_type() == dtype, "x must be ", dtype, ", got ", x_.scalar_type());
-  check_value(x_.size(2) == I, "x must have ", I, " columns, got ", x_.sizes());
-  Tensor x = x_.resolve_neg();
-  if (x.stride(2) != 1) x = x.contiguous();
-  const Tensor w_ih = checked("w_ih", w_ih_->resolve_neg(), dtype, {GH, I});
-  Optional b_ih = checked("b_ih", b_ih_, dtype, {GH});
-  if (b_ih) b_ih = b_ih->resolve_neg();
-  return {x, w_ih, b_ih, I, x.stride(0), x.stride(1)};
-}
-
 // Whether a scan should make the input's part of the gates itself: each thread has sequences of its
 // own, enough of them for the product, and its packed weights do not fill the cache. The plan counts
 // the recurrent product only: where it leaves threads idle, a large product of the input needs them.
@@ -150,22 +116,6 @@ bool makes_input(const CellInfo& cell, int64_t B, int64_t I, int64_t H, int64_t 
   const bool idle = chosen.rows < host_threads();
   return chosen.units == 1 && B / chosen.rows >= kLeastRows && I > 0 &&
          weights * scalar_bytes <= kMostBytes && !(idle && weights * B > kMostWork);
-}
-
-// x·W_ihᵀ + b_ih as one large product, into gates [T, B, G·H].
-template <class S>
-void project(const Given& in, const Input& input, const Tensor& gates, int threads) {
-  const bool even = in.T == 1 || in.B == 1 || input.x_step == in.B * input.x_row;
-  const Tensor x = even ? input.x : input.x.contiguous();
-  cpu::Gemm<S> g;
-  g.M = in.T * in.B, g.N = in.cell.gates * in.H, g.K = input.I;
-  g.a = x.const_data_ptr<S>(), g.a_column = 1;
-  g.a_row = in.B == 1 ? x.stride(0) : x.stride(1);
-  g.b = input.w_ih.const_data_ptr<S>(), g.b_row = 1, g.b_column = input.I;
-  g.c = gates.mutable_data_ptr<S>(), g.c_row = g.N;
-  g.row = cpu::data<const S>(input.b_ih);
-  const WithoutGil no_gil;
-  cpu::multiply(g, threads, cpu::scratch);
 }
 
 using ForwardResult = std::tuple<Tensor, Tensor, Optional, Optional, Optional, Optional>;
@@ -187,8 +137,8 @@ cpu::Made<Tensor> run_forward(const Given& in, std::optional<Input> input, cpu::
     made.extra = in.training ? empty({T, B, H}, dtype) : empty({B, H}, dtype);
   if (B > 0 && large) {
     const int threads = host_threads();
-    dtype == ScalarType::Float ? project<float>(in, *input, *made.gates, threads)
-                               : project<double>(in, *input, *made.gates, threads);
+    dtype == ScalarType::Float ? project<float>(*input, *made.gates, threads)
+                               : project<double>(*input, *made.gates, threads);
     input.reset();
   }
   if (B > 0) {
@@ -212,9 +162,9 @@ ForwardResult forward(const std::string& name, const Optional& gates, const Opti
   check_value(gates || x, "gates or x must be given");
   Given in = given(name, x ? *x : *gates, w_hh, w_hr, h0, c0, lengths, resets, reverse, training);
   std::optional<Input> input;
-  if (x) input.emplace(input_of(in, *x, w_ih, b_ih));
   const ScalarType dtype = w_hh.scalar_type();
   const int64_t T = in.T, B = in.B, H = in.H, GH = in.cell.gates * H;
+  if (x) input.emplace(input_of(*x, w_ih, b_ih, dtype, GH));
   in.b_hh = checked("b_hh", b_hh, dtype, {GH});
   check_value(!gates || gates->is_contiguous(), "gates must be contiguous");
   cpu::Made<Tensor> made{empty({T, B, in.P}, dtype), empty({B, in.P}, dtype)};
@@ -261,7 +211,8 @@ LayerResult layer(const std::string& name, const Tensor& x, const Optional& h0, 
   Optional c_last;
   cpu::Made<Tensor> made{empty({T, B, P}, dtype), h_last.at(0)};
   if (two) c_last = empty({1, B, H}, dtype), made.c_last = c_last->at(0);
-  made = run_forward(in, input_of(in, x, w_ih, b_ih), made, false, false, std::nullopt);
+  made = run_forward(in, input_of(x, w_ih, b_ih, dtype, cell.gates * H), made, false, false,
+                     std::nullopt);
   return {made.y, h_last, c_last};
 }
 
@@ -310,25 +261,9 @@ std::string describe(const std::string& name, int64_t B, int64_t H, int64_t P, i
   return plan(find_cell(name), B, H, P, scalar_bytes).describe() + ", " + cpu::kernels().isa;
 }
 
-// For cells that are compiled at run time: (rows, units, in words).
-std::tuple<int, int, std::string> split(double weights, int gates, int meetings, int64_t B,
-                                        int64_t H, int scalar_bytes) {
-  const HostPlan chosen =
-      plan_host({weights, gates, meetings}, B, H, scalar_bytes, cpu::host_with(host_threads()));
-  return {chosen.rows, chosen.units, chosen.describe() + ", " + cpu::kernels().isa};
-}
-
-// Their threads are ours, so that there is one OpenMP in the process. The number is asked for again:
-// what a cell was planned for may have been before a fork.
-void run_team(int n, void (*body)(void*, int, int), void* context) {
-  cpu::on_threads(std::min(n, host_threads()),
-                  [&](int id, int threads) { body(context, id, threads); });
-}
-
 Ref make_jobs() { return Type<Jobs>::make(std::make_unique<Jobs>()); }
 
 std::string isa() { return cpu::kernels().isa; }
-int64_t team() { return reinterpret_cast<intptr_t>(&run_team); }
 
 }  // namespace
 
@@ -337,8 +272,6 @@ void bind_cpu(std::vector<PyMethodDef>& functions) {
   bind<&isa>(functions, "cpu_isa", "");
   bind<&host_threads>(functions, "cpu_threads", "");
   bind<&describe>(functions, "cpu_plan", "cell, B, H, P, scalar_bytes");
-  bind<&split>(functions, "cpu_split", "weights, gates, meetings, B, H, scalar_bytes");
-  bind<&team>(functions, "cpu_team", "");
   bind<&forward>(functions, "cpu_forward",
                  "*, cell, gates, x, w_ih, b_ih, fixed, w_hh, b_hh, w_hr, h0, c0, lengths, resets, "
                  "reverse, training, all_c, jobs");

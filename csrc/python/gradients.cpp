@@ -8,6 +8,7 @@
 #include "cpu/product.h"
 #include "cpu/weight_sums.h"
 #include "python/bind.h"
+#include "python/checked.h"
 #include "python/module.h"
 #include "python/scan.h"
 
@@ -17,13 +18,10 @@ namespace {
 using Optional = std::optional<Tensor>;
 using Names = std::vector<std::string>;
 
-Tensor checked(const char* name, const Optional& tensor, ScalarType dtype, const Sizes& shape) {
-  check_value(tensor && tensor->is_cpu(), name, " must be given, on the CPU");
-  check_type(tensor->scalar_type() == dtype, name, " must be ", dtype, ", got ",
-             tensor->scalar_type());
-  check_value(tensor->sizes() == shape, name, " must have shape ", shape, ", got ",
-              tensor->sizes());
-  return tensor->resolve_neg().contiguous();
+// As `checked`, where there may be nothing missing.
+Tensor given(const char* name, const Optional& tensor, ScalarType dtype, const Sizes& shape) {
+  check_value(tensor.has_value(), name, " must be given");
+  return checked(name, *tensor, dtype, shape);
 }
 
 // What backward left, and what it is multiplied with; and the gradients to be made of it.
@@ -90,8 +88,7 @@ std::vector<Tensor> weight_gradients(const std::string& name, const Names& names
                                      const Optional& resets, bool reverse, int64_t groups) {
   const CellInfo& cell = find_cell(name);
   const ScalarType dtype = dgx.scalar_type();
-  check_type(dtype == ScalarType::Float || dtype == ScalarType::Double,
-             "expected float32 or float64, got ", dtype);
+  check_number(dtype);
   check_value(dgx.dim() == 3 && y.dim() == 3, "dgx and y must be 3-D");
   const int64_t T = dgx.size(0), B = dgx.size(1), H = dgx.size(2) / cell.gates, P = y.size(2);
   check_value(cell.projected() || P == H, "y must be as wide as a gate");
@@ -103,12 +100,12 @@ std::vector<Tensor> weight_gradients(const std::string& name, const Names& names
             H,
             P,
             groups,
-            checked("dgx", dgx, dtype, {T, B, cell.gates * H}),
-            checked("y", y, dtype, {T, B, P}),
-            checked("h0", h0, dtype, {B, P})};
-  if (cell.own_gate >= 0) left.dgh_own = checked("dgh_own", dgh_own, dtype, {T, B, H});
-  if (cell.projected()) left.dh_total = checked("dh_total", dh_total, dtype, {T, B, P});
-  if (cell.has_extra()) left.extra = checked("extra", extra, dtype, {T, B, H});
+            given("dgx", dgx, dtype, {T, B, cell.gates * H}),
+            given("y", y, dtype, {T, B, P}),
+            given("h0", h0, dtype, {B, P})};
+  if (cell.own_gate >= 0) left.dgh_own = given("dgh_own", dgh_own, dtype, {T, B, H});
+  if (cell.projected()) left.dh_total = given("dh_total", dh_total, dtype, {T, B, P});
+  if (cell.has_extra()) left.extra = given("extra", extra, dtype, {T, B, H});
   if (lengths) left.lengths = checked("lengths", lengths, ScalarType::Long, {B});
   if (resets) left.resets = checked("resets", resets, ScalarType::Bool, {T, B});
   std::vector<Tensor> made;

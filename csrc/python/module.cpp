@@ -20,6 +20,8 @@ PyObject* make() {
   bind_cpu(functions);
   bind_gemm(functions);
   bind_gradients(functions);
+  bind_steps(functions);
+  bind_sums(functions);
   bind_clip(functions);
   bind_stream(functions);
   functions.push_back({});

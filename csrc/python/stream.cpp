@@ -374,7 +374,7 @@ class Held {
     found.packed = packed_[l].data();
     if (!own.empty()) {
       const auto& [forward, arguments, gx, y] = own_layers_[l];
-      own[l].forward = reinterpret_cast<void (*)(const steps::Arguments*)>(forward);
+      own[l].forward = reinterpret_cast<steps::HostPass>(forward);
       own[l].arguments = reinterpret_cast<steps::Arguments*>(arguments);
       own[l].gx = gx.template mutable_data_ptr<S>();
       own[l].width = gx.size(-1);

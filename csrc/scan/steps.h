@@ -53,4 +53,7 @@ struct Arguments {
   int64_t packed;  // the host's: whether the workspace has the packed weights of a call before
 };
 
+// A pass on the host. Returns whether threads had to leave, since they waited for most of the time.
+using HostPass = bool (*)(const Arguments*);
+
 }  // namespace rnnfast::steps

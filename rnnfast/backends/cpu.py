@@ -10,7 +10,7 @@ lie in [-1, 1], as fixed point, finer than bfloat16 by a factor of a hundred; th
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ from ..products import multiply
 from ..products.arithmetic import Rounding
 from ..products.gates import GateMajor
 from ..products.gradients import Backward
-from ..products.projection import own_projection
+from ..products.projection import multiplied_by_kernel, own_projection
 from ..surroundings import constant_while_tracing
 from . import own_cpu
 from .base import KernelBackend, TensorLike, why_no_kernel
@@ -111,7 +111,7 @@ class Cpu(KernelBackend):
         training, all_states = scan.options.training, scan.options.all_states
         own = scan.to(wide(storage))
         weights, (h0, c0) = own.named_weights(), h_and_c(own.states)
-        x = own.input if _multiplied_here(own, weights) else None
+        x = own.input if multiplied_by_kernel(own) else None
         y, h_last, c_last, c, extra, gates = module().cpu_forward(
             cell=own.cell,
             gates=own_projection(own) if x is None else None,
@@ -232,16 +232,6 @@ class Cpu(KernelBackend):
             return rest._replace(dweights=made)
 
         return finished
-
-
-def _multiplied_here(scan: Scan, weights: Mapping[str, Tensor]) -> bool:
-    """Whether the input's part of the gates is a product of ours: of all steps at once, or in the
-    scan a few steps at a time."""
-    if scan.kind != "dense" or not 0 < scan.input.shape[2] <= multiply.MOST_STEPS:
-        return False
-    w_ih, b_ih = weights["w_ih"], weights.get("b_ih")
-    tensors = (scan.input, w_ih) if b_ih is None else (scan.input, w_ih, b_ih)
-    return multiply.is_ours(*tensors)
 
 
 def _in_one_call(scan: Scan, y: Tensor) -> bool:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..problem import Gradients, Needs, Scan, cast
+from ..products import multiply
 from ..products.arithmetic import Rounding, summed, summed_product
 from ..products.gates import GateMajor, GateRows
 from ..products.gradients import Backward, BeganWith
 from ..steps.evaluate import view
 from ..steps.graph import Matrix
 from ..steps.layout import Layout, MatrixGradient, Place
+from ..steps.run import WeightSums
 
 
 class _Part(NamedTuple):
@@ -57,6 +59,8 @@ class Left:
         buffers: by name, the rows of the layout: of each step [T, B, width], "acc" and "acc1"
             [B, width].
         history: of states, their values after each step [T, B, H]; 0 is the output.
+        sums: what makes gradients of weights in one pass, where our kernels multiply; of
+            ``buffers`` or "x", the scan's input.
     """
 
     def __init__(
@@ -66,7 +70,9 @@ class Left:
         buffers: Mapping[str, Tensor],
         history: Mapping[int, Tensor],
         storage: torch.dtype,
+        sums: Sequence[WeightSums] = (),
     ) -> None:
+        self.sums = sums
         self.scan, self.layout, self.buffers, self.history = scan, layout, buffers, history
         self.rounding = Rounding(storage)
         self.groups = 0  # as Needs has them
@@ -85,19 +91,43 @@ class Left:
         )
 
     def _weights(self, products: Backward) -> list[Tensor]:
+        at_once = self._at_once()
+        count = len(self.scan.weights)
+        if len(at_once) == count:
+            return [at_once[k] for k in range(count)]
         names = self.scan.spec.weight_names(self.scan.kind, self.scan.has_bias)
-        made = products.of_projection(names)
-        parts: dict[str, list[_Part]] = {name: [] for name in names if name not in made}
+        made = {names[k]: gradient for k, gradient in at_once.items()}
+        left = [name for name in names if name not in made]
+        made |= products.of_projection(left)
+        parts: dict[str, list[_Part]] = {name: [] for name in left if name not in made}
         for matrix in self.layout.matrices:
-            parts[matrix.matrix.weight].append(_Part(matrix.matrix, self._matrix(matrix)))
+            if matrix.matrix.weight in parts:
+                parts[matrix.matrix.weight].append(_Part(matrix.matrix, self._matrix(matrix)))
+        of_gx = made.get("b_ih") if "b_ih" in left else None
         for name, offset, place in self.layout.elements:
-            total = self._sum(place, made.get("b_ih"))
-            elements = Matrix(name, offset, 1, total.shape[-1], total.shape[-1], 1)
-            parts[name].append(_Part(elements, total.unsqueeze(-2)))
+            if name in parts:
+                total = self._sum(place, of_gx)
+                elements = Matrix(name, offset, 1, total.shape[-1], total.shape[-1], 1)
+                parts[name].append(_Part(elements, total.unsqueeze(-2)))
         for name, weight in zip(names, self.scan.weights, strict=True):
             if name in parts:
                 made[name] = self.rounding(_whole(parts[name], weight, self.groups))
         return [made[name] for name in names]
+
+    def _at_once(self) -> dict[int, Tensor]:
+        """The gradients that passes of sums make, by their numbers among the scan's weights."""
+        scan, dgx = self.scan, self.buffers["dgx"]
+        found: dict[int, Tensor] = {}
+        x = scan.input if scan.kind == "dense" else dgx
+        if self.groups or not self.sums or not multiply.is_ours(dgx, x):
+            return found
+        options = (scan.lengths, scan.resets, scan.options.reverse)
+        for numbers, tensors, plan in self.sums:
+            given = [x if name == "x" else self.buffers[name] for name in tensors]
+            made = plan.run(given, [scan.weights[k] for k in numbers], *options)
+            for k, total in zip(numbers, made, strict=True):
+                found[k] = self.rounding(total)
+        return found
 
     def _sum(self, place: Place, of_gx: Tensor | None) -> Tensor:
         """Of the rows at ``place`` over steps and sequences; ``of_gx``: that of all of "dgx"."""

@@ -105,10 +105,11 @@ def _gaps(taken: Iterable[tuple[int, int]], first: int, width: int) -> Iterator[
         yield first, end - first
 
 
-def _whole(layout: Layout) -> list[str]:
+@functools.lru_cache(maxsize=256)
+def _whole(layout: Layout) -> tuple[str, ...]:
     """Of the rows that are kept as they are, those that there are."""
     names = dict.fromkeys(part.buffer for part in _parts(layout))
-    return [*names, *(["scalars"] if layout.widths["scalars"] else [])]
+    return (*names, *(("scalars",) if layout.widths["scalars"] else ()))
 
 
 def _kinds(layout: Layout) -> list[bool]:
@@ -142,13 +143,14 @@ def like(
 def to_save(
     layout: Layout,
     storage: torch.dtype,
-    rows: Mapping[str, Tensor | None],
+    rows: Mapping[str, Tensor],
     history: Mapping[int, Tensor],
     all_states: bool,
 ) -> list[Tensor]:
-    """As ``like`` says. ``rows``: by name, [T, B, width] of what a loop wrote."""
+    """As ``like`` says. ``rows``: by name, [T, B, width] of what a loop wrote, of those that there
+    are."""
     states = [cast(history[k], storage) for k in apart(layout, all_states)]
-    buffers = {name: row for name in _whole(layout) if (row := rows[name]) is not None}
+    buffers = {name: rows[name] for name in _whole(layout)}
     if storage == wide(storage):
         return [*buffers.values(), *states]
     found = []
@@ -166,18 +168,18 @@ def restored(
     dtype, left = wide(storage), list(saved)
     if storage == dtype:
         rows = {name: left.pop(0) for name in _whole(layout)}
-    else:
-        rows = {}
-        for fixed in _kinds(layout):
-            values = left.pop(0)
-            values = from_fixed(values, dtype) if fixed else values.to(dtype)
-            at = 0
-            for buffer, first, width, kind in _parts(layout):
-                if kind == fixed:
-                    _put(rows, layout, buffer, first, values[..., at : at + width])
-                    at += width
-        if layout.widths["scalars"]:
-            rows["scalars"] = left.pop(0)
+        return rows, dict(zip(apart(layout, all_states), left, strict=True))
+    rows = {}
+    for fixed in _kinds(layout):
+        values = left.pop(0)
+        values = from_fixed(values, dtype) if fixed else values.to(dtype)
+        at = 0
+        for buffer, first, width, kind in _parts(layout):
+            if kind == fixed:
+                _put(rows, layout, buffer, first, values[..., at : at + width])
+                at += width
+    if layout.widths["scalars"]:
+        rows["scalars"] = left.pop(0)
     states = dict(zip(apart(layout, all_states), left, strict=True))
     return rows, {k: cast(values, dtype) for k, values in states.items()}
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..steps import run
+from ..steps import passes
 from ..steps.run import Call, Kernel, Loop, Rows
 
 
@@ -42,18 +42,18 @@ def held(
         end = gx.shape[2] - index * H
         gx[..., end - H : end] = value
     y = states[0].new_zeros(chunk, B, H)
-    rows = {"gx": Rows(gx, run.STEP, gx.shape[2])}
+    rows = {"gx": Rows(gx, passes.STEP, gx.shape[2])}
     widths = {name: layout.widths[name] for name in ("saved", "scalars")}
     widths["tmp"] = layout.forward.temporary
     for name, width in widths.items():
         made = y.new_zeros(B, width) if width else None
-        rows[name] = Rows(made, run.SEQUENCE, width)
-    rows["state0"] = Rows(y, run.OLD, H, states[0])
-    rows["new0"] = Rows(y, run.NEW, H, states[0], states[0])
+        rows[name] = Rows(made, passes.SEQUENCE, width)
+    rows["state0"] = Rows(y, passes.OLD, H, states[0])
+    rows["new0"] = Rows(y, passes.NEW, H, states[0], states[0])
     for k, state in enumerate(states[1:], start=1):
         slots = y.new_zeros(2, B, H)
-        rows[f"state{k}"] = Rows(slots, run.OLD_SLOT, H, state)
-        rows[f"new{k}"] = Rows(slots, run.NEW_SLOT, H, state, state)
+        rows[f"state{k}"] = Rows(slots, passes.OLD_SLOT, H, state)
+        rows[f"new{k}"] = Rows(slots, passes.NEW_SLOT, H, state, state)
     loop = Loop(chunk, B, weights, None, None, False, False)
     call = kernel.prepared("forward", loop, rows)
     workspace = torch.zeros(

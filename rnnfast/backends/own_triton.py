@@ -92,7 +92,7 @@ def forward(scan: Scan) -> tuple[ScanResult, list[Tensor]]:
     if live is not None and any(m.operand.buffer == "gx" for m in layout.matrices):
         # what the kernels did not write there may be anything, and is multiplied by zeros
         gx.masked_fill_(~live[:, :, None], 0)
-    rows = {name: given[name] for name in ("gx", "saved", "scalars")}
+    rows = {n: row for n in ("gx", "saved", "scalars") if (row := given[n]) is not None}
     return result, own_saved.to_save(layout, storage, rows, history, options.all_states)
 
 

@@ -47,6 +47,14 @@ def own_projection(scan: Scan) -> Tensor:
     return rows.unflatten(0, scan.input.shape[:2])
 
 
+def multiplied_by_kernel(scan: Scan) -> bool:
+    """Whether x W_ihᵀ + b_ih is a product that our kernels on the CPU make in the call of the loop:
+    of all steps at once, or a few steps at a time."""
+    if scan.kind != "dense" or not 0 < scan.input.shape[2] <= multiply.MOST_STEPS:
+        return False
+    return multiply.is_ours(scan.input, *scan.weights)
+
+
 def biased_projection(scan: Scan) -> Tensor:
     """x W_ihᵀ and every bias that can be added to it [T, B, G*H], in memory of its own and, of
     16-bit storage, float32."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -18,13 +17,16 @@ from torch import Tensor
 from .. import _ext, library
 from ..cells import CELLS, CellSpec
 from ..cells.step_error import StepError
+from ..problem import Scan
+from ..products.projection import multiplied_by_kernel
+from . import passes
 from .check import check
+from .passes import Pass
 from .source import Source, source
+from .sums import sums_of
 
 _int = ctypes.c_int64
 _pointer = ctypes.c_void_p
-
-STEP, SEQUENCE, OLD, OLD_SLOT, NEW_SLOT, NEW, INCOMING, OUTGOING = range(8)
 
 
 class _View(ctypes.Structure):
@@ -76,6 +78,29 @@ class Loop(NamedTuple):
     reverse: bool
     training: bool
     grad_clip_time: float = 0.0
+
+    @staticmethod
+    def of(scan: Scan) -> Loop:
+        (T, B), options = scan.input.shape[:2], scan.options
+        return Loop(
+            T,
+            B,
+            {name: weight.contiguous() for name, weight in scan.named_weights().items()},
+            None if scan.lengths is None else scan.lengths.contiguous(),
+            None if scan.resets is None else scan.resets.contiguous(),
+            options.reverse,
+            options.training,
+            options.grad_clip_time,
+        )
+
+
+class WeightSums(NamedTuple):
+    """The gradients of some weights in one pass: their numbers among a scan's, the names of the
+    tensors that ``plan`` is to be given, and that (csrc/python/sums.cpp)."""
+
+    numbers: Sequence[int]
+    tensors: Sequence[str]
+    plan: Any
 
 
 class Call(NamedTuple):
@@ -136,15 +161,36 @@ class Loops:
             f"{self.where}"
         )
 
-    def forward(self, loop: Loop, rows: Mapping[str, Rows]) -> None:
-        self._call("forward", loop, rows)
+    def makes_gates(self, scan: Scan) -> bool:
+        """Whether a pass makes the input's part of the gates itself."""
+        return False
 
-    def backward(self, loop: Loop, rows: Mapping[str, Rows]) -> None:
-        self._call("backward", loop, rows)
-
-    def _call(self, name: str, loop: Loop, rows: Mapping[str, Rows]) -> None:
-        call = self._described(name, loop, rows)
-        self.run(name, call.arguments, _device(rows))
+    def run(self, own: Pass, given: Sequence[Tensor | None], scan: Scan) -> dict[str, Tensor]:
+        """What a pass makes and returns, by name. ``given`` as it says; with ``makes_gates`` the
+        first of forward's is None, and is returned."""
+        tensors = {v.name: t for v, t in zip(own.given, given, strict=True) if t is not None}
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        like = tensors[own.given[0].name]
+        T, B, _ = like.shape
+        for value in own.made:
+            shape = {passes.STEPS: (T, B), passes.SEQUENCES: (B,), passes.SLOTS: (2, B)}
+            make = like.new_zeros if value.zeroed else like.new_empty
+            tensors[value.name] = make(*shape[value.extent], value.width)
+        rows = {
+            name: Rows(
+                tensors.get(row.base or ""),
+                row.kind,
+                row.width,
+                tensors.get(row.init or ""),
+                tensors.get(row.last or ""),
+                row.clear,
+            )
+            for name, row in own.rows.items()
+        }
+        if B > 0:
+            call = self._described(own.name, Loop.of(scan), rows)
+            self.launch(own.name, call.arguments, like.device)
+        return {name: tensors[name] for name in own.returned}
 
     def _described(self, name: str, loop: Loop, rows: Mapping[str, Rows]) -> Call:
         buffers = self.source.forward if name == "forward" else self.source.backward
@@ -180,21 +226,28 @@ class Loops:
         """Of workspace."""
         return int(self.calls[name][1](ctypes.byref(arguments)))
 
-    def run(self, name: str, arguments: Arguments, device: torch.device) -> None:
+    def launch(self, name: str, arguments: Arguments, device: torch.device) -> None:
         """Calls the loop; what is of a device in the arguments is not filled in yet."""
         raise NotImplementedError
 
+    def sums(self, kind: str) -> Sequence[WeightSums]:
+        """The gradients of weights that one pass of sums makes, of scans of this kind."""
+        return ()
+
 
 class Kernel(Loops):
-    """On the CPU, in float32 or float64."""
+    """On the CPU, in float32 or float64: a pass is one call into C++ (csrc/python/steps.cpp)."""
 
-    def __init__(self, made: Source, loaded: ctypes.CDLL, dtype: torch.dtype) -> None:
+    def __init__(
+        self, spec: CellSpec, made: Source, loaded: ctypes.CDLL, bias: bool, dtype: torch.dtype
+    ) -> None:
         super().__init__(made, loaded, library.status(made.text))
-        self._scalar_bytes = dtype.itemsize
+        self.spec, self._bias, self._dtype = spec, bias, dtype
         self._cost = _cost(made)
         self._split = functools.lru_cache(maxsize=64)(self._split_of)
-        for call, _ in self.calls.values():
-            call.restype = None
+        self._made: dict[Pass, Any] = {}
+        self._orders: dict[str, _Order] = {}
+        self._sums: dict[str, list[WeightSums]] = {}
 
     def split(self, B: int) -> tuple[int, int, str]:
         """Threads for the rows and for the units of a batch of B, and that in words."""
@@ -202,24 +255,86 @@ class Kernel(Loops):
 
     def _split_of(self, B: int, threads: int) -> tuple[int, int, str]:
         H = self.layout.traced.hidden
-        return _module().cpu_split(*self._cost, B, H, self._scalar_bytes)
+        return _module().cpu_split(self._cost, B, H, self._dtype.itemsize)
+
+    def makes_gates(self, scan: Scan) -> bool:
+        return multiplied_by_kernel(scan)
+
+    def run(self, own: Pass, given: Sequence[Tensor | None], scan: Scan) -> dict[str, Tensor]:
+        order, weights, options = self._order(scan.kind), scan.weights, scan.options
+        projected = own.given[0].name == "gx" and given[0] is None
+        w_ih, b_ih = order.of_input if projected else (None, None)
+        rows, units, _ = self.split(scan.input.shape[1])
+        tensors = self._pass(own).run(
+            given,
+            [weights[k] for k in order.of_loop],
+            scan.input if projected else None,
+            None if w_ih is None else weights[w_ih],
+            None if b_ih is None else weights[b_ih],
+            scan.lengths,
+            scan.resets,
+            rows=rows,
+            units=units,
+            reverse=options.reverse,
+            training=options.training,
+            grad_clip_time=options.grad_clip_time,
+        )
+        return dict(zip(["gx", *own.returned] if projected else own.returned, tensors, strict=True))
+
+    def _order(self, kind: str) -> _Order:
+        if kind not in self._orders:
+            names = self.spec.weight_names(kind, self._bias)
+            w_ih, b_ih = (names.index(n) if n in names else None for n in ("w_ih", "b_ih"))
+            of_loop = [names.index(name) for name in self.source.needs.weights]
+            self._orders[kind] = _Order(of_loop, (w_ih, b_ih))
+        return self._orders[kind]
+
+    def _pass(self, own: Pass) -> Any:
+        if own not in self._made:
+            H, needs = self.layout.traced.hidden, self.source.needs
+            function, size = (ctypes.cast(f, _pointer).value for f in self.calls[own.name])
+            buffers = self.source.forward if own.name == "forward" else self.source.backward
+            self._made[own] = _module().cpu_pass(
+                function=function,
+                bytes=size,
+                H=H,
+                dtype=self._dtype,
+                weights=[self.spec.weight_shape(name, H) for name in needs.weights],
+                views=[tuple(getattr(v, field[0]) for field in v._fields_) for v in self._views],
+                constants=list(self._constants),
+                given=[(value.extent, value.width, value.optional) for value in own.given],
+                made=[(v.extent, v.width, v.zeroed, v.lasting) for v in own.made],
+                buffers=list(passes.numbers(own, buffers)),
+            )
+        return self._made[own]
+
+    def sums(self, kind: str) -> Sequence[WeightSums]:
+        if kind not in self._sums:
+            names = self.spec.weight_names(kind, self._bias)
+            self._sums[kind] = [
+                WeightSums(
+                    [names.index(name) for name in one.weights],
+                    one.tensors,
+                    _module().cpu_sum_plan(**one.fields),
+                )
+                for one in sums_of(self.layout, kind, names)
+            ]
+        return self._sums[kind]
 
     def prepared(self, name: str, loop: Loop, rows: Mapping[str, Rows]) -> Call:
         """A call that is made elsewhere, more than once, with a workspace of its own; the tensors
         of ``loop`` and ``rows`` are not kept."""
         call = self._described(name, loop, rows)
-        self._share(call.arguments)
+        call.arguments.rows, call.arguments.units, _ = self.split(loop.B)
+        call.arguments.team = _team()
         return call
 
-    def _share(self, arguments: Arguments) -> None:
-        """Among threads."""
-        arguments.rows, arguments.units, _ = self.split(arguments.B)
-        arguments.team = _team()
 
-    def run(self, name: str, arguments: Arguments, device: torch.device) -> None:
-        self._share(arguments)
-        arguments.workspace = _workspace(self.bytes(name, arguments))
-        self.calls[name][0](ctypes.byref(arguments))
+class _Order(NamedTuple):
+    """Which of a scan's weights the loop reads, in its order; w_ih and b_ih."""
+
+    of_loop: list[int]
+    of_input: tuple[int | None, int | None]
 
 
 def _cost(made: Source) -> tuple[float, int, int]:
@@ -266,21 +381,6 @@ def _buffer(
     )
 
 
-def _device(rows: Mapping[str, Rows]) -> torch.device:
-    return next(row.base.device for row in rows.values() if row.base is not None)
-
-
-_kept = threading.local()
-
-
-def _workspace(size: int) -> int:
-    """Where there are ``size`` bytes that this thread's calls share, one after the other."""
-    found: Tensor | None = getattr(_kept, "workspace", None)
-    if found is None or found.numel() < size + 64:
-        found = _kept.workspace = torch.empty(size + 64, dtype=torch.uint8, device="cpu")
-    return (found.data_ptr() + 63) & ~63
-
-
 def kernel(cell: str, hidden: int, bias: bool, dtype: torch.dtype) -> Kernel | str:
     """The compiled loops; why there are none.
 
@@ -303,7 +403,7 @@ def _make(spec: CellSpec, hidden: int, bias: bool, dtype: torch.dtype) -> Kernel
     try:
         checked(spec, hidden, bias)
         made = _source(spec, hidden, bias, dtype)
-        return Kernel(made, library.load(made.text, name=spec.name), dtype)
+        return Kernel(spec, made, library.load(made.text, name=spec.name), bias, dtype)
     except StepError as error:
         return str(error)
 

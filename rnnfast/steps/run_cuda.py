@@ -58,7 +58,7 @@ class CudaKernel(Loops):
         for call, _ in self.calls.values():
             call.restype = ctypes.c_char_p
 
-    def run(self, name: str, arguments: Arguments, device: torch.device) -> None:
+    def launch(self, name: str, arguments: Arguments, device: torch.device) -> None:
         with self.on.stream(device) as stream:
             size = self.bytes(name, arguments)
             workspace = torch.empty(size, dtype=torch.uint8, device=device)

@@ -88,10 +88,11 @@ class Pass {
     return reinterpret_cast<int64_t>(arena.template take<char>(0)) + kLine;
   }
 
-  void run() {
+  // Whether the team was dissolved.
+  bool run() {
     const Split split{int(a_.rows), int(a_.units)};
     fill_zero(zeros_, zeros_width_);
-    with_team(split, [&](const Place& place) {
+    return with_team(split, [&](const Place& place) {
       if (!a_.packed) {
         self().pack(place);
         place.wait_for_all();

@@ -36,7 +36,7 @@ struct Weights {
 // holds its states.
 template <class S>
 struct Own {
-  void (*forward)(const rnnfast::steps::Arguments*) = nullptr;
+  rnnfast::steps::HostPass forward = nullptr;
   rnnfast::steps::Arguments* arguments = nullptr;
   S* gx = nullptr;
   int64_t width = 0;  // of a row of gx, of which the gates are the first

@@ -1,0 +1,45 @@
+// The input's part of the gates as a large product, for cells that are built in and others.
+#pragma once
+
+#include <optional>
+
+#include "cpu/call.h"
+#include "cpu/product.h"
+#include "python/checked.h"
+
+namespace rnnfast::python {
+
+using Input = cpu::GivenInput<Tensor>;
+
+// x [T, B, I] of any strides and what it is multiplied with, to `columns` of the gates.
+inline Input input_of(const Tensor& x_, const std::optional<Tensor>& w_ih_,
+                      const std::optional<Tensor>& b_ih_, ScalarType dtype, int64_t columns) {
+  check_value(w_ih_ && w_ih_->dim() == 2 && w_ih_->size(1) > 0, "x needs w_ih");
+  const int64_t I = w_ih_->size(1);
+  check_value(x_.is_cpu(), "x must be on the CPU, got ", x_.device());
+  check_type(x_.scalar_type() == dtype, "x must be ", dtype, ", got ", x_.scalar_type());
+  check_value(x_.dim() == 3 && x_.size(2) == I, "x must have ", I, " columns, got ", x_.sizes());
+  Tensor x = x_.resolve_neg();
+  if (x.stride(2) != 1) x = x.contiguous();
+  const Tensor w_ih = checked("w_ih", w_ih_, dtype, {columns, I}).value();
+  return {x, w_ih, checked("b_ih", b_ih_, dtype, {columns}), I, x.stride(0), x.stride(1)};
+}
+
+// x·W_ihᵀ + b_ih into gates [T, B, …].
+template <class S>
+void project(const Input& input, const Tensor& gates, int threads) {
+  const int64_t T = gates.size(0), B = gates.size(1);
+  const bool even = T == 1 || B == 1 || input.x_step == B * input.x_row;
+  const Tensor x = even ? input.x : input.x.contiguous();
+  cpu::Gemm<S> g;
+  g.M = T * B, g.N = gates.size(2), g.K = input.I;
+  g.a = x.const_data_ptr<S>(), g.a_column = 1;
+  g.a_row = B == 1 ? x.stride(0) : x.stride(1);
+  g.b = input.w_ih.const_data_ptr<S>(), g.b_row = 1, g.b_column = input.I;
+  g.c = gates.mutable_data_ptr<S>(), g.c_row = g.N;
+  g.row = cpu::data<const S>(input.b_ih);
+  const WithoutGil no_gil;
+  cpu::multiply(g, threads, cpu::scratch);
+}
+
+}  // namespace rnnfast::python

@@ -1,0 +1,214 @@
+"""Which sums over all steps the gradients of a compiled cell's weights are, so that one pass makes
+all of them (csrc/cpu/sums.h): the columns of the gradients that backward stores, cut where another
+product begins, what each of them multiplies, and where the result goes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .layout import ElementGradient, Layout, MatrixGradient, Place
+
+BUFFERS = ("dgx", "dproduct")  # of gradients at each step; all others are of each sequence
+MOST_OPERANDS, MOST_GRADIENTS, MOST_SUMS = 16, 32, 2  # of one pass; of each gradient
+
+
+class Operand(NamedTuple):
+    """Columns of a tensor, all of them where ``width`` is 0. ``initial``: the tensor of the states
+    that the first step begins with, where each step multiplied the state before it."""
+
+    tensor: str
+    initial: str | None = None
+    offset: int = 0
+    width: int = 0
+
+
+class Into(NamedTuple):
+    """Where value (m, n) of a product goes: to element offset + (first + m)·row + n·column of a
+    weight's gradient; where ``row`` is 0, it is the operand's width."""
+
+    weight: str
+    offset: int
+    row: int
+    column: int = 1
+    first: int = 0
+
+
+class Use(NamedTuple):
+    """What ``place`` of the gradients is for: a product with ``operand``, or its own sums."""
+
+    place: Place
+    into: Into
+    operand: Operand | None = None
+
+
+@dataclass
+class Gradient:
+    """Columns that are packed once: what they multiply, and where their own sums go."""
+
+    place: Place
+    products: dict[Operand, Into] = field(default_factory=dict)
+    sums: list[Into] = field(default_factory=list)
+
+    def takes(self, use: Use) -> bool:
+        if use.operand is None:
+            return len(self.sums) < MOST_SUMS
+        return use.operand not in self.products
+
+    def take(self, use: Use) -> None:
+        into = use.into._replace(first=self.place.offset - use.place.offset)
+        if use.operand is None:
+            self.sums.append(into)
+        else:
+            self.products[use.operand] = into
+
+
+@dataclass
+class Sums:
+    """One pass: the gradients of ``weights``. ``tensors`` are what it is to be given, the first
+    "dgx": rows of the layout, "x", and states' values "new0", … and initial ones "init0", …"""
+
+    weights: tuple[str, ...]
+    tensors: tuple[str, ...]
+    fields: dict[str, Any]
+
+
+def sums_of(layout: Layout, kind: str, weights: Sequence[str]) -> list[Sums]:
+    """The passes that make the gradients of as many of ``weights`` as can be made so; ``kind`` as
+    in Scan."""
+    uses = {name: _uses(layout, kind, name) for name in weights}
+    fitting = [name for name in weights if _fits(layout, kind, name)]
+    together = _pass(layout, fitting, uses)
+    if together is not None:
+        return [together] if fitting else []
+    each = (_pass(layout, [name], uses) for name in fitting)
+    return [one for one in each if one is not None]
+
+
+def _uses(layout: Layout, kind: str, weight: str) -> list[Use]:
+    dgx = Place("dgx", 0, layout.widths["dgx"])
+    if weight == "w_ih":
+        return [Use(dgx, Into(weight, 0, 0), Operand("x"))]
+    if weight == "b_ih":
+        return [Use(dgx, Into(weight, 0, 1))]
+    found = [use for m in layout.matrices if m.matrix.weight == weight for use in _products(m)]
+    return found + [_sum(e) for e in layout.elements if e.weight == weight]
+
+
+def _sum(element: ElementGradient) -> Use:
+    buffer, offset, width = element.gradient
+    return Use(Place(buffer, offset, max(width, 1)), Into(element.weight, element.offset, 1))
+
+
+def _products(one: MatrixGradient) -> Iterator[Use]:
+    """Of each block."""
+    matrix, gradient, (buffer, offset, _) = one.matrix, one.gradient, one.operand
+    rows, columns = matrix.rows // matrix.blocks, matrix.cols // matrix.blocks
+    number = buffer.removeprefix("state")
+    of_state = buffer.startswith("state")
+    tensor, initial = (f"new{number}", f"init{number}") if of_state else (buffer, None)
+    for block in range(matrix.blocks):
+        place = Place(gradient.buffer, gradient.offset + block * rows, rows)
+        operand = Operand(tensor, initial, offset + block * columns, columns)
+        at = matrix.offset + block * matrix.block_stride
+        yield Use(place, Into(matrix.weight, at, matrix.row_stride, matrix.col_stride), operand)
+
+
+def _fits(layout: Layout, kind: str, weight: str) -> bool:
+    """Whether no element of a weight is a part of two products, of which a sum would have to be
+    made, and the rows or the columns of each part are together."""
+    if weight == "w_ih":
+        return kind == "dense"  # tokens are summed row by row
+    matrices = [m.matrix for m in layout.matrices if m.matrix.weight == weight]
+    if any(m.col_stride != 1 and m.row_stride != 1 for m in matrices):
+        return False
+    ends = [
+        m.offset
+        + (m.blocks - 1) * m.block_stride
+        + (m.rows // m.blocks - 1) * m.row_stride
+        + (m.cols // m.blocks - 1) * m.col_stride
+        + 1
+        for m in matrices
+    ]
+    elements = [(e.offset, max(e.gradient.width, 1)) for e in layout.elements if e.weight == weight]
+    count = np.zeros(max([*ends, *(first + n for first, n in elements), 0]), np.int8)
+    for m in matrices:
+        shape = (m.blocks, m.rows // m.blocks, m.cols // m.blocks)
+        strides = (m.block_stride, m.row_stride, m.col_stride)
+        np.lib.stride_tricks.as_strided(count[m.offset :], shape, strides)[...] += 1
+    for first, n in elements:
+        count[first : first + n] += 1
+    return not (count > 1).any()
+
+
+def _pass(layout: Layout, weights: Sequence[str], uses: dict[str, list[Use]]) -> Sums | None:
+    """One pass for ``weights``; None where it would be too many sums for one."""
+    wanted = [use for name in weights for use in uses[name]]
+    gradients = [g for buffer in BUFFERS for g in _cut(buffer, wanted)]
+    operands = list(dict.fromkeys(o for g in gradients for o in g.products))
+    if len(operands) > MOST_OPERANDS or len(gradients) > MOST_GRADIENTS:
+        return None
+    tensors = ["dgx"]
+
+    def number(tensor: str | None) -> int:
+        if tensor is None:
+            return -1
+        if tensor not in tensors:
+            tensors.append(tensor)
+        return tensors.index(tensor)
+
+    def result(where: Into) -> int:
+        return weights.index(where.weight)
+
+    fields = {
+        "operands": [(number(o.tensor), number(o.initial), o.offset, o.width) for o in operands],
+        "gradients": [(number(g.place.buffer), *g.place[1:]) for g in gradients],
+        "products": [
+            (
+                k,
+                operands.index(operand),
+                result(into),
+                into.offset,
+                into.first,
+                into.row,
+                into.column,
+            )
+            for k, gradient in enumerate(gradients)
+            for operand, into in gradient.products.items()
+        ],
+        "sums": [
+            (k, result(into), into.offset + into.first)
+            for k, gradient in enumerate(gradients)
+            for into in gradient.sums
+        ],
+        "sequences": [
+            (number(place.buffer), *place[1:], result(into), into.offset)
+            for place, into, _ in wanted
+            if place.buffer not in BUFFERS
+        ],
+    }
+    return Sums(tuple(weights), tuple(tensors), fields)
+
+
+def _cut(buffer: str, uses: Sequence[Use]) -> Iterator[Gradient]:
+    """The columns of ``buffer``, cut where some use begins or ends; twice where they have more uses
+    than one gradient takes."""
+    uses = [use for use in uses if use.place.buffer == buffer]
+    ends = {end for _, first, width in (u.place for u in uses) for end in (first, first + width)}
+    for first, last in itertools.pairwise(sorted(ends)):
+        found: list[Gradient] = []
+        for use in uses:
+            begin = use.place.offset
+            if not begin <= first or not last <= begin + use.place.width:
+                continue
+            gradient = next((g for g in found if g.takes(use)), None)
+            if gradient is None:
+                gradient = Gradient(Place(buffer, first, last - first))
+                found.append(gradient)
+            gradient.take(use)
+        yield from found
