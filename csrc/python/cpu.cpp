@@ -24,23 +24,6 @@ using Optional = std::optional<Tensor>;
 using Given = cpu::Given<Tensor>;
 using Input = cpu::GivenInput<Tensor>;
 
-// Not so of torch's zero tensors, which forward mode makes.
-bool has_memory(const Tensor& tensor) { return tensor.const_data_ptr() || tensor.numel() == 0; }
-
-Tensor checked(const char* name, const Tensor& tensor, ScalarType dtype, const Sizes& shape) {
-  check_value(tensor.is_cpu(), name, " must be on the CPU, got ", tensor.device());
-  check_type(tensor.scalar_type() == dtype, name, " must be ", dtype, ", got ",
-             tensor.scalar_type());
-  check_value(tensor.sizes() == shape, name, " must have shape ", shape, ", got ", tensor.sizes());
-  check_value(has_memory(tensor), name, " has no memory");
-  return tensor.resolve_neg().contiguous();
-}
-
-Optional checked(const char* name, const Optional& tensor, ScalarType dtype, const Sizes& shape) {
-  if (!tensor) return std::nullopt;
-  return checked(name, *tensor, dtype, shape);
-}
-
 HostPlan plan(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes) {
   return plan_host(cell, B, H, P, scalar_bytes, cpu::host_with(host_threads()));
 }
@@ -283,8 +266,8 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
   (fixed ? back.fixed : back.gates) = saved;
   back.y = checked("y", y, dtype, {T, B, P}), back.c = checked("c", c, dtype, {T, B, H});
   back.extra = checked("extra", extra, dtype, {T, B, H});
-  if (dy && has_memory(*dy)) back.dy = checked("dy", *dy, dtype, {T, B, P});
-  if (dc && has_memory(*dc)) back.dc = checked("dc", *dc, dtype, {T, B, H});
+  if (dy && dy->has_memory()) back.dy = checked("dy", *dy, dtype, {T, B, P});
+  if (dc && dc->has_memory()) back.dc = checked("dc", *dc, dtype, {T, B, H});
   check_value(in.cell.has_extra() == back.extra.has_value(), "extra does not fit the cell");
   back.dgx = empty({T, B, GH}, dtype);
   back.dh0 = checked("dh_last", dh_last, dtype, {B, P}).clone();

@@ -17,13 +17,9 @@ namespace {
 using Optional = std::optional<Tensor>;
 using Names = std::vector<std::string>;
 
-Tensor checked(const char* name, const Optional& tensor, ScalarType dtype, const Sizes& shape) {
-  check_value(tensor && tensor->is_cpu(), name, " must be given, on the CPU");
-  check_type(tensor->scalar_type() == dtype, name, " must be ", dtype, ", got ",
-             tensor->scalar_type());
-  check_value(tensor->sizes() == shape, name, " must have shape ", shape, ", got ",
-              tensor->sizes());
-  return tensor->resolve_neg().contiguous();
+const Tensor& given(const char* name, const Optional& tensor) {
+  check_value(tensor.has_value(), name, " must be given");
+  return *tensor;
 }
 
 // What backward left, and what it is multiplied with; and the gradients to be made of it.
@@ -101,11 +97,13 @@ std::vector<Tensor> weight_gradients(const std::string& name, const Names& names
             checked("dgx", dgx, dtype, {T, B, cell.gates * H}),
             checked("y", y, dtype, {T, B, P}),
             checked("h0", h0, dtype, {B, P})};
-  if (cell.own_gate >= 0) left.dgh_own = checked("dgh_own", dgh_own, dtype, {T, B, H});
-  if (cell.projected()) left.dh_total = checked("dh_total", dh_total, dtype, {T, B, P});
-  if (cell.has_extra()) left.extra = checked("extra", extra, dtype, {T, B, H});
-  if (lengths) left.lengths = checked("lengths", lengths, ScalarType::Long, {B});
-  if (resets) left.resets = checked("resets", resets, ScalarType::Bool, {T, B});
+  if (cell.own_gate >= 0)
+    left.dgh_own = checked("dgh_own", given("dgh_own", dgh_own), dtype, {T, B, H});
+  if (cell.projected())
+    left.dh_total = checked("dh_total", given("dh_total", dh_total), dtype, {T, B, P});
+  if (cell.has_extra()) left.extra = checked("extra", given("extra", extra), dtype, {T, B, H});
+  left.lengths = checked("lengths", lengths, ScalarType::Long, {B});
+  left.resets = checked("resets", resets, ScalarType::Bool, {T, B});
   std::vector<Tensor> made;
   for (const std::string& weight : names) {
     if (weight == "w_ih") left.x = input(x, dtype, T, B);
