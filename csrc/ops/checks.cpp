@@ -139,6 +139,11 @@ bool check_backend(const Place& place, const std::string& backend, bool training
 
 }  // namespace
 
+void check_given(const Scan& scan, const char* name, const Tensor& tensor, ScalarType dtype,
+                 const Shape& shape) {
+  check_weight(scan, name, tensor, dtype, shape);
+}
+
 Scan checked(const Place& place, const std::string& cell, const std::string& kind,
              const Tensor& input, const std::vector<Tensor>& states,
              const std::vector<Tensor>& weights, const Optional& lengths, const Optional& resets,

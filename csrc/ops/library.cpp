@@ -1,7 +1,7 @@
-// librnnfast.so: the op rnnfast::scan_forward for processes without Python. RNNFAST_SCHEMAS are the
-// strings of rnnfast/_build/schemas.py, which is where both languages have them from. Where Python
-// imports rnnfast beside this library, its kernels take the place of the one here
-// (rnnfast/schema.py).
+// librnnfast.so: the ops rnnfast::scan_forward and scan_backward for processes without Python.
+// RNNFAST_SCHEMAS are the strings of rnnfast/_build/schemas.py, which is where both languages have
+// them from. Where Python imports rnnfast beside this library, its kernels take the place of those
+// here (rnnfast/schema.py).
 #include "ops/library.h"
 
 #include <dlfcn.h>
@@ -22,6 +22,22 @@ Outputs scan_forward(std::string cell, std::string kind, Tensor input, std::vect
   const WithoutGrad without_grad;
   return forward(checked(kHost, cell, kind, input, states, weights, lengths, resets, reverse,
                          all_states, training, checkpoint_every, backend));
+}
+
+Gradients scan_backward(std::string cell, std::string kind, Tensor input,
+                        std::vector<Tensor> states, std::vector<Tensor> weights, Optional lengths,
+                        Optional resets, bool reverse, bool all_states, bool training,
+                        int64_t checkpoint_every, double grad_clip_time, std::string backend,
+                        Optional dy, std::vector<Tensor> dfinal, std::vector<Tensor> dtrace,
+                        Tensor y, std::vector<Tensor> trace, std::vector<Tensor> saved,
+                        std::vector<bool> needs, int64_t groups) {
+  const WithoutGrad without_grad;
+  const Scan scan = checked(kHost, cell, kind, input, states, weights, lengths, resets, reverse,
+                            all_states, training, checkpoint_every, backend);
+  require(training, "scan_backward is of a scan that was recorded for training");
+  require(needs.size() == 3 && groups == 0, "gradients of parts of the batch are not served");
+  return backward(scan, {dy, dfinal, dtrace, y, trace, saved, grad_clip_time},
+                  {needs[0], needs[1], needs[2]});
 }
 
 // The op for tensors on a GPU, of a library beside this one (ops_cuda/library.cpp): called as the
@@ -60,6 +76,7 @@ void on_any_device(StableIValue* stack, uint64_t inputs, uint64_t outputs) {
   static StableLibrary kernels(StableLibrary::Kind::IMPL, "rnnfast", "CompositeExplicitAutograd",
                                __FILE__, __LINE__);
   kernels.impl("scan_forward", &on_any_device);
+  kernels.impl("scan_backward", TORCH_BOX(&scan_backward));
   cpu::watch_forks();
   return true;
 }();

@@ -58,4 +58,28 @@ using Outputs = std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, std
 // (y, final, trace, saved).
 Outputs forward(const Scan& scan);
 
+// Throws where a tensor of a scan is none of this dtype and shape.
+void check_given(const Scan& scan, const char* name, const Tensor& tensor, ScalarType dtype,
+                 const Shape& shape);
+
+// What backward is given beside the scan: gradients of forward's outputs, and these.
+struct Cotangents {
+  Optional dy;
+  std::vector<Tensor> dfinal, dtrace;
+  Tensor y;
+  std::vector<Tensor> trace, saved;
+  double grad_clip_time;
+};
+
+// Which gradients are wanted; those of tokens are none.
+struct Needs {
+  bool input, states, weights;
+};
+
+// (dinput, dstates, dweights); [0] or empty where they are not wanted.
+using Gradients = std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>>;
+
+// By the host kernels.
+Gradients backward(const Scan& scan, const Cotangents& of, const Needs& needs);
+
 }  // namespace rnnfast::ops

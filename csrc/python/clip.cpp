@@ -277,7 +277,7 @@ void bind_clip(std::vector<PyMethodDef>& functions) {
   n.tensor = import("torch").attribute("Tensor");
   n.parameter = import("torch.nn").attribute("Parameter");
   n.increment_version = import("torch.autograd.graph").attribute("increment_version");
-  n.is_inference = n.tensor.attribute("is_inference");  // found once: half of what a call costs
+  n.is_inference = n.tensor.attribute("is_inference");
   n.is_neg = interned("is_neg");
   n.item = interned("item");
   bind<&clip_norm>(functions, "clip_norm", "tensors, p, wide, max_norm, if_finite");
