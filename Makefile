@@ -151,14 +151,18 @@ $(RELEASE): pyproject.toml | $(PY)
 packages = $$($(PY) -c 'import re, pathlib; t = pathlib.Path("pyproject.toml").read_text(); \
   print(*re.findall(r"^  \"(.+?)\"", t.split("\n$(1) = [")[1].split("\n]")[0], re.MULTILINE))')
 
+WHEEL_CUDA := $(if $(filter 1,$(RNNFAST_CUDA)),1,0)
+
 sdist: $(RELEASE)
 	$(PY) -m build --sdist --no-isolation --outdir dist .
 
-# auditwheel says how old a glibc may be. The libraries that torch brings along are not packed.
+# auditwheel says how old a glibc may be. The libraries that torch brings along are not packed. With
+# RNNFAST_CUDA=1 it has the kernels for GPUs, and goes into dist/cuda: its name is the other's.
 wheel: $(TOOLS) $(RELEASE)
 	rm -rf build/wheel
-	RNNFAST_PORTABLE=1 RNNFAST_CUDA=0 $(PY) -m build --wheel --no-isolation --outdir build/wheel .
-	auditwheel repair --wheel-dir dist --exclude 'libtorch*' build/wheel/*.whl
+	RNNFAST_PORTABLE=1 RNNFAST_CUDA=$(WHEEL_CUDA) $(PY) -m build --wheel --no-isolation --outdir build/wheel .
+	auditwheel repair --wheel-dir dist$(if $(filter 1,$(WHEEL_CUDA)),/cuda) --exclude 'libtorch*' --exclude 'libcudart*' \
+	  build/wheel/*.whl
 
 # Installed as a user does it, in an environment of its own that sees the torch of .venv.
 check-dist: $(TOOLS) $(RELEASE)
@@ -166,6 +170,6 @@ check-dist: $(TOOLS) $(RELEASE)
 	$(PY) -m tests.build.installed dist/*
 
 clean:
-	rm -rf build dist .venv *.egg-info rnnfast/_C*.so rnnfast/_cpu.abi3.so rnnfast/librnnfast.so rnnfast/_build_info.json \
+	rm -rf build dist .venv *.egg-info rnnfast/_C*.so rnnfast/_cpu.abi3.so rnnfast/librnnfast*.so rnnfast/_build_info.json \
 	  .pytest_cache .ruff_cache .mypy_cache .hypothesis .benchmarks .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,8 +12,9 @@ _LIBRARY = Path(__file__).resolve().parent / "librnnfast.so"
 
 def library() -> Path:
     """The path of ``librnnfast.so``. A process that loads it, with torch 2.11 or later, has the op
-    ``rnnfast::scan_forward`` that exported programs call: on the CPU, for the built-in cells. It
-    knows nothing of Python.
+    ``rnnfast::scan_forward`` that exported programs call: on the CPU and, where
+    ``librnnfast_cuda.so`` lies beside it, on NVIDIA GPUs, for the built-in cells. Both know nothing
+    of Python.
 
     Raises:
         RuntimeError: it was not built; with the reason.

@@ -73,7 +73,11 @@ def _triton_version() -> str:
 
 
 def _extension() -> list[Row]:
-    parts = [("rnnfast._cpu", _ext.why_no_cpu()), ("rnnfast._C", _ext.why_missing())]
+    parts = [
+        ("rnnfast._cpu", _ext.why_no_cpu()),
+        (_ext.CUDA, _ext.why_no_cuda()),
+        ("rnnfast._C", _ext.why_missing()),
+    ]
     rows = [(name, f"not usable: {why}" if why else "loaded") for name, why in parts]
     info = _ext.build_record()
     if info is None or not info["built"]:

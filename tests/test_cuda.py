@@ -59,23 +59,22 @@ def test_torch_is_asked_first_where_nothing_was_qualified() -> None:
 
 @pytest.fixture
 def ops():
-    module = _ext.load()
-    if module is None:
-        pytest.skip(f"the extension is not loaded here: {_ext.why_missing()}")
-    if not module.with_cuda:
-        pytest.skip(f"built without CUDA: {_ext.build_record()['cuda_note']}")
+    if (why := _ext.why_no_cuda()) is not None:
+        pytest.skip(why)
     return torch.ops.rnnfast
 
 
 def test_the_ops_are_registered_for_cuda(ops) -> None:
-    for name in ("forward", "backward", "forward_part", "backward_part"):
+    names = ("forward", "backward", "forward_part", "backward_part", "scan")
+    for name in (*names, "clip_norm", "clip_scale", "clip_value"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"rnnfast::cuda_{name}", "CUDA")
 
 
 def test_the_ops_refuse_cpu_tensors_with_a_clear_message(ops) -> None:
-    hint = "" if torch.cuda.is_available() else "; torch sees no CUDA device here"
+    hint = "" if torch.cuda.is_available() else "; there is no CUDA device here"
     zeros = torch.zeros
-    with pytest.raises(ValueError, match=f"^gates must be a cuda tensor, got one on cpu{hint}$"):
+    message = f"rnnfast: gates must be a cuda tensor, got one on cpu{hint}$"
+    with pytest.raises(RuntimeError, match=message):
         ops.cuda_forward(
             cell="rnn_tanh", strategy="stepwise", math="fp32", choice=[],
             gates=[zeros(2, 1, 3, 1)], w_hh=[zeros(3, 3)], w_hr=[], h0=[zeros(1, 3)], c0=[],

@@ -19,7 +19,7 @@ from rnnfast.problem import Cotangents, Needs, Options, Saved, Scan
 from .layers import makers
 
 pytestmark = pytest.mark.skipif(
-    _ext.why_missing() is not None, reason=f"nothing is compiled here: {_ext.why_missing()}"
+    _ext.why_no_cpu() is not None, reason=f"nothing is compiled here: {_ext.why_no_cpu()}"
 )
 T, B, I, H = 5, 3, 4, 6
 LAYERS = makers(I, H, proj_size=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,9 +19,9 @@ SMS = 132  # of an H100
 
 
 def plan(H: int, B: int = 8, room: Any = None, **more: Any) -> tuple[str, str, list[int], str]:
-    module: Any = _ext.load()
+    module: Any = _ext.cpu()
     if module is None:
-        pytest.skip(f"needs the extension: {_ext.why_missing()}")
+        pytest.skip(f"needs the extension: {_ext.why_no_cpu()}")
     asked = {"backward": False, "cell": "lstm", "dtype": "bfloat16", "tf32": False, "T": 100}
     asked |= {"B": B, "H": H, "P": H, "directions": 1, "device": "H100", "room": room}
     return module.cuda_plan(**asked | more)
@@ -109,8 +108,8 @@ class Faked(Cuda):
 
 
 def test_the_plan_is_for_the_device_of_the_tensors_and_asks_once() -> None:
-    if _ext.load() is None:
-        pytest.skip(f"needs the extension: {_ext.why_missing()}")
+    if _ext.cpu() is None:
+        pytest.skip(f"needs the extension: {_ext.why_no_cpu()}")
     backend = Faked()
     sizes = (100, 8, 512, 512, 512)
     asked = Problem("lstm", "dense", "cuda", torch.bfloat16, *sizes, True, False, False, Options())
@@ -130,15 +129,16 @@ class Numbered(Faked):
     def cuda_room(self, *query: Any) -> int:
         return PLENTY
 
+    def cuda_device(self, index: int) -> tuple[int, int, int, int, float]:
+        return (90, SMS, 227 << 10, 64 << 10, 1.755)
+
 
 @pytest.fixture
 def numbered(monkeypatch: pytest.MonkeyPatch) -> Numbered:
-    module: Any = _ext.load()
+    module: Any = _ext.cpu()
     if module is None:
-        pytest.skip(f"needs the extension: {_ext.why_missing()}")
-    numbers = (90, SMS, 227 << 10, 64 << 10, 1.755)
-    told = SimpleNamespace(cuda_device=lambda index: numbers, cuda_plan=module.cuda_plan)
-    monkeypatch.setattr(cuda_plan, "module", lambda: told)
+        pytest.skip(f"needs the extension: {_ext.why_no_cpu()}")
+    monkeypatch.setattr(cuda_plan, "module", lambda: module)
     return Numbered()
 
 

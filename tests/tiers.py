@@ -40,6 +40,8 @@ LEFT_OUT = {
     "tests/build/test_ext.py::*": "links and loads broken extensions: for who changes the build",
     "tests/build/test_nvcc.py::*": "runs nvcc: for who changes the build",
     "tests/deploy/test_program.py::*": "compiles a C++ program and a package of AOTInductor",
+    "tests/deploy/test_on_gpu.py::*": "compiles devices that stand in for GPUs, and exports",
+    "tests/deploy/test_backward.py::*": "exports, and calls in another process: seconds",
     "tests/triton/test_ahead.py::*": "compiles Triton kernels ahead of time",
     "tests/triton/test_interpreted.py::test_the_*": "Triton's interpreter is slow: some ran",
     "tests/triton/test_interpreted.py::test_what_*": "Triton's interpreter is slow: some ran",

@@ -58,7 +58,9 @@ def _known(content: dict[str, Any]) -> dict[str, tuple[float, str, str]]:
 
 def device_numbers(content: dict[str, Any]) -> list[float]:
     """The device as `_C.cuda_model` takes it, with the clock as it was measured."""
-    *numbers, clock = _module().cuda_device(torch.cuda.current_device())
+    if (why := _ext.why_no_cuda()) is not None:
+        raise RuntimeError(why)
+    *numbers, clock = torch.ops.rnnfast.cuda_device(torch.cuda.current_device())
     measured = content["clock_ghz"]
     return [*numbers, measured if math.isfinite(measured) else clock]
 

@@ -80,7 +80,7 @@ def look_at_package(device: str, as_if: str | None = None) -> tuple[str | None, 
         return str(package), None
     if device == "cpu":
         return None, None
-    unusable = _ext.why_missing()
+    unusable = _ext.why_no_cuda()
     built = _ext.build_record() or {}
     if unusable is None and built.get("sources") != record.digest(machine.ROOT / "csrc"):
         unusable = "it was built from other sources than csrc has now"

@@ -109,7 +109,8 @@ def keep_build(folder: Path) -> None:
     """build.zip: unpacked in the checkout's root, it spares the next machine of the kind the
     build. Not where it is too large, or can't be written."""
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    names = [f"rnnfast/_C{suffix}", "rnnfast/_cpu.abi3.so", "rnnfast/_build_info.json"]
+    libraries = (f"_C{suffix}", "_cpu.abi3.so", "librnnfast.so", "librnnfast_cuda.so")
+    names = [f"rnnfast/{name}" for name in (*libraries, "_build_info.json")]
     names += [str(path.relative_to(ROOT)) for path in (rates.PROGRAM, rates.STAMP)]
     packed = io.BytesIO()
     with contextlib.suppress(OSError):

@@ -81,10 +81,10 @@ inline bool clip_meets(const ClipArgs& args, int grid) {
 // std::runtime_error where it fails.
 void launch_clip(const ClipArgs& args, int grid, Stream stream);
 
-// The same, in its turn among the launches whose blocks wait: bindings/cuda_device.h's GridTurn.
+// The same, in its turn among the launches whose blocks wait: ops_cuda/turn.h's GridTurn.
 template <class Turn>
 void launch_clip_in_turn(const ClipArgs& args, int grid, Stream stream) {
-  Turn turn(clip_meets(args, grid));
+  Turn turn(clip_meets(args, grid), stream);
   launch_clip(args, grid, stream);
   turn.launched();
 }

@@ -18,10 +18,9 @@ const CellInfo& served(const std::string& name) {
   return kCells[0];
 }
 
-void check_tensor(const char* name, const Tensor& tensor) {
+void check_tensor(const Scan& scan, const char* name, const Tensor& tensor) {
   require(tensor.defined(), name, " is an undefined tensor");
-  require(tensor.is_cpu(), name, " is on another device than the CPU, which is all that this ",
-          "library serves", kElsewhere);
+  require(scan.place.has(tensor), name, " is on another device than ", scan.place.name, kElsewhere);
   require(tensor.layout() == torch::headeronly::Layout::Strided, name, " must be strided");
 }
 
@@ -30,8 +29,8 @@ void check_shape(const char* name, const Tensor& tensor, const Shape& shape) {
           shown(shape_of(tensor)));
 }
 
-void check_number(const char* name, const Tensor& tensor, ScalarType dtype) {
-  check_tensor(name, tensor);
+void check_number(const Scan& scan, const char* name, const Tensor& tensor, ScalarType dtype) {
+  check_tensor(scan, name, tensor);
   require(tensor.scalar_type() == dtype, name, " should be of dtype ", dtype, ", got ",
           tensor.scalar_type());
 }
@@ -54,15 +53,16 @@ Weights named(const CellInfo& cell, const std::string& kind, const std::vector<T
   return w;
 }
 
-void check_weight(const char* name, const Optional& weight, ScalarType dtype, const Shape& shape) {
+void check_weight(const Scan& scan, const char* name, const Optional& weight, ScalarType dtype,
+                  const Shape& shape) {
   if (!weight) return;
-  check_number(name, *weight, dtype);
+  check_number(scan, name, *weight, dtype);
   check_shape(name, *weight, shape);
 }
 
 void check_input(const Scan& scan) {
   const bool tokens = scan.kind == "tokens";
-  check_number("input", scan.input, tokens ? ScalarType::Long : scan.storage);
+  check_number(scan, "input", scan.input, tokens ? ScalarType::Long : scan.storage);
   const int64_t dims = tokens ? 2 : 3;
   require(scan.input.dim() == dims, "input must have ", dims, " dimensions, got ",
           scan.input.dim());
@@ -88,15 +88,15 @@ void find_sizes(Scan& scan) {
 void check_shapes(const Scan& scan) {
   const int64_t T = scan.T, B = scan.B, H = scan.H, P = scan.P, GH = scan.gate_width();
   const Weights& w = scan.weights;
-  check_weight("w_ih", w.w_ih, scan.storage, {GH, scan.I});
-  check_weight("w_hh", w.w_hh, scan.storage, {GH, P});
-  check_weight("b_ih", w.b_ih, scan.storage, {GH});
-  check_weight("b_hh", w.b_hh, scan.storage, {GH});
-  check_weight("w_hr", w.w_hr, scan.storage, {P, H});
-  check_weight("state h", scan.h0, scan.storage, {B, P});
-  check_weight("state c", scan.c0, scan.storage, {B, H});
-  check_weight("lengths", scan.lengths, ScalarType::Long, {B});
-  check_weight("resets", scan.resets, ScalarType::Bool, {T, B});
+  check_weight(scan, "w_ih", w.w_ih, scan.storage, {GH, scan.I});
+  check_weight(scan, "w_hh", w.w_hh, scan.storage, {GH, P});
+  check_weight(scan, "b_ih", w.b_ih, scan.storage, {GH});
+  check_weight(scan, "b_hh", w.b_hh, scan.storage, {GH});
+  check_weight(scan, "w_hr", w.w_hr, scan.storage, {P, H});
+  check_weight(scan, "state h", scan.h0, scan.storage, {B, P});
+  check_weight(scan, "state c", scan.c0, scan.storage, {B, H});
+  check_weight(scan, "lengths", scan.lengths, ScalarType::Long, {B});
+  check_weight(scan, "resets", scan.resets, ScalarType::Bool, {T, B});
   if (scan.kind == "gates") check_shape("gates", scan.input, {T, B, GH});
 }
 
@@ -119,52 +119,63 @@ void check_tokens(const Scan& scan) {
     }
 }
 
-// What a program was exported for, by a backend's name in it.
-bool check_backend(const std::string& backend, bool training, int64_t checkpoint_every) {
+// What a program was exported for, by a backend's name in it: whether this backend saved something.
+bool check_backend(const Place& place, const std::string& backend, bool training,
+                   int64_t checkpoint_every) {
   const bool composite = backend == "torch" || backend == "reference";
-  require(composite || backend == "cpu" || backend == "auto", "the program was exported for the ",
-          "backend ", backend, ", and this library serves the CPU", kElsewhere);
+  bool known = composite || backend == "auto";
+  for (const char* name : {"cpu", "cuda", "triton"}) known = known || backend == name;
+  require(known, "no backend is called ", backend);
   require(!training || checkpoint_every == 0,
           "the program was exported for training with checkpoint_every: export it under "
           "torch.no_grad()");
   require(!training || backend != "auto", "the program was exported for training: export it under ",
           "torch.no_grad()");
+  require(!training || composite || backend == place.backend, "the program was exported for ",
+          "training by the backend ", backend, ", and its tensors are on ", place.name,
+          ": export it under torch.no_grad()");
   return training && !composite;
 }
 
 }  // namespace
 
-Scan checked(const std::string& cell, const std::string& kind, const Tensor& input,
-             const std::vector<Tensor>& states, const std::vector<Tensor>& weights,
-             const Optional& lengths, const Optional& resets, bool reverse, bool all_states,
-             bool training, int64_t checkpoint_every, const std::string& backend) {
+void check_given(const Scan& scan, const char* name, const Tensor& tensor, ScalarType dtype,
+                 const Shape& shape) {
+  check_weight(scan, name, tensor, dtype, shape);
+}
+
+Scan checked(const Place& place, const std::string& cell, const std::string& kind,
+             const Tensor& input, const std::vector<Tensor>& states,
+             const std::vector<Tensor>& weights, const Optional& lengths, const Optional& resets,
+             bool reverse, bool all_states, bool training, int64_t checkpoint_every,
+             const std::string& backend) {
   const CellInfo& info = served(cell);
   require(kind == "dense" || kind == "gates" || kind == "tokens", "no kind of input is called ",
           kind);
   require(states.size() == size_t(info.states), info.name, " takes ", info.states, " states, got ",
           states.size());
-  Scan scan{info, kind};
+  Scan scan{info, place, kind};
   scan.weights = named(info, kind, weights);
   scan.input = input, scan.h0 = states[0];
   if (info.states == 2) scan.c0 = states[1];
   scan.lengths = lengths, scan.resets = resets;
   scan.reverse = reverse, scan.all_states = all_states;
-  scan.saves = check_backend(backend, training, checkpoint_every);
-  check_tensor("w_hh", *scan.weights.w_hh);
+  scan.saves = check_backend(place, backend, training, checkpoint_every);
+  check_tensor(scan, "w_hh", *scan.weights.w_hh);
   scan.storage = scan.weights.w_hh->scalar_type();
   require(is_wide(scan.storage) || scan.storage == ScalarType::BFloat16 ||
               scan.storage == ScalarType::Half,
           "expected float32, float64, bfloat16 or float16, got ", scan.storage);
   check_input(scan);
-  if (scan.weights.w_ih) check_tensor("w_ih", *scan.weights.w_ih);
+  if (scan.weights.w_ih) check_tensor(scan, "w_ih", *scan.weights.w_ih);
   find_sizes(scan);
   check_shapes(scan);
   if (scan.lengths) scan.lengths = torch::stable::contiguous(*scan.lengths);
   if (scan.resets) scan.resets = torch::stable::contiguous(*scan.resets);
-  check_lengths(scan);
+  if (place.looks) check_lengths(scan);
   if (kind == "tokens") {
     scan.input = torch::stable::contiguous(scan.input);
-    check_tokens(scan);
+    if (place.looks) check_tokens(scan);
   }
   return scan;
 }

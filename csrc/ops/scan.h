@@ -15,9 +15,18 @@ struct Weights {
   Optional w_ih, w_hh, b_ih, b_hh, w_hr;
 };
 
+// Where a scan is computed.
+struct Place {
+  const char* name;     // as errors call it
+  const char* backend;  // of Python, whose kernels these are
+  bool (*has)(const Tensor& tensor);
+  bool looks;  // at the values of lengths and tokens, which are not waited for on a GPU
+};
+
 // Checked: the kernels may read every tensor by the sizes here.
 struct Scan {
   const CellInfo& cell;
+  const Place& place;
   std::string kind;                            // dense, gates, tokens
   ScalarType storage = ScalarType::Undefined;  // of states, weights and outputs
   int64_t T = 0, B = 0, H = 0, P = 0, I = 0;
@@ -34,11 +43,12 @@ struct Scan {
 };
 
 // As the schema has them. Throws std::runtime_error, in words, for what isn't served or doesn't
-// fit, values of lengths and tokens included.
-Scan checked(const std::string& cell, const std::string& kind, const Tensor& input,
-             const std::vector<Tensor>& states, const std::vector<Tensor>& weights,
-             const Optional& lengths, const Optional& resets, bool reverse, bool all_states,
-             bool training, int64_t checkpoint_every, const std::string& backend);
+// fit.
+Scan checked(const Place& place, const std::string& cell, const std::string& kind,
+             const Tensor& input, const std::vector<Tensor>& states,
+             const std::vector<Tensor>& weights, const Optional& lengths, const Optional& resets,
+             bool reverse, bool all_states, bool training, int64_t checkpoint_every,
+             const std::string& backend);
 
 // x·W_ihᵀ + b_ih [T, B, G·H] in the wide dtype, in memory of its own.
 Tensor projected(const Scan& scan);
@@ -47,5 +57,29 @@ using Outputs = std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>, std
 
 // (y, final, trace, saved).
 Outputs forward(const Scan& scan);
+
+// Throws where a tensor of a scan is none of this dtype and shape.
+void check_given(const Scan& scan, const char* name, const Tensor& tensor, ScalarType dtype,
+                 const Shape& shape);
+
+// What backward is given beside the scan: gradients of forward's outputs, and these.
+struct Cotangents {
+  Optional dy;
+  std::vector<Tensor> dfinal, dtrace;
+  Tensor y;
+  std::vector<Tensor> trace, saved;
+  double grad_clip_time;
+};
+
+// Which gradients are wanted; those of tokens are none.
+struct Needs {
+  bool input, states, weights;
+};
+
+// (dinput, dstates, dweights); [0] or empty where they are not wanted.
+using Gradients = std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>>;
+
+// By the host kernels.
+Gradients backward(const Scan& scan, const Cotangents& of, const Needs& needs);
 
 }  // namespace rnnfast::ops

@@ -1,6 +1,6 @@
-// Norm, scale and clamp of gradients on the CPU, for rnnfast/clip. Lists that hold anything else
-// than plain dense floating-point CPU tensors are not taken: None or False is returned, and nothing
-// has been touched.
+// Norm, scale and clamp of gradients on the CPU, for rnnfast/clip, and which lists are taken on
+// CUDA, too. Those that hold anything else than plain floating-point tensors of one device are not:
+// None or False is returned, and nothing has been touched.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -25,6 +25,11 @@ double largest(ScalarType dtype) {
     default:
       return std::numeric_limits<double>::max();
   }
+}
+
+// Whether a dtype lacks this number, for which torch would raise.
+bool overflows(ScalarType dtype, double bound) {
+  return std::isfinite(bound) && std::fabs(bound) > largest(dtype);
 }
 
 // Axes from the widest stride to the narrowest, neighbours joined where they are one. What is left
@@ -85,9 +90,12 @@ std::optional<Tensor> plain(const Ref& object) {
   PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(object.get()));
   if (type != names().tensor.get() && type != names().parameter.get()) return std::nullopt;
   std::optional<Tensor> tensor = Tensor::strided(object);
-  if (!tensor || !tensor->is_cpu()) return std::nullopt;
-  const bool lazy = !tensor->const_data_ptr() && tensor->numel() > 0;
-  return lazy ? std::nullopt : tensor;
+  if (!tensor) return std::nullopt;
+  return tensor->has_memory() ? tensor : std::nullopt;
+}
+
+bool is_inference(const Tensor& tensor) {
+  return names().is_inference(tensor.object().get()).is_true();
 }
 
 // A negated view is every other number of complex ones: what is dense is not asked.
@@ -108,7 +116,7 @@ class List {
     tensors_.reserve(n), gradients_.reserve(n);
     for (Py_ssize_t i = 0; i < n; ++i) {
       std::optional<Tensor> tensor = plain(Ref::borrowed(PyList_GetItem(list.get(), i)));
-      if (!tensor) return;
+      if (!tensor || !tensor->is_cpu()) return;
       const std::optional<DType> dtype = clip_dtype(tensor->scalar_type());
       if (!dtype) return;
       cpu::Gradient gradient{tensor->mutable_data_ptr(), *dtype, tensor->numel(), axes_of(*tensor)};
@@ -136,11 +144,9 @@ class List {
                        [](const Tensor& t) { return !t.numel(); });
   }
 
-  // Whether torch would raise because a dtype lacks this number.
   bool overflowed_by(double bound) const {
-    return std::any_of(tensors_.begin(), tensors_.end(), [bound](const Tensor& t) {
-      return std::isfinite(bound) && std::fabs(bound) > largest(t.scalar_type());
-    });
+    return std::any_of(tensors_.begin(), tensors_.end(),
+                       [bound](const Tensor& t) { return overflows(t.scalar_type(), bound); });
   }
 
   double norm(const cpu::NormType& type) const {
@@ -165,7 +171,7 @@ class List {
   template <class Body>
   bool change(const Body& body, bool nothing) const {
     for (const Tensor& t : tensors_) {  // whose versions are not counted, nor refused here
-      if (t.object().call(names().is_inference).is_true()) return false;
+      if (is_inference(t)) return false;
     }
     try {
       names().increment_version(list_.get());
@@ -246,6 +252,24 @@ bool clip_value(const Ref& list, double bound) {
   return std::isnan(bound) ? tensors.scale(bound) : tensors.clamp(bound);
 }
 
+// Whether the kernels for CUDA take a list; `written`: they are to change it, by a clamp to `bound`
+// if that is given.
+bool clip_takes(const Ref& list, bool written, std::optional<double> bound) {
+  const Py_ssize_t n = PyList_Size(list.get());
+  if (n < 0) throw Raised();
+  std::optional<Tensor> first;
+  for (Py_ssize_t i = 0; i < n; ++i) {
+    const std::optional<Tensor> tensor = plain(Ref::borrowed(PyList_GetItem(list.get(), i)));
+    if (!tensor || !tensor->is_cuda() || !clip_dtype(tensor->scalar_type())) return false;
+    if (!first) first = tensor;
+    if (!tensor->is_beside(*first)) return false;
+    if (bound && overflows(tensor->scalar_type(), *bound)) return false;
+    const bool negated = tensor->object().call(names().is_neg).is_true();
+    if (written && (negated || tensor->repeats() || is_inference(*tensor))) return false;
+  }
+  return n > 0;
+}
+
 }  // namespace
 
 void bind_clip(std::vector<PyMethodDef>& functions) {
@@ -253,11 +277,13 @@ void bind_clip(std::vector<PyMethodDef>& functions) {
   n.tensor = import("torch").attribute("Tensor");
   n.parameter = import("torch.nn").attribute("Parameter");
   n.increment_version = import("torch.autograd.graph").attribute("increment_version");
-  n.is_neg = interned("is_neg"), n.is_inference = interned("is_inference");
+  n.is_inference = n.tensor.attribute("is_inference");
+  n.is_neg = interned("is_neg");
   n.item = interned("item");
   bind<&clip_norm>(functions, "clip_norm", "tensors, p, wide, max_norm, if_finite");
   bind<&clip_scale>(functions, "clip_scale", "tensors, norm, max_norm");
   bind<&clip_value>(functions, "clip_value", "tensors, bound");
+  bind<&clip_takes>(functions, "clip_takes", "tensors, written, bound");
 }
 
 }  // namespace rnnfast::python

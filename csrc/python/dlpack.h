@@ -9,7 +9,7 @@
 namespace rnnfast::python::dlpack {
 
 constexpr uint32_t kMajor = 1;
-constexpr int32_t kCpu = 1;  // a device
+constexpr int32_t kCpu = 1, kCuda = 2;  // devices
 
 enum Code : uint8_t { kInt = 0, kUInt = 1, kFloat = 2, kBfloat = 4, kBool = 6 };
 

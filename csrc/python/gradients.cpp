@@ -8,9 +8,9 @@
 #include "cpu/product.h"
 #include "cpu/weight_sums.h"
 #include "python/bind.h"
-#include "python/checked.h"
 #include "python/module.h"
 #include "python/scan.h"
+#include "python/tensor.h"
 
 namespace rnnfast::python {
 namespace {

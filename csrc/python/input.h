@@ -5,7 +5,7 @@
 
 #include "cpu/call.h"
 #include "cpu/product.h"
-#include "python/checked.h"
+#include "python/tensor.h"
 
 namespace rnnfast::python {
 

@@ -1,5 +1,5 @@
-// The Python module rnnfast._cpu: the host's kernels, for every CPython from 3.10 and every torch
-// from TORCH_TARGET_VERSION on.
+// The Python module rnnfast._cpu: the host's kernels and the plan of the CUDA ones, for every CPython
+// from 3.10 and every torch from TORCH_TARGET_VERSION on.
 #include "python/module.h"
 
 #include <omp.h>
@@ -23,6 +23,7 @@ PyObject* make() {
   bind_steps(functions);
   bind_sums(functions);
   bind_clip(functions);
+  bind_plan(functions);
   bind_stream(functions);
   functions.push_back({});
   static PyModuleDef definition{PyModuleDef_HEAD_INIT,

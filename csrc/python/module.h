@@ -13,6 +13,7 @@ void bind_gradients(std::vector<PyMethodDef>& functions);  // gradients.cpp
 void bind_steps(std::vector<PyMethodDef>& functions);      // steps.cpp
 void bind_sums(std::vector<PyMethodDef>& functions);       // sums.cpp
 void bind_clip(std::vector<PyMethodDef>& functions);       // clip.cpp
+void bind_plan(std::vector<PyMethodDef>& functions);       // plan.cpp
 void bind_stream(std::vector<PyMethodDef>& functions);     // stream.cpp
 
 }  // namespace rnnfast::python

@@ -9,8 +9,8 @@
 #include "cpu/call.h"
 #include "cpu/weight_sums.h"
 #include "python/bind.h"
-#include "python/checked.h"
 #include "python/module.h"
+#include "python/tensor.h"
 #include "python/type.h"
 
 namespace rnnfast::python {
@@ -116,7 +116,7 @@ class Call {
   // Its rows must be whole: of the last axis.
   const Tensor& steps(int64_t k, int64_t offset, int64_t width) {
     Tensor& tensor = tensors_.at(k);
-    check_value(tensor.is_cpu() && tensor.dim() == 3 && has_memory(tensor),
+    check_value(tensor.is_cpu() && tensor.dim() == 3 && tensor.has_memory(),
                 "a tensor of steps must be 3-D and on the CPU");
     check_type(tensor.scalar_type() == dtype_, "tensors must be ", dtype_, ", got ",
                tensor.scalar_type());

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstring>
 
+#include "clip/dense.h"
 #include "cpu/host.h"
 
 // torch 2.14 has it; before that it is null.
@@ -108,36 +109,24 @@ ScalarType Tensor::scalar_type() const {
   return ScalarType::Other;
 }
 
+bool Tensor::has_memory() const { return const_data_ptr() || numel() == 0; }
+
 bool Tensor::is_contiguous() const {
-  int64_t expected = 1;
-  bool dense = true;
-  for (int d = view_.ndim - 1; d >= 0; --d) {
-    if (view_.shape[d] == 0) return true;
-    if (view_.shape[d] != 1 && view_.strides[d] != expected) dense = false;
-    expected *= view_.shape[d];
-  }
-  return dense;
+  return rnnfast::is_contiguous(view_.shape, view_.strides, view_.ndim);
 }
 
-bool Tensor::is_dense() const {
-  if (is_contiguous()) return true;
-  std::vector<std::pair<int64_t, int64_t>> axes;  // stride, size
+bool Tensor::is_dense() const { return rnnfast::is_dense(view_.shape, view_.strides, view_.ndim); }
+
+bool Tensor::repeats() const {
   for (int d = 0; d < view_.ndim; ++d)
-    if (view_.shape[d] != 1) axes.push_back({view_.strides[d], view_.shape[d]});
-  std::sort(axes.begin(), axes.end());
-  int64_t expected = 1;
-  for (const auto& [stride, size] : axes) {
-    if (stride != expected) return false;
-    expected *= size;
-  }
-  return true;
+    if (view_.shape[d] > 1 && view_.strides[d] == 0) return true;
+  return false;
 }
 
 void Tensor::check_written() const {
-  for (int d = 0; d < view_.ndim; ++d)
-    check(view_.shape[d] < 2 || view_.strides[d] != 0,
-          "unsupported operation: more than one element of the written-to tensor refers to a "
-          "single memory location");
+  check(!repeats(),
+        "unsupported operation: more than one element of the written-to tensor refers to a single "
+        "memory location");
 }
 
 void Tensor::check_apart(const Tensor& other) const {
@@ -184,6 +173,26 @@ std::ostream& operator<<(std::ostream& out, const Device& device) {
   const char* name = PyUnicode_AsUTF8AndSize(text.get(), nullptr);
   if (!name) throw Raised();
   return out << name;
+}
+
+void check_number(ScalarType dtype) {
+  check_type(dtype == ScalarType::Float || dtype == ScalarType::Double,
+             "expected float32 or float64, got ", dtype);
+}
+
+Tensor checked(const char* name, const Tensor& tensor, ScalarType dtype, const Sizes& shape) {
+  check_value(tensor.is_cpu(), name, " must be on the CPU, got ", tensor.device());
+  check_type(tensor.scalar_type() == dtype, name, " must be ", dtype, ", got ",
+             tensor.scalar_type());
+  check_value(tensor.sizes() == shape, name, " must have shape ", shape, ", got ", tensor.sizes());
+  check_value(tensor.has_memory(), name, " has no memory");
+  return tensor.resolve_neg().contiguous();
+}
+
+std::optional<Tensor> checked(const char* name, const std::optional<Tensor>& tensor,
+                              ScalarType dtype, const Sizes& shape) {
+  if (!tensor) return std::nullopt;
+  return checked(name, *tensor, dtype, shape);
 }
 
 Tensor empty(const Sizes& shape, ScalarType dtype) {

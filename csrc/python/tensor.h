@@ -72,6 +72,12 @@ class Tensor {
   int64_t element_size() const { return view_.bits / 8; }
   ScalarType scalar_type() const;
   bool is_cpu() const { return view_.device == dlpack::kCpu; }
+  bool is_cuda() const { return view_.device == dlpack::kCuda; }
+  bool is_beside(const Tensor& other) const {  // on the same device
+    return view_.device == other.view_.device && view_.device_index == other.view_.device_index;
+  }
+  bool repeats() const;     // an element, by a stride of 0
+  bool has_memory() const;  // torch's zero tensors, which forward mode makes, have none
   bool is_contiguous() const;
   bool is_dense() const;  // in whatever order: no gaps, no element twice
   // RuntimeErrors where a write to this would meet itself, or what is read of `other`.
@@ -103,6 +109,14 @@ class Tensor {
   Ref object_;
   dlpack::View view_{};  // its sizes and strides are the tensor's own
 };
+
+void check_number(ScalarType dtype);  // TypeError unless float32 or float64
+
+// Dense, if need be by a copy; ValueError or TypeError, by this name, for one that is elsewhere than
+// on the CPU, or of another dtype or shape. Of an optional one that is missing: nothing.
+Tensor checked(const char* name, const Tensor& tensor, ScalarType dtype, const Sizes& shape);
+std::optional<Tensor> checked(const char* name, const std::optional<Tensor>& tensor,
+                              ScalarType dtype, const Sizes& shape);
 
 // On the CPU, not initialised.
 Tensor empty(const Sizes& shape, ScalarType dtype);

@@ -19,7 +19,8 @@ from setuptools.command.build_py import build_py
 from . import ninja_file, record
 from .recipe import WITHOUT_IT, BuildError, Recipe, extension_suffix, make_recipe
 
-LIBRARY = "librnnfast.so"  # the ops for processes without Python
+LIBRARY = "librnnfast.so"  # the op for processes without Python
+CUDA = "librnnfast_cuda.so"
 CPU = "_cpu.abi3.so"
 Commands = dict[str, type[Command]]
 
@@ -60,8 +61,8 @@ def commands(root: Path) -> Commands:
 
 
 def build_extension(root: Path, package: Path) -> None:
-    """Build _cpu, librnnfast.so and _C and put them and their record into `package`; where that
-    can't be, say why."""
+    """Build _cpu, librnnfast.so, librnnfast_cuda.so and _C, those of them that are to be, and put
+    them and their record into `package`; where that can't be, say why."""
     try:
         recipe = make_recipe()
     except BuildError as error:
@@ -71,9 +72,12 @@ def build_extension(root: Path, package: Path) -> None:
         "_C.so": package / f"_C{extension_suffix()}",
         "_cpu.so": package / CPU,
         LIBRARY: package / LIBRARY,
+        CUDA: package / CUDA,
     }
     if not isinstance(recipe, str) and recipe.portable:
         targets.pop("_C.so").unlink(missing_ok=True)
+    if not isinstance(recipe, str) and recipe.nvcc is None:
+        targets.pop(CUDA).unlink(missing_ok=True)
     if isinstance(recipe, str):
         for target in targets.values():
             target.unlink(missing_ok=True)

@@ -10,15 +10,15 @@ from pathlib import Path
 
 from .nvcc import toolkit_root
 from .recipe import Recipe, gencode
-from .schemas import SCHEMAS
+from .schemas import INPUTS, SCHEMAS
 
 WARNINGS = ("-Wall", "-Wextra")
 OLDEST_TORCH = (2, 11)  # that librnnfast.so runs with, whichever it is compiled against
 OLDEST_PYTHON = (3, 10)  # that _cpu runs with, likewise
 # Of the core, what each library has no use for.
 OPS_WITHOUT = ("cuda/", "clip/", "cpu/stream/")
-PYTHON_WITHOUT = ("cuda/",)
-BINDINGS_WITHOUT = ("clip/", "cpu/")
+CUDA_WITHOUT = ("clip/", "cpu/")
+SHARED_CHECKS = "ops/checks.cpp.o"  # that librnnfast_cuda.so has of librnnfast.so's
 # Seconds of a core, for two architectures, by the beginning of the path in csrc; what is not named
 # takes less than 10. ninja starts what it can in the order of its file: with many cores a build
 # waits for the slowest source, which must not come last.
@@ -30,9 +30,10 @@ SECONDS = {
     "cuda/solo/backward_f16": 57,
     "cuda/solo/": 47,
     "cpu/kernels_": 35,
-    "bindings/": 33,
+    "bindings/": 20,
     "python/": 12,
     "ops/": 12,
+    "ops_cuda/": 12,
     "clip/cuda": 20,
 }
 
@@ -48,47 +49,38 @@ class TorchPaths:
 @dataclass(frozen=True)
 class Sources:
     core: tuple[tuple[Path, tuple[str, ...]], ...]  # no torch headers: C++17; flags of its own
-    bindings: tuple[Path, ...]  # torch headers
+    bindings: tuple[Path, ...]  # pybind11's headers
     ops: tuple[Path, ...]  # those of torch's stable ABI
+    ops_cuda: tuple[Path, ...]  # the same
     python: tuple[Path, ...]  # the same, and Python's limited API
     cuda: tuple[Path, ...]  # .cu, no torch headers
 
 
 def find_sources(csrc: Path, with_cuda: bool, portable: bool = False) -> Sources:
-    """The lines of csrc/sources.txt, the .cpp of bindings, ops and python, and all *.cu.
+    """The lines of csrc/sources.txt, the .cpp of bindings, ops, ops_cuda and python, and all *.cu.
 
-    `bindings/cuda*.cpp` and the .cu files are left out without CUDA, all of bindings if `portable`.
+    ops_cuda and the .cu files are left out without CUDA, bindings if `portable`.
     """
     lines = (csrc / "sources.txt").read_text().splitlines()
     words = [found for line in lines if (found := line.split("#")[0].split())]
     on_x86 = platform.machine().lower() in ("x86_64", "amd64")
     listed = [(csrc / name, tuple(flags) if on_x86 else ()) for name, *flags in words]
-    bindings = [
-        path
-        for path in sorted(csrc.glob("bindings/*.cpp"))
-        if (with_cuda or not path.name.startswith("cuda")) and not portable
-    ]
     return Sources(
         core=tuple(listed),
-        bindings=tuple(bindings),
+        bindings=() if portable else tuple(sorted(csrc.glob("bindings/*.cpp"))),
         ops=tuple(sorted(csrc.glob("ops/*.cpp"))),
+        ops_cuda=tuple(sorted(csrc.glob("ops_cuda/*.cpp"))) if with_cuda else (),
         python=tuple(sorted(csrc.glob("python/*.cpp"))),
         cuda=tuple(sorted(csrc.rglob("*.cu"))) if with_cuda else (),
     )
 
 
 def write_ninja(recipe: Recipe, paths: TorchPaths, csrc: Path, folder: Path) -> Path:
-    """Write `folder`/build.ninja, which links _cpu.so, librnnfast.so and, unless the build is to be
-    portable, _C.so; its path is returned."""
+    """Write `folder`/build.ninja, which links _cpu.so, librnnfast.so, with CUDA librnnfast_cuda.so
+    and, unless the build is to be portable, _C.so; its path is returned."""
     sources = find_sources(csrc, recipe.nvcc is not None, recipe.portable)
-    binding_flags = [
-        f"-std={recipe.torch.cxx_standard}",
-        *_binding_defines(recipe),
-        *(
-            f"-isystem{p}"
-            for p in [*paths.include, str(recipe.python_include), *_cuda_include(recipe)]
-        ),
-    ]
+    headers = [*paths.include, str(recipe.python_include)]
+    binding_flags = ["-std=c++17", *(f"-isystem{p}" for p in headers)]
     lines = [
         _rule(
             "cxx", [*recipe.compiler.command, "-MMD", "-MF", "$out.d", *cxx_flags(recipe), "$flags"]
@@ -102,6 +94,7 @@ def write_ninja(recipe: Recipe, paths: TorchPaths, csrc: Path, folder: Path) -> 
     edges = [(source, "cxx", ["-std=c++17", *flags]) for source, flags in sources.core]
     edges += [(source, "cxx", binding_flags) for source in sources.bindings]
     edges += [(source, "cxx", _ops_flags(recipe, paths)) for source in sources.ops]
+    edges += [(source, "cxx", _cuda_ops_flags(recipe, paths)) for source in sources.ops_cuda]
     edges += [(source, "cxx", _python_flags(recipe, paths)) for source in sources.python]
     edges += [(source, "nvcc", []) for source in sources.cuda]
     for source, rule, flags in edges:
@@ -117,12 +110,15 @@ def write_ninja(recipe: Recipe, paths: TorchPaths, csrc: Path, folder: Path) -> 
         return [n for n in objects(s for s, _ in sources.core) if not n.startswith(without)]
 
     linked = {
-        "_cpu.so": (core(PYTHON_WITHOUT) + objects(sources.python), stable_link_flags(paths)),
+        "_cpu.so": (core(()) + objects(sources.python), stable_link_flags(paths)),
         "librnnfast.so": (core(OPS_WITHOUT) + objects(sources.ops), ops_link_flags(paths)),
     }
+    if recipe.nvcc is not None:
+        checks = [name for name in objects(sources.ops) if name == SHARED_CHECKS]
+        parts = core(CUDA_WITHOUT) + checks + objects(sources.ops_cuda, sources.cuda)
+        linked["librnnfast_cuda.so"] = parts, cuda_link_flags(recipe, paths)
     if not recipe.portable:
-        module = core(BINDINGS_WITHOUT) + objects(sources.bindings, sources.cuda)
-        linked["_C.so"] = module, link_flags(recipe, paths)
+        linked["_C.so"] = core(CUDA_WITHOUT) + objects(sources.bindings), []
     lines += [_edge(out, "link", parts, flags) for out, (parts, flags) in linked.items()]
     path = folder / "build.ninja"
     text = "\n".join(["ninja_required_version = 1.5", *lines, ""])
@@ -168,23 +164,6 @@ def _compressed(recipe: Recipe) -> list[str]:
     return ["-compress-mode=size"] if version >= (12, 8) else ["-Xfatbin=-compress-all"]
 
 
-def link_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
-    """For _C: torch's libraries and, with CUDA, its CUDA runtime.
-
-    That by file name where torch brings its own: the pip wheel has a libcudart.so.13 but no
-    libcudart.so for `-lcudart` to find. No rpath: torch is imported first and has loaded them all
-    by then.
-    """
-    flags = [f"-L{p}" for p in paths.library]
-    flags += ["-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python"]
-    if recipe.nvcc is not None:
-        cudart = recipe.torch.cudart_library()
-        root = toolkit_root(recipe.nvcc)
-        system = [f"-L{root / 'lib64'}", f"-L{root / 'lib'}", "-lcudart"]
-        flags += ["-lc10_cuda", *([str(cudart)] if cudart else system)]
-    return flags
-
-
 def stable_link_flags(paths: TorchPaths) -> list[str]:
     """For what runs with every torch: torch's library alone, without Python's. OpenMP's functions
     are those of the runtime that torch has loaded; its file is not named, since it has another name
@@ -197,13 +176,34 @@ def ops_link_flags(paths: TorchPaths) -> list[str]:
     return [*stable_link_flags(paths), "-Wl,-soname,librnnfast.so", "-Wl,-z,nodelete"]
 
 
-def _stable_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
-    major, minor = OLDEST_TORCH
+def cuda_link_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
+    """For librnnfast_cuda.so: torch's libraries and its CUDA runtime.
+
+    That by file name where torch brings its own: the pip wheel has a libcudart.so.13 but no
+    libcudart.so for `-lcudart` to find. No rpath: torch is imported first and has loaded them all
+    by then.
+    """
+    assert recipe.nvcc is not None
+    cudart, root = recipe.torch.cudart_library(), toolkit_root(recipe.nvcc)
+    system = [f"-L{root / 'lib64'}", f"-L{root / 'lib'}", "-lcudart"]
+    named = ["-Wl,-soname,librnnfast_cuda.so", "-Wl,-z,nodelete"]
     return [
-        f"-std={recipe.torch.cxx_standard}",
-        f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000",
-        *(f"-isystem{p}" for p in paths.include),
+        *stable_link_flags(paths),
+        "-ltorch_cuda",
+        *([str(cudart)] if cudart else system),
+        *named,
     ]
+
+
+def stable_target() -> str:
+    """The flag that leaves of torch's stable ABI what the oldest torch has."""
+    major, minor = OLDEST_TORCH
+    return f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000"
+
+
+def _stable_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
+    headers = [f"-isystem{p}" for p in paths.include]
+    return [f"-std={recipe.torch.cxx_standard}", stable_target(), *headers]
 
 
 def _ops_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
@@ -211,25 +211,18 @@ def _ops_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
     return [*_stable_flags(recipe, paths), f"-DRNNFAST_SCHEMAS={schemas}"]
 
 
+def _cuda_ops_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
+    """With the folder of cuda_runtime_api.h: nvcc's own, so that both compilers agree."""
+    assert recipe.nvcc is not None
+    headers = f"-isystem{toolkit_root(recipe.nvcc) / 'include'}"
+    inputs = f'-DRNNFAST_INPUTS="{INPUTS}"'
+    return [*_stable_flags(recipe, paths), "-DUSE_CUDA", inputs, headers]
+
+
 def _python_flags(recipe: Recipe, paths: TorchPaths) -> list[str]:
     major, minor = OLDEST_PYTHON
     limited = f"-DPy_LIMITED_API=0x{major:02x}{minor:02x}0000"
     return [*_stable_flags(recipe, paths), limited, f"-isystem{recipe.python_include}"]
-
-
-def _binding_defines(recipe: Recipe) -> list[str]:
-    return [
-        "-DTORCH_EXTENSION_NAME=_C",
-        "-DTORCH_API_INCLUDE_EXTENSION_H",
-        # In the command line so that another torch rebuilds what includes its headers.
-        f'-DRNNFAST_TORCH_VERSION="{recipe.torch.version}"',
-        *(["-DRNNFAST_WITH_CUDA"] if recipe.nvcc else []),
-    ]
-
-
-def _cuda_include(recipe: Recipe) -> list[str]:
-    """The folder of cuda_runtime_api.h, which c10/cuda includes: nvcc's own, so that both agree."""
-    return [str(toolkit_root(recipe.nvcc) / "include")] if recipe.nvcc else []
 
 
 def _rule(name: str, command: Iterable[str], tail: str = "") -> str:

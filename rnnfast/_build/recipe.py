@@ -30,7 +30,7 @@ class Recipe:
     archs: tuple[str, ...]  # ("8.0", "9.0+PTX"); empty without CUDA
     debug: bool
     fast_tanh: bool = False
-    portable: bool = False  # without _C, which is for one torch and one Python
+    portable: bool = False  # without _C, which is for one Python
 
     def summary(self) -> str:
         mode = ("debug " if self.debug else "") + ("portable " if self.portable else "")
@@ -48,8 +48,6 @@ def make_recipe(env: Mapping[str, str] | None = None) -> Recipe | str:
         want_cuda = "1"
     debug = _switch(env, "RNNFAST_DEBUG", "0", ("0", "1")) == "1"
     portable = _switch(env, "RNNFAST_PORTABLE", "0", ("0", "1")) == "1"
-    if portable and want_cuda == "1":
-        raise BuildError(f"{_asking(env)} and RNNFAST_PORTABLE=1 can't be had together")
     torch = torchinfo.find_torch()
     compiler, no_compiler = host.find_compiler(env)
     include = host.python_header_dir()
@@ -61,8 +59,8 @@ def make_recipe(env: Mapping[str, str] | None = None) -> Recipe | str:
     ninja = host.find_ninja(env)
     if ninja is None:
         raise BuildError("ninja runs the build and is not installed: pip install ninja")
-    if portable:
-        found, note = None, "CUDA off: RNNFAST_PORTABLE=1"
+    if portable and want_cuda != "1":
+        found, note = None, "CUDA off: RNNFAST_PORTABLE=1 without RNNFAST_CUDA=1"
     else:
         found, note = _choose_cuda(want_cuda, torch, env)
     archs = parse_archs(env.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_ARCHS) if found else ()

@@ -129,9 +129,9 @@ def plan(
 
     Raises InspectError where there is none, or for an architecture without a known GPU.
     """
-    module: Any = _ext.load()
+    module: Any = _ext.cpu()
     if module is None:
-        raise InspectError(str(_ext.why_missing()))
+        raise InspectError(str(_ext.why_no_cpu()))
     device = _device(arch)
     forced = "" if strategy == "auto" else strategy
     B, H, P = sizes

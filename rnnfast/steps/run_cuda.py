@@ -6,12 +6,11 @@ import ctypes
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import _ext, library
+from .. import library
 from ..cells import CellSpec
 from ..cells.step_error import StepError
 from ..products.arithmetic import largest_of, power_of_two
@@ -36,8 +35,7 @@ class Gpus:
         return library.load(text, name=name, target=target), library.status(text, target)
 
     def budget(self, index: int) -> Budget:
-        module: Any = _ext.load()
-        capability, _, shared, *_ = module.cuda_device(index)
+        capability, _, shared, *_ = torch.ops.rnnfast.cuda_device(index)
         return Budget(capability, shared)
 
     @contextmanager

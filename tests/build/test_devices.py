@@ -5,7 +5,6 @@ is on its tensors' device and the stream that is current there, whatever device 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,14 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-
-from rnnfast import _ext
-from rnnfast._build import host
-from rnnfast._build.nvcc import find_nvcc, toolkit_root
 
 from . import devices_child
 from .devices_child import CALLS, GRAPHS, STEPS, STRATEGIES, WHOLE_STEPS, Noted
+from .stand_in import stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,23 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
     """What the child printed."""
-    compiler, why = host.find_compiler(os.environ)
-    search = find_nvcc(torch.version.cuda)
-    module: Any = _ext.load()
-    if module is None or not module.with_cuda:
-        pytest.skip("needs an extension that was built with CUDA")
-    if search.nvcc is None or search.nvcc.major != "13" or compiler is None:
-        pytest.skip(f"needs the headers of CUDA 13 and a compiler: {why or search.why_not()}")
-    library = tmp_path_factory.mktemp("devices") / "libdevices.so"
-    # Opened again as the driver, by its name.
-    flags = ("-std=c++17", "-O1", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1")
-    include = f"-I{toolkit_root(search.nvcc) / 'include'}"
-    source = str(Path(__file__).with_name("devices.cpp"))
-    subprocess.run([*compiler.command, *flags, include, source, "-o", str(library)], check=True)
+    library, environment = stand_in(tmp_path_factory.mktemp("devices"))
     words = [sys.executable, "-m", devices_child.__name__, str(library)]
-    # cublasLt, which torch takes for a product and a bias, has no stand-in.
-    environment = {**os.environ, "LD_PRELOAD": str(library), "DISABLE_ADDMM_CUDA_LT": "1"}
-    environment |= {"CUDA_VISIBLE_DEVICES": "0,1", "PYTHONPATH": str(ROOT)}
+    environment |= {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )

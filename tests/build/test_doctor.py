@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import torch
@@ -38,9 +39,10 @@ def test_a_missing_extension_is_shown_with_its_reason(monkeypatch):
     monkeypatch.setattr(_ext, "why_missing", lambda: "built against another torch")
     monkeypatch.setattr(_ext, "build_record", lambda: None)
     monkeypatch.setattr(_ext, "why_no_cpu", lambda: "no compiler")
+    monkeypatch.setattr(_ext, "why_no_cuda", lambda: "no nvcc")
     extension = section(doctor.report(), "Extension")
-    assert "_C    not usable: built against another torch" in extension
-    assert "_cpu  not usable: no compiler" in extension
+    for name, why in (("_C", "built against"), ("_cpu", "no compiler"), ("cuda.so", "no nvcc")):
+        assert re.search(rf"{name} +not usable: {why}", extension)
 
 
 def test_whether_cells_can_be_compiled(monkeypatch, tmp_path):

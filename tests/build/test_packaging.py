@@ -10,14 +10,17 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from rnnfast._build import host
+from rnnfast._build.nvcc import find_nvcc
 
 from .support import build_in_place, copy_project, python, run, tiny_project
 
 NOT_SHIPPED = (".so", ".pyc", "_build_info.json")
 
 LIBRARY, CPU = "rnnfast/librnnfast.so", "rnnfast/_cpu.abi3.so"
+CUDA = "rnnfast/librnnfast_cuda.so"
 RUN_A_LAYER = """
 import torch, rnnfast, rnnfast._ext as e
 assert torch.isfinite(rnnfast.LSTM(3, 4)(torch.randn(5, 2, 3))[0]).all()
@@ -56,7 +59,7 @@ def test_the_sdist_holds_all_that_a_build_reads_and_nothing_built(project):
 
 
 def test_a_wheel_made_without_a_compiler_is_pure_runs_and_says_what_it_lacks(project, tmp_path):
-    for name in ("_C.so", "_cpu.abi3.so", "librnnfast.so"):
+    for name in ("_C.so", "_cpu.abi3.so", "librnnfast.so", "librnnfast_cuda.so"):
         (project / "rnnfast" / name).write_text("left by another build")
     wheel = build(project, "wheel", CXX="/no/such/compiler")
     assert wheel.name.endswith("-py3-none-any.whl")
@@ -90,20 +93,24 @@ def test_a_wheel_holds_the_extension_and_its_record(tmp_path):
     assert {LIBRARY, CPU} <= set(names)
 
 
-def test_a_portable_wheel_is_for_every_python_and_holds_no_bindings(tmp_path):
+@pytest.mark.parametrize("cuda", ["0", "1"])
+def test_a_portable_wheel_is_for_every_python_and_holds_no_bindings(tmp_path, cuda):
     if (compiler := host.find_compiler())[0] is None:
         pytest.skip(compiler[1])
+    search = find_nvcc(torch.version.cuda)
+    if cuda == "1" and (torch.version.cuda is None or search.nvcc is None):
+        pytest.skip(f"torch is built for CUDA {torch.version.cuda}; {search.why_not()}")
     project = tiny_project(tmp_path)
     build_in_place(project, RNNFAST_CUDA="0")
-    wheel = build(project, "wheel", RNNFAST_PORTABLE="1")
+    wheel = build(project, "wheel", RNNFAST_PORTABLE="1", RNNFAST_CUDA=cuda)
     assert "-cp310-abi3-linux_" in wheel.name
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         record = json.loads(archive.read("rnnfast/_build_info.json"))
     assert (record["built"], record["portable"]) == (True, True)
-    assert {n for n in names if n.endswith(".so")} == {LIBRARY, CPU}
-    refused = run_build(project, "wheel", RNNFAST_PORTABLE="1", RNNFAST_CUDA="1")
-    assert "RNNFAST_CUDA=1 and RNNFAST_PORTABLE=1 can't be had together" in refused.stdout
+    assert (record["cuda"] is None) == (cuda == "0")
+    libraries = {LIBRARY, CPU, CUDA} if cuda == "1" else {LIBRARY, CPU}
+    assert {n for n in names if n.endswith(".so")} == libraries
 
 
 def test_the_tiny_wheel_has_nothing_that_was_since_removed(tmp_path):

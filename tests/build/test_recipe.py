@@ -195,23 +195,21 @@ def test_archs_that_are_none_are_refused(text):
 def test_sources_are_those_of_the_list_and_of_the_folders():
     without = ninja_file.find_sources(ROOT / "csrc", with_cuda=False)
     with_cuda = ninja_file.find_sources(ROOT / "csrc", with_cuda=True)
-    names = {p.name for p in without.bindings}
-    assert {"module.cpp", "plan.cpp"} <= names
-    assert "cpu.cpp" in {p.name for p in without.python}
-    assert "cuda.cpp" not in names
-    assert without.cuda == ()
-    assert "cuda.cpp" in {p.name for p in with_cuda.bindings}
+    assert {p.name for p in without.bindings} == {"module.cpp"}
+    assert {"cpu.cpp", "plan.cpp"} <= {p.name for p in without.python}
+    assert without.cuda == without.ops_cuda == ()
+    assert "scan.cpp" in {p.name for p in with_cuda.ops_cuda}
     assert ROOT / "csrc/cuda/solo/sequence.cu" in with_cuda.cuda
     assert without.core
     core = tuple(p for p, _ in with_cuda.core)
-    assert all(p.is_file() for p in core + with_cuda.bindings + with_cuda.cuda)
+    assert all(p.is_file() for p in core + with_cuda.ops_cuda + with_cuda.cuda)
     portable = ninja_file.find_sources(ROOT / "csrc", with_cuda=False, portable=True)
     assert portable == dataclasses.replace(without, bindings=())
 
 
 def test_torch_free_sources_include_no_torch_header():
     sources = ninja_file.find_sources(ROOT / "csrc", with_cuda=True)
-    with_torch = ("bindings", "ops", "python")
+    with_torch = ("bindings", "ops", "ops_cuda", "python")
     headers = [p for p in (ROOT / "csrc").rglob("*.h") if p.parent.name not in with_torch]
     for path in [*(p for p, _ in sources.core), *sources.cuda, *headers]:
         text = path.read_text()
@@ -219,13 +217,14 @@ def test_torch_free_sources_include_no_torch_header():
             assert f"#include <{header}" not in text, f"{path.name} includes {header}"
 
 
-@pytest.mark.parametrize("folder", ["ops", "python"])
+@pytest.mark.parametrize("folder", ["ops", "ops_cuda", "python"])
 def test_what_any_torch_can_load_includes_the_stable_interface_alone(folder):
     files = [p for p in (ROOT / "csrc" / folder).iterdir() if p.suffix in (".h", ".cpp")]
     found = {line for p in files for line in p.read_text().splitlines() if "#include <" in line}
     found = {line for line in found if "/" in line}
     assert found
     stable = ("#include <torch/csrc/stable/", "#include <torch/headeronly/")
+    stable += ("#include <torch/csrc/inductor/aoti_torch/generated/c_shim_",)
     assert [line for line in found if not line.startswith(stable)] == []
 
 
@@ -244,11 +243,16 @@ def test_ninja_file_compiles_each_source_once_and_names_no_openmp(tmp_path):
     )
     assert list(links) == ["_cpu", "librnnfast", "_C"]
     library, cpu, module = links["librnnfast"], links["_cpu"], links["_C"]
-    for part in ("ops/", "python/", "cpu/", "clip/cpu", "gomp", "openmp"):
+    for part in ("ops/", "python/", "cpu/", "clip/", "gomp", "openmp", "torch", "c10"):
         assert part not in module, part
-    for part in ("torch_python", "gomp", "openmp", "bindings/", "cuda/", "ops/", "c10"):
+    for part in ("torch_python", "gomp", "openmp", "bindings/", ".cu.o", "ops/", "c10"):
         assert part not in cpu, part
-    assert {"python/module.cpp.o", "cpu/stream/avx2.cpp.o", "clip/cpu.cpp.o"} <= set(cpu.split())
+    assert {
+        "cuda/plan/plan.cpp.o",
+        "python/module.cpp.o",
+        "cpu/stream/avx2.cpp.o",
+        "clip/cpu.cpp.o",
+    } <= set(cpu.split())
     assert recipe.DEFAULT_ARCHS not in text
     for part in ("torch_python", "gomp", "openmp", "bindings/", "clip/", "stream/", "c10"):
         assert part not in library, part

@@ -1,6 +1,8 @@
-// The turn of launches whose blocks wait for one another (csrc/bindings/cuda_turn.cpp), of scans
+// The turn of launches whose blocks wait for one another (csrc/ops_cuda/turn.cpp), of scans
 // and of clipping, against a driver that stands in for CUDA's. Ends with 1 and a line for each
 // launch that could have met another one on its device, and for each thing else that is wrong.
+#include "ops_cuda/turn.h"
+
 #include <atomic>
 #include <cstdio>
 #include <map>
@@ -9,7 +11,6 @@
 #include <thread>
 #include <vector>
 
-#include "bindings/cuda_device.h"
 #include "clip/cuda.h"
 
 // What a stream's work comes after: the launches of its device, or of one capture.
@@ -40,11 +41,6 @@ thread_local CUstream_st* current = nullptr;
   if (!(condition)) ++wrong, std::printf("line %d: %s\n", __LINE__, #condition)
 
 }  // namespace
-
-namespace c10::cuda {
-int device_count() { return 2; }
-cudaStream_t getCurrentCUDAStream() { return current; }
-}  // namespace c10::cuda
 
 extern "C" {
 
@@ -109,7 +105,7 @@ void launch(CUstream_st& stream) {
 
 void scan(CUstream_st& stream) {
   current = &stream;
-  rnnfast::GridTurn turn(true);
+  rnnfast::GridTurn turn(true, &stream);
   launch(stream);
   turn.launched();
 }
@@ -142,7 +138,7 @@ int main() {
     CUstream_st stream{0};
     const int before = calls;
     clip(stream, kClipScale, 8), clip(stream, kClipClamp, 8), clip(stream, kClipNorm, 1);
-    rnnfast::GridTurn none(false);
+    rnnfast::GridTurn none(false, &stream);
     none.launched();
     EXPECT(calls == before && stream.after.empty());
   }

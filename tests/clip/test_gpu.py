@@ -22,10 +22,9 @@ RTOL = {torch.float32: 1e-5, torch.float64: 1e-5, torch.bfloat16: 1e-2, torch.fl
 @pytest.fixture(params=["cuda", "triton"])
 def serving(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "cuda":
-        module = _ext.load()
-        if module is None or not module.with_cuda:
-            pytest.skip("rnnfast was built without CUDA")
-        chosen: kernels.Kernels = kernels.Compiled(module, "cuda_")
+        if (missing := _ext.why_no_cuda()) is not None:
+            pytest.skip(missing)
+        chosen: kernels.Kernels = kernels.OnCuda(_ext.cpu())
     else:
         chosen = pytest.importorskip("rnnfast.triton.clip_lists").TritonKernels()
     monkeypatch.setattr(kernels, "of_device", lambda device: chosen)
@@ -97,9 +96,8 @@ def test_kernels_launched(serving: str, count: int) -> None:
 
 @pytest.mark.parametrize("count", [3, 1000])
 def test_in_a_cuda_graph(count: int) -> None:
-    module = _ext.load()
-    if module is None or not module.with_cuda:
-        pytest.skip("rnnfast was built without CUDA")
+    if (missing := _ext.why_no_cuda()) is not None:
+        pytest.skip(missing)
     values = [torch.randn(300, device="cuda") for _ in range(count)]
     ours = parameters([v.clone() for v in values])
     rnnfast.clip_grad_norm_(ours, 1.0)

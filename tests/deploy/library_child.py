@@ -62,6 +62,8 @@ def taller(tensor: torch.Tensor) -> torch.Tensor:
 
 GOOD = {
     "as it is": changed(),
+    "of a GPU": changed(backend="cuda"),
+    "of Triton": changed(backend="triton"),
     "of gates": of({"kind": "gates"}),
     "of tokens": of({"kind": "tokens"}),
     "projected": of({"cell": "lstm_proj"}),
@@ -83,7 +85,8 @@ GOOD = {
 BAD: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "cell": (changed(cell="layer_norm_lstm"), "no compiled cell layer_norm_lstm.*decompositions"),
     "kind": (changed(kind="sparse"), "no kind of input is called sparse"),
-    "backend": (changed(backend="cuda"), "exported for the backend cuda.*decompositions"),
+    "backend": (changed(backend="nonsense"), "no backend is called nonsense"),
+    "training": (changed(backend="cuda", training=True), "training by the backend cuda.*no_grad"),
     "checkpoints": (changed(training=True, checkpoint_every=2), "torch.no_grad"),
     "no states": (changed(states=[]), "takes 1 states, got 0"),
     "states": (changed(states=[torch.zeros(B, H)] * 2), "takes 1 states, got 2"),

@@ -193,10 +193,10 @@ def nodes_of(program: Any) -> dict[str, int]:
     return {name: found[name] for name in ("RNN", "LSTM", "GRU", "Scan", "Loop") if found[name]}
 
 
-def to_float16(program: Any) -> bool:
-    """Whether anything is cast to it."""
+def to_16_bit(program: Any) -> bool:
+    """Whether anything is cast to float16 or bfloat16."""
     casts = (node for node in program.model.graph if node.op_type == "Cast")
-    return any(node.attributes["to"].as_int() == 10 for node in casts)
+    return any(node.attributes["to"].as_int() in (10, 16) for node in casts)
 
 
 def run(program: Any, inputs: Inputs) -> list[Tensor]:
@@ -204,7 +204,7 @@ def run(program: Any, inputs: Inputs) -> list[Tensor]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    if "Scan" in nodes_of(program) and to_float16(program):  # docs/onnx.md
+    if "Scan" in nodes_of(program) and to_16_bit(program):  # docs/onnx.md
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), options)
     x, states, lengths, resets = inputs

@@ -1,4 +1,4 @@
-"""Builds the CUDA kernels and their bindings for the executor, as torch ops on CPU tensors.
+"""Builds the CUDA kernels and their ops for the executor, on CPU tensors.
 
 ``library()`` compiles what changed, by ninja, into build/simt and gives the library's path;
 ``python -m tests.simt.build`` does the same from a shell.
@@ -12,7 +12,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from rnnfast._build import host, torchinfo
+from rnnfast._build import host, ninja_file, schemas, torchinfo
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build" / "simt"
@@ -43,13 +43,21 @@ def library(name: str = LIBRARY) -> Path:
 
 
 def sources() -> dict[str, list[Path]]:
-    """What is compiled, by rule: the executor and kernels, and what includes torch's headers."""
+    """What is compiled, by rule: the executor and kernels, and what includes torch's headers, those
+    of its stable ABI alone for the ops."""
     kernels = [p for folder in KERNELS for p in sorted(ROOT.glob(f"csrc/cuda/{folder}/*.cu"))]
     executor = sorted(ROOT.glob("tests/simt/*.cpp"))
-    bindings = [ROOT / "tests/simt/ops/module.cpp"]
-    for name in ("cuda_scan", "cuda_stepwise", "cuda_resident", "cuda_part"):
-        bindings.append(ROOT / f"csrc/bindings/{name}.cpp")
-    return {"bindings": bindings, "kernels": kernels, "executor": executor}
+    ops = [p for p in sorted(ROOT.glob("csrc/ops_cuda/*.cpp")) if p.stem not in ("clip", "turn")]
+    ops.append(ROOT / "csrc/ops/checks.cpp")
+    plan = [ROOT / "csrc/scan/problem.cpp", *sorted(ROOT.glob("csrc/cuda/plan/*.cpp"))]
+    settings = [ROOT / "tests/simt/ops/module.cpp"]
+    return {
+        "settings": settings,
+        "ops": ops,
+        "plan": plan,
+        "kernels": kernels,
+        "executor": executor,
+    }
 
 
 def _ninja_file() -> str:
@@ -62,7 +70,9 @@ def _ninja_file() -> str:
         f"-DRNNFAST_TORCH_VERSION={found.version}",  # another torch: compile again
         *(f"-isystem{found.root / p}" for p in TORCH_INCLUDES),
     ]
-    own = {"bindings": torch_flags, "kernels": ["-std=c++17", "-x", "c++"]}
+    stable = [ninja_file.stable_target(), f'-DRNNFAST_INPUTS="{schemas.INPUTS}"']
+    own = {"settings": torch_flags, "ops": [*torch_flags, *stable]}
+    own |= {"plan": ["-std=c++17"], "kernels": ["-std=c++17", "-x", "c++"]}
     own["executor"] = ["-std=c++17", "-fvisibility=default"]  # for what is linked to it
     own["sanitized"] = [*own["executor"], "-O1", *SANITIZE]
     lines = ["ninja_required_version = 1.5"]

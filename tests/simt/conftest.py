@@ -23,8 +23,8 @@ def _first_seed() -> int:
 @pytest.fixture
 def simt(_first_seed: int) -> Iterator[Simt]:
     """The backend, registered while the test runs; threads in random order."""
-    if _ext.why_missing() is not None:
-        pytest.skip(f"the plan is part of the extension: {_ext.why_missing()}")
+    if _ext.why_no_cpu() is not None:
+        pytest.skip(f"the plan is part of the extension: {_ext.why_no_cpu()}")
     with registered() as backend:
         print(f"to repeat: RNNFAST_SIMT_SEED={_first_seed}")
         backend.ops.set_schedule("random", _first_seed)

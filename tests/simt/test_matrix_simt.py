@@ -79,7 +79,7 @@ def widest(backward: bool, cell: str, math: str, shape: int) -> int:
     dtype = str(MATHS[math]).removeprefix("torch.")
     for H in range(448, 0, -16):
         with contextlib.suppress(ValueError):  # it does not fit
-            _ext.load().cuda_plan(
+            _ext.cpu().cuda_plan(
                 backward=backward, cell=cell, dtype=dtype, tf32=math == "tf32", T=3, B=3, H=H, P=H,
                 directions=1, device="H100", forced=forced,
             )  # fmt: skip

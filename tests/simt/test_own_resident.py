@@ -36,7 +36,7 @@ from .own_cases import check, check_lengths, name_of
 from .own_faults import SEEN
 
 pytestmark = pytest.mark.skipif(
-    _ext.why_missing() is not None, reason=f"no extension: {_ext.why_missing()}"
+    _ext.why_no_cpu() is not None, reason=f"no extension: {_ext.why_no_cpu()}"
 )
 
 

@@ -38,7 +38,7 @@ from .own_cases import (
 )
 
 pytestmark = pytest.mark.skipif(
-    _ext.why_missing() is not None, reason=f"no extension: {_ext.why_missing()}"
+    _ext.why_no_cpu() is not None, reason=f"no extension: {_ext.why_no_cpu()}"
 )
 
 

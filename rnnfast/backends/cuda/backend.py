@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ... import _ext
 from ...cells import CellSpec
 from ...problem import (
     Cotangents,
@@ -32,7 +33,7 @@ from ...rules import without_padding
 from .. import own_cuda, own_loops
 from ..base import Call, KernelBackend, TensorLike, why_no_kernel, why_not_own
 from . import pipeline
-from .plan import Kernels, Plan, why_not_built
+from .plan import Kernels, Plan
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 SCALED_EXPONENT = 5  # fp16: gradients are scaled to at most 2**5; 2**11 is left for their growth
@@ -45,7 +46,7 @@ class Cuda(Kernels, KernelBackend):
     takes_whole = True  # pipelined
 
     def __init__(self) -> None:
-        self._missing = why_not_built()  # once, and where no tracer looks on
+        self._missing = _ext.why_no_cuda()  # once, and where no tracer looks on
 
     def unusable(self) -> str | None:
         if self._missing is not None:

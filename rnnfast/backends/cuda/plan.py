@@ -49,8 +49,7 @@ class Kernels:
     def device_numbers(self, index: int) -> DeviceNumbers | str:
         """A device as the plan wants it, without the multiprocessors that RNNFAST_FREE_SMS leaves
         to others. Raises ValueError where that is no such number."""
-        numbers = module().cuda_device(index)
-        return _without(numbers, os.environ.get("RNNFAST_FREE_SMS", "0"))
+        return _without(self.ops.cuda_device(index), os.environ.get("RNNFAST_FREE_SMS", "0"))
 
     @functools.cached_property
     def room(self) -> Room:
@@ -137,13 +136,5 @@ def uses_tf32() -> bool:
 
 @functools.cache
 def module() -> Any:
-    """The compiled module; only called where ``unusable`` has no reason."""
-    return _ext.load()
-
-
-def why_not_built() -> str | None:
-    missing = _ext.why_missing()
-    if missing is None and not module().with_cuda:
-        note = (_ext.build_record() or {})["cuda_note"]
-        return f"rnnfast was built without CUDA ({note})"
-    return missing
+    """The module with the plan; only called where ``unusable`` has no reason."""
+    return _ext.cpu()

@@ -1,16 +1,19 @@
-// One launch of grid teams after the other, on each device.
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAFunctions.h>
-#include <cuda_runtime_api.h>
+#include "ops_cuda/turn.h"
 
 #include <iterator>
 #include <map>
 #include <mutex>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
-#include "cuda_device.h"
-
 namespace rnnfast {
+
+void check(cudaError_t error) {
+  if (error != cudaSuccess)
+    throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(error));
+}
+
 namespace {
 
 // By device and capture (0: none) the event of the last launch; one recorded within a capture means
@@ -34,34 +37,33 @@ cudaEvent_t event_of(const Key& key) {
     return all.insert(std::move(oldest)).position->second;
   }
   cudaEvent_t event = nullptr;
-  C10_CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
   return all[key] = event;
 }
 
 std::mutex mutex;  // held from before a launch until its event is recorded
 
-Key key_here() {
+Key key_of(cudaStream_t stream) {
+  int device = 0;
+  check(cudaGetDevice(&device));
   unsigned long long capture = 0;
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  C10_CUDA_CHECK(cudaStreamGetCaptureInfo(current_stream(), &status, &capture));
-  return {c10::cuda::current_device(), status == cudaStreamCaptureStatusNone ? 0 : capture};
+  check(cudaStreamGetCaptureInfo(stream, &status, &capture));
+  return {device, status == cudaStreamCaptureStatusNone ? 0 : capture};
 }
 
 }  // namespace
 
-GridTurn::GridTurn(bool grid) : grid_(grid) {
+GridTurn::GridTurn(bool grid, cuda::Stream stream) : grid_(grid), stream_(stream) {
   if (!grid) return;
   std::unique_lock lock(mutex);
-  const auto last = last_launches().find(key_here());
-  if (last != last_launches().end()) {
-    C10_CUDA_CHECK(cudaStreamWaitEvent(current_stream(), last->second, 0));
-  }
+  const auto last = last_launches().find(key_of(stream));
+  if (last != last_launches().end()) check(cudaStreamWaitEvent(stream, last->second, 0));
   lock.release();  // until the destructor
 }
 
 void GridTurn::launched() {
-  if (!grid_) return;
-  C10_CUDA_CHECK(cudaEventRecord(event_of(key_here()), current_stream()));
+  if (grid_) check(cudaEventRecord(event_of(key_of(stream_)), stream_));
 }
 
 GridTurn::~GridTurn() {

@@ -1,13 +1,11 @@
 // The resident strategies: one launch for all steps and directions, by blocks that each have all
 // hidden units (cuda/solo/sequence.h), or by teams of blocks (cuda/team/sequence.h).
-#include <ATen/ops/zeros.h>
-#include <torch/library.h>
-
 #include "cuda/solo/sequence.h"
-#include "cuda_device.h"
-#include "cuda_scan.h"
+#include "ops_cuda/device.h"
+#include "ops_cuda/scan.h"
+#include "ops_cuda/turn.h"
 
-namespace rnnfast {
+namespace rnnfast::ops {
 namespace {
 
 template <class Scan, class Direction>
@@ -72,64 +70,57 @@ cuda::BackwardArgs arguments(const BackwardScan& scan) {
 
 // What the blocks of grid teams exchange through; it lives as long as the launch that uses it, as
 // torch's allocator hands memory on in the order of the stream.
-at::Tensor workspace(const Sizes& sizes, cuda::Pass pass, const cuda::TeamChoice& choice,
-                     size_t directions, const at::Tensor& like) {
+Optional workspace(const Sizes& sizes, cuda::Pass pass, const cuda::TeamChoice& choice,
+                   size_t directions, const Tensor& like) {
   const int64_t bytes =
       cuda::team_workspace(choice.kind, pass, sizes.cell->id, choice.math, sizes.H, choice.teams,
                            choice.tiles, static_cast<int>(directions));
-  return bytes == 0 ? at::Tensor() : at::zeros({bytes}, like.options().dtype(at::kByte));
+  if (bytes == 0) return std::nullopt;
+  return zeros_like(like, {bytes}, ScalarType::Byte);
 }
 
 }  // namespace
 
 void run_resident(const ForwardScan& scan, cuda::Math math, int shape) {
   cuda::launch_sequence_forward(scan.sizes.cell->id, {math, shape}, arguments(scan),
-                                current_stream());
+                                current_stream(*scan.directions[0].w_hh));
 }
 
 void run_resident(const BackwardScan& scan, cuda::Math math, int shape) {
   cuda::launch_sequence_backward(scan.sizes.cell->id, {math, shape}, arguments(scan),
-                                 current_stream());
+                                 current_stream(*scan.directions[0].w_hh));
 }
 
 void run_team(const ForwardScan& scan, const cuda::TeamChoice& choice) {
-  const at::Tensor bytes = workspace(scan.sizes, cuda::Pass::kForward, choice,
-                                     scan.directions.size(), scan.directions[0].w_hh);
-  GridTurn turn(choice.kind == cuda::TeamKind::kGrid);
+  const Optional bytes = workspace(scan.sizes, cuda::Pass::kForward, choice, scan.directions.size(),
+                                   *scan.directions[0].w_hh);
+  const cuda::Stream stream = current_stream(*scan.directions[0].w_hh);
+  GridTurn turn(choice.kind == cuda::TeamKind::kGrid, stream);
   cuda::launch_team_forward(scan.sizes.cell->id, choice, arguments(scan), pointer<void>(bytes),
-                            current_stream());
+                            stream);
   turn.launched();
 }
 
 void run_team(const BackwardScan& scan, const cuda::TeamChoice& choice) {
-  const at::Tensor bytes = workspace(scan.sizes, cuda::Pass::kBackward, choice,
-                                     scan.directions.size(), scan.directions[0].w_hh);
-  GridTurn turn(choice.kind == cuda::TeamKind::kGrid);
+  const Optional bytes = workspace(scan.sizes, cuda::Pass::kBackward, choice,
+                                   scan.directions.size(), *scan.directions[0].w_hh);
+  const cuda::Stream stream = current_stream(*scan.directions[0].w_hh);
+  GridTurn turn(choice.kind == cuda::TeamKind::kGrid, stream);
   cuda::launch_team_backward(scan.sizes.cell->id, choice, arguments(scan), pointer<void>(bytes),
-                             current_stream());
+                             stream);
   turn.launched();
 }
 
-// (cell, strategy, math, [shape, blocks, teams, tiles], whether backward, H, index of the device)
-// -> blocks of that team kernel that the device has at once, by its driver.
-int64_t cuda_room(const std::string& cell, const std::string& strategy, const std::string& math,
-                  at::IntArrayRef choice, bool backward, int64_t H, int64_t device) {
-  TORCH_CHECK_VALUE(strategy == "cluster" || strategy == "grid", "no teams are called '", strategy,
-                    "'");
-  TORCH_CHECK_VALUE(choice.size() == 4, "a team has 4 numbers, got ", choice.size());
-  const OnDevice guard(at::Device(kDevice, static_cast<at::DeviceIndex>(device)));
-  const auto number = [&](int i) { return static_cast<int>(choice[i]); };
+int64_t cuda_room(std::string cell, std::string strategy, std::string math,
+                  std::vector<int64_t> choice, bool backward, int64_t H, int64_t device) {
+  require(strategy == "cluster" || strategy == "grid", "no teams are called '", strategy, "'");
+  require(choice.size() == 4, "a team has 4 numbers, got ", choice.size());
+  const OnDevice guard(static_cast<int>(device));
+  const auto number = [&](size_t i) { return static_cast<int>(choice[i]); };
   const cuda::TeamKind kind = strategy == "grid" ? cuda::TeamKind::kGrid : cuda::TeamKind::kCluster;
   return cuda::team_room(
       backward ? cuda::Pass::kBackward : cuda::Pass::kForward, find_cell(cell).id,
       {kind, cuda::math_by_name(math), number(0), number(1), number(2), number(3)}, H);
 }
 
-}  // namespace rnnfast
-
-TORCH_LIBRARY_FRAGMENT(RNNFAST_LIBRARY, m) {
-  m.def(
-      "cuda_room(str cell, str strategy, str math, int[] choice, bool backward, int H, int device) "
-      "-> int",
-      &rnnfast::cuda_room);
-}
+}  // namespace rnnfast::ops

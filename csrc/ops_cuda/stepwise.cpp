@@ -1,54 +1,47 @@
 // The stepwise strategy's loop over the steps (cuda/stepwise/arguments.h). Nothing here waits for
 // the device, and memory is torch's, so that a CUDA graph can capture it.
-#include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
-#include <ATen/ops/zeros.h>
-
 #include <vector>
 
 #include "cuda/stepwise/arguments.h"
-#include "cuda_device.h"
-#include "cuda_scan.h"
+#include "ops_cuda/device.h"
+#include "ops_cuda/scan.h"
 
-namespace rnnfast {
+namespace rnnfast::ops {
 namespace {
-
-using at::Tensor;
 
 // f(a value of the storage type)
 template <class F>
-void with_storage(at::ScalarType dtype, F&& f) {
+void with_storage(ScalarType dtype, F&& f) {
   switch (dtype) {
-    case at::kBFloat16:
+    case ScalarType::BFloat16:
       return f(cuda::Bf16{});
-    case at::kHalf:
+    case ScalarType::Half:
       return f(cuda::F16{});
-    case at::kFloat:
+    case ScalarType::Float:
       return f(float{});
-    case at::kDouble:
+    case ScalarType::Double:
       return f(double{});
     default:
-      TORCH_CHECK_TYPE(false, "no kernel for ", dtype);
+      require(false, "no kernel for ", dtype);
   }
 }
 
-at::ScalarType wide(at::ScalarType dtype) { return dtype == at::kDouble ? dtype : at::kFloat; }
-
 // The weights of a phase: its gates' rows of W_hh, or W_hr.
-template <class Tensors>
-std::vector<Tensor> phase_weights(const CellInfo& cell, const Tensors& in, int64_t H) {
-  std::vector<Tensor> weights;
+template <class Given>
+Tensors phase_weights(const CellInfo& cell, const Given& in, int64_t H) {
+  Tensors weights;
   for (int p = 0; p < cell.phase_count; ++p) {
     const Phase& phase = cell.phases[p];
+    Tensor w_hh = *in.w_hh;
     weights.push_back(phase.matrix == Matrix::kWhr
-                          ? in.w_hr
-                          : in.w_hh.narrow(0, phase.first * H, phase.gates * H));
+                          ? *in.w_hr
+                          : torch::stable::narrow(w_hh, 0, phase.first * H, phase.gates * H));
   }
   return weights;
 }
 
 template <class Args>
-void fill_sizes(const Sizes& sizes, const Tensor& lengths, const Tensor& resets, bool reverse,
+void fill_sizes(const Sizes& sizes, const Optional& lengths, const Optional& resets, bool reverse,
                 Args& args) {
   args.T = sizes.T, args.B = sizes.B, args.H = sizes.H, args.P = sizes.P;
   args.lengths = pointer<const int64_t>(lengths);
@@ -57,12 +50,16 @@ void fill_sizes(const Sizes& sizes, const Tensor& lengths, const Tensor& resets,
 }
 
 template <class Args>
-void set_products(const std::vector<Tensor>& operand, const std::vector<Tensor>& product,
-                  Args& args) {
+void set_products(const Tensors& operand, const Tensors& product, Args& args) {
   for (size_t p = 0; p < product.size(); ++p) {
     args.operand[p] = pointer<void>(operand[p]);
     args.product[p] = pointer<const void>(product[p]);
   }
+}
+
+// left · right, by torch.
+void multiply(const Tensor& left, const Tensor& right, const Tensor& out) {
+  STABLE_TORCH_ERROR_CODE_CHECK(mm_out(out.get(), left.get(), right.get()));
 }
 
 // Operands of products begin as zeros: a kernel leaves out the rows of sequences that ended, and a
@@ -71,17 +68,15 @@ template <class S>
 void forward(const ForwardScan& scan, const ForwardTensors& in) {
   using Kernels = cuda::Stepwise<S>;
   const auto& [cell, dtype, T, B, H, P] = scan.sizes;
-  const auto storage = in.w_hh.options();
-  const auto wider = storage.dtype(wide(dtype));
-  const std::vector<Tensor> weights = phase_weights(*cell, in, H);
-  std::vector<Tensor> operand, product;
+  const Tensors weights = phase_weights(*cell, in, H);
+  Tensors operand, product;
   for (const Tensor& w : weights) {
-    operand.push_back(at::zeros({B, w.size(1)}, storage));
-    product.push_back(at::empty({B, w.size(0)}, storage));
+    operand.push_back(zeros_like(w, {B, w.size(1)}, dtype));
+    product.push_back(empty_like(w, {B, w.size(0)}, dtype));
   }
-  Tensor h_state, c_state;
-  if (cell->reads_h) h_state = at::empty({B, H}, wider);
-  if (cell->states == 2) c_state = at::empty({B, H}, wider);
+  Optional h_state, c_state;
+  if (cell->reads_h) h_state = empty_like(*in.w_hh, {B, H}, wide(dtype));
+  if (cell->states == 2) c_state = empty_like(*in.w_hh, {B, H}, wide(dtype));
 
   cuda::StepwiseForward f;
   fill_sizes(scan.sizes, scan.lengths, scan.resets, in.reverse, f);
@@ -94,11 +89,13 @@ void forward(const ForwardScan& scan, const ForwardTensors& in) {
   f.every_m = pointer<void>(in.every_m);
   set_products(operand, product, f);
 
-  const cuda::Stream stream = current_stream();
+  const cuda::Stream stream = current_stream(*in.w_hh);
+  Tensors transposed;
+  for (const Tensor& w : weights) transposed.push_back(torch::stable::transpose(w, 0, 1));
   Kernels::start(f, stream);
   for (f.step = 0; f.step < T; ++f.step) {
     for (int p = 0; p < cell->phase_count; ++p) {
-      at::mm_out(product[p], operand[p], weights[p].t());
+      multiply(operand[p], transposed[p], product[p]);
       Kernels::phase(cell->id, p, f, stream);
     }
   }
@@ -108,16 +105,15 @@ template <class S>
 void backward(const BackwardScan& scan, const BackwardTensors& in) {
   using Kernels = cuda::Stepwise<S>;
   const auto& [cell, dtype, T, B, H, P] = scan.sizes;
-  const auto storage = in.w_hh.options();
-  const std::vector<Tensor> weights = phase_weights(*cell, in, H);
-  std::vector<Tensor> operand, product;
+  const Tensors weights = phase_weights(*cell, in, H);
+  Tensors operand, product;
   for (const Tensor& w : weights) {
-    operand.push_back(at::zeros({B, w.size(0)}, storage));
-    product.push_back(at::empty({B, w.size(1)}, storage));
+    operand.push_back(zeros_like(w, {B, w.size(0)}, dtype));
+    product.push_back(empty_like(w, {B, w.size(1)}, dtype));
   }
-  Tensor dh_state = in.dh_last.to(wide(dtype), false, /*copy=*/true);
-  Tensor dc_state;
-  if (cell->states == 2) dc_state = in.dc_last.to(wide(dtype), false, /*copy=*/true);
+  const Tensor dh_state = copied(*in.dh_last, wide(dtype));
+  Optional dc_state;
+  if (cell->states == 2) dc_state = copied(*in.dc_last, wide(dtype));
 
   cuda::StepwiseBackward g;
   fill_sizes(scan.sizes, scan.lengths, scan.resets, in.reverse, g);
@@ -131,11 +127,11 @@ void backward(const BackwardScan& scan, const BackwardTensors& in) {
   g.dh_state = pointer<void>(dh_state), g.dc_state = pointer<void>(dc_state);
   set_products(operand, product, g);
 
-  const cuda::Stream stream = current_stream();
+  const cuda::Stream stream = current_stream(*in.w_hh);
   for (g.step = T - 1; g.step >= 0; --g.step) {
     for (int p = cell->phase_count - 1; p >= 0; --p) {
       Kernels::phase(cell->id, p, g, stream);
-      at::mm_out(product[p], operand[p], weights[p]);
+      multiply(operand[p], weights[p], product[p]);
     }
   }
   Kernels::finish(g, stream);
@@ -155,4 +151,4 @@ void run_stepwise(const BackwardScan& scan) {
   }
 }
 
-}  // namespace rnnfast
+}  // namespace rnnfast::ops
