@@ -281,34 +281,32 @@ def op_arguments(scan: Scan) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "message"),
+    ("changes", "message"),
     [
-        ({"cell": "mlp"}, ValueError, "unknown cell 'mlp'"),
-        ({"strategy": "magic"}, ValueError, "no strategy is called 'magic'"),
+        ({"cell": "mlp"}, "unknown cell 'mlp'"),
+        ({"strategy": "magic"}, "no strategy is called 'magic'"),
         (
             {"strategy": "resident", "math": "bf16", "choice": [0]},
-            ValueError,
             "no resident kernel computes",
         ),
-        ({"strategy": "resident", "choice": []}, ValueError, "resident takes 1 numbers, got 0"),
-        ({"strategy": "grid", "choice": [0, 2]}, ValueError, "grid takes 4 numbers, got 2"),
+        ({"strategy": "resident", "choice": []}, "resident takes 1 numbers, got 0"),
+        ({"strategy": "grid", "choice": [0, 2]}, "grid takes 4 numbers, got 2"),
         (
             {"strategy": "grid", "math": "tf32", "choice": [0, 1, 1, 0]},
-            ValueError,
             "a team of 1 blocks, 1 teams of 0 batch tiles, shape 0: none may be below 1",
         ),
-        ({"gates": [torch.zeros(7, 3, 5, 4)]}, ValueError, "gates must have shape"),
-        ({"gates": [torch.zeros(7, 3, 4, 6).transpose(2, 3)]}, ValueError, "must be contiguous"),
-        ({"c0": []}, ValueError, "c0 is missing"),
-        ({"w_hr": [torch.zeros(2, 6)]}, ValueError, "w_hr is not this cell's"),
-        ({"h0": [torch.zeros(3, 6).double()]}, TypeError, "h0 must be Float, got Double"),
-        ({"lengths": torch.zeros(3)}, TypeError, "lengths must be Long"),
-        ({"lengths": torch.zeros(4).long()}, ValueError, "lengths must have shape"),
-        ({"reverse": [False, True]}, ValueError, "one or two directions"),
+        ({"gates": [torch.zeros(7, 3, 5, 4)]}, "gates must have shape"),
+        ({"gates": [torch.zeros(7, 3, 4, 6).transpose(2, 3)]}, "must be contiguous"),
+        ({"c0": []}, "c0 is missing"),
+        ({"w_hr": [torch.zeros(2, 6)]}, "w_hr is not this cell's"),
+        ({"h0": [torch.zeros(3, 6).double()]}, "h0 must be Float, got Double"),
+        ({"lengths": torch.zeros(3)}, "lengths must be Long"),
+        ({"lengths": torch.zeros(4).long()}, "lengths must have shape"),
+        ({"reverse": [False, True]}, "one or two directions"),
     ],
 )
-def test_the_op_refuses(simt: Simt, changes: dict, error: type[Exception], message: str) -> None:
+def test_the_op_refuses(simt: Simt, changes: dict, message: str) -> None:
     arguments = op_arguments(plain_scan(simt))
     simt.ops.cuda_forward(**arguments)
-    with pytest.raises(error, match=message):
+    with pytest.raises((RuntimeError, ValueError), match=message):
         simt.ops.cuda_forward(**{**arguments, **changes})

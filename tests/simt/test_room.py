@@ -45,7 +45,7 @@ def test_what_is_no_kernel_has_no_room(simt: Simt, backward: bool) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             simt.ops.cuda_room(cell, "grid", "bf16", choice, backward, 128, 0)
-    with pytest.raises(ValueError, match="no teams are called 'solo'"):
+    with pytest.raises(RuntimeError, match="no teams are called 'solo'"):
         simt.ops.cuda_room("lstm", "solo", "bf16", [0, 8, 1, 1], backward, 128, 0)
 
 
