@@ -13,6 +13,7 @@
 #include "cpu/threads.h"
 #include "python/bind.h"
 #include "python/module.h"
+#include "python/storage.h"
 #include "python/type.h"
 
 namespace rnnfast::python {
@@ -92,8 +93,7 @@ Given given(const std::string& name, const Tensor& steps, const Tensor& w_hh, co
             bool reverse, bool training) {
   const CellInfo& cell = find_cell(name);
   const ScalarType dtype = w_hh.scalar_type();
-  check_type(dtype == ScalarType::Float || dtype == ScalarType::Double,
-             "expected float32 or float64, got ", dtype);
+  check_stored(dtype);
   check_value(steps.dim() == 3 && w_hh.dim() == 2, "gates and x must be 3-D and w_hh 2-D");
   const int64_t T = steps.size(0), B = steps.size(1), H = w_hh.size(0) / cell.gates;
   const int64_t P = w_hh.size(1);
@@ -119,7 +119,7 @@ Given given(const std::string& name, const Tensor& steps, const Tensor& w_hh, co
 
 // Whether the kernels can keep this cell's gates as 16-bit fixed point.
 bool keeps_fixed(const CellInfo& cell, ScalarType dtype) {
-  return dtype == ScalarType::Float && cell.bounded_gates;
+  return wide(dtype) == ScalarType::Float && cell.bounded_gates;
 }
 
 Input input_of(const Given& in, const Tensor& x_, const Optional& w_ih_, const Optional& b_ih_) {
@@ -152,17 +152,17 @@ bool makes_input(const std::string& name, int64_t B, int64_t I, int64_t H, int64
 }
 
 // x·W_ihᵀ + b_ih as one large product, into gates [T, B, G·H].
-template <class S>
+template <class X>
 void project(const Given& in, const Input& input, const Tensor& gates, int threads) {
   const bool even = in.T == 1 || in.B == 1 || input.x_step == in.B * input.x_row;
   const Tensor x = even ? input.x : input.x.contiguous();
-  cpu::Gemm<S> g;
+  cpu::Gemm<X> g;
   g.M = in.T * in.B, g.N = in.cell.gates * in.H, g.K = input.I;
-  g.a = x.const_data_ptr<S>(), g.a_column = 1;
+  g.a = cpu::data<const X>(x), g.a_column = 1;
   g.a_row = in.B == 1 ? x.stride(0) : x.stride(1);
-  g.b = input.w_ih.const_data_ptr<S>(), g.b_row = 1, g.b_column = input.I;
-  g.c = gates.mutable_data_ptr<S>(), g.c_row = g.N;
-  g.row = cpu::data<const S>(input.b_ih);
+  g.b = cpu::data<const X>(input.w_ih), g.b_row = 1, g.b_column = input.I;
+  g.c = cpu::data<cpu::Wide<X>>(gates), g.c_row = g.N;
+  g.row = cpu::data<const X>(input.b_ih);
   const WithoutGil no_gil;
   cpu::multiply(g, threads, cpu::scratch);
 }
@@ -171,7 +171,8 @@ using ForwardResult = std::tuple<Tensor, Tensor, Optional, Optional, Optional, O
 
 // `gates`: x·W_ihᵀ + b_ih, overwritten. Or x and the weights it is multiplied with, here.
 // (y, last h, last c, every c, extra, gates); every c if `all_c`; if training extra, and what
-// backward needs of the gates, `fixed`: in int16, of float32. With `jobs` they are only written when
+// backward needs of the gates, `fixed`: in int16, unless they are float64. Of 16-bit tensors `gates`
+// are float32. With `jobs` they are only written when
 // those run.
 ForwardResult forward(const std::string& name, const Optional& gates, const Optional& x,
                       const Optional& w_ih, const Optional& b_ih, bool fixed, const Tensor& w_hh,
@@ -186,26 +187,31 @@ ForwardResult forward(const std::string& name, const Optional& gates, const Opti
   const int64_t T = in.T, B = in.B, H = in.H, P = in.P, GH = in.cell.gates * H;
   in.b_hh = checked("b_hh", b_hh, dtype, {GH});
   check_value(!gates || gates->is_contiguous(), "gates must be contiguous");
-  check_value(!fixed || keeps_fixed(in.cell, dtype), "fixed is for float32 and cells with gates");
+  check_value(!fixed || keeps_fixed(in.cell, dtype),
+              "fixed is for cells with gates, not for float64");
   cpu::Made<Tensor> made{empty({T, B, P}, dtype), empty({B, P}, dtype)};
   const bool saves = training && !in.cell.saves_output;
-  const bool large = input && !makes_input(name, B, input->I, H, P, w_hh.element_size());
-  made.gates = checked("gates", gates, dtype, {T, B, GH});
-  if (large || (input && saves && !fixed)) made.gates = empty({T, B, GH}, dtype);
+  const ScalarType summed = wide(dtype);
+  const int scalar_bytes = summed == ScalarType::Double ? 8 : 4;
+  const bool large = input && !makes_input(name, B, input->I, H, P, scalar_bytes);
+  made.gates = checked("gates", gates, summed, {T, B, GH});
+  if (large || (input && saves && !fixed)) made.gates = empty({T, B, GH}, summed);
   if (saves && fixed) made.fixed = empty({T, B, GH}, ScalarType::Short);
   if (in.cell.states == 2) made.c_last = empty({B, H}, dtype);
   if (in.cell.states == 2 && all_c) made.c = empty({T, B, H}, dtype);
   if (in.cell.has_extra()) made.extra = training ? empty({T, B, H}, dtype) : empty({B, H}, dtype);
   if (B > 0 && large) {
     const int threads = host_threads();
-    dtype == ScalarType::Float ? project<float>(in, *input, *made.gates, threads)
-                               : project<double>(in, *input, *made.gates, threads);
+    with_storage(dtype, [&](auto x) {
+      project<typename decltype(x)::Type>(in, *input, *made.gates, threads);
+    });
     input.reset();
   }
   if (B > 0) {
     run_or_leave(jobs, [=](int threads) {
-      dtype == ScalarType::Float ? cpu::forward<float>(in, input, made, threads)
-                                 : cpu::forward<double>(in, input, made, threads);
+      with_storage(dtype, [&](auto x) {
+        cpu::forward<typename decltype(x)::Type>(in, input, made, threads);
+      });
     });
   }
   const Optional saved = fixed ? made.fixed : made.gates;
@@ -220,8 +226,8 @@ ForwardResult forward(const std::string& name, const Optional& gates, const Opti
 using BackwardResult = std::tuple<Tensor, Optional, Optional, Tensor, Optional>;
 
 // (dgx, the part of dgh that is another than dgx's, gradient of each h' of projected cells,
-// dh0, dc0). `gates` as forward left them, or what it put into `fixed`. `dh_last` and `dc_last` are
-// not written to.
+// dh0, dc0). `gates` as forward left them, or what it put into `fixed`. Of 16-bit tensors gradients
+// are float32, but for bfloat16's of gates and of h' where they are multiplied in pairs.
 BackwardResult backward(const std::string& name, const Tensor& gates, const Optional& extra,
                         const Tensor& y, const Optional& c, const Tensor& w_hh,
                         const Optional& w_hr, const Tensor& h0, const Optional& c0,
@@ -233,7 +239,11 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
   const ScalarType dtype = w_hh.scalar_type();
   const int64_t T = in.T, B = in.B, H = in.H, P = in.P, GH = in.cell.gates * H;
   const bool fixed = gates.scalar_type() == ScalarType::Short && keeps_fixed(in.cell, dtype);
-  const Tensor saved = checked("gates", gates, fixed ? ScalarType::Short : dtype, {T, B, GH});
+  const ScalarType summed = wide(dtype);
+  const bool pairs = dtype == ScalarType::BFloat16 && cpu::in_pairs<cpu::BFloat16>();
+  const ScalarType stored = pairs ? dtype : summed;                  // of the gates' gradients
+  const ScalarType unfixed = in.cell.saves_output ? dtype : summed;  // the output stands for them
+  const Tensor saved = checked("gates", gates, fixed ? ScalarType::Short : unfixed, {T, B, GH});
   cpu::Back<Tensor> back;
   (fixed ? back.fixed : back.gates) = saved;
   back.y = checked("y", y, dtype, {T, B, P}), back.c = checked("c", c, dtype, {T, B, H});
@@ -241,19 +251,24 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
   if (dy && has_memory(*dy)) back.dy = checked("dy", *dy, dtype, {T, B, P});
   if (dc && has_memory(*dc)) back.dc = checked("dc", *dc, dtype, {T, B, H});
   check_value(in.cell.has_extra() == back.extra.has_value(), "extra does not fit the cell");
-  back.dgx = empty({T, B, GH}, dtype);
-  back.dh0 = checked("dh_last", dh_last, dtype, {B, P}).clone();
-  if (in.cell.own_gate >= 0) back.dgh_own = empty({T, B, H}, dtype);
-  if (in.cell.projected()) back.dh_total = empty({T, B, P}, dtype);
+  back.dgx = empty({T, B, GH}, stored);
+  back.dh_last = checked("dh_last", dh_last, dtype, {B, P});
+  back.dh0 = empty({B, P}, summed);
+  if (in.cell.own_gate >= 0) back.dgh_own = empty({T, B, H}, stored);
+  if (in.cell.projected()) back.dh_total = empty({T, B, P}, stored);
   if (in.cell.states == 2) {
     check_value(back.c && dc_last, "cells with two states need c and dc_last");
-    back.dc0 = checked("dc_last", *dc_last, dtype, {B, H}).clone();
+    back.dc_last = checked("dc_last", *dc_last, dtype, {B, H});
+    back.dc0 = empty({B, H}, summed);
   }
   back.grad_clip_time = grad_clip_time;
   if (B > 0) {
     run_or_leave(jobs, [=](int threads) {
-      dtype == ScalarType::Float ? cpu::backward<float>(in, back, threads)
-                                 : cpu::backward<double>(in, back, threads);
+      with_storage(dtype, [&](auto x) {
+        using X = typename decltype(x)::Type;
+        if (pairs) return cpu::backward<cpu::BFloat16, cpu::BFloat16>(in, back, threads);
+        cpu::backward<X, cpu::Wide<X>>(in, back, threads);
+      });
     });
   }
   return {back.dgx, back.dgh_own, back.dh_total, back.dh0, back.dc0};
@@ -281,6 +296,7 @@ void run_team(int n, void (*body)(void*, int, int), void* context) {
 Ref make_jobs() { return Type<Jobs>::make(std::make_unique<Jobs>()); }
 
 std::string isa() { return cpu::kernels().isa; }
+bool has_dots() { return cpu::kernels().dots != nullptr; }
 int64_t team() { return reinterpret_cast<intptr_t>(&run_team); }
 
 }  // namespace
@@ -288,6 +304,7 @@ int64_t team() { return reinterpret_cast<intptr_t>(&run_team); }
 void bind_cpu(std::vector<PyMethodDef>& functions) {
   cpu::watch_forks();
   bind<&isa>(functions, "cpu_isa", "");
+  bind<&has_dots>(functions, "cpu_has_dots", "");
   bind<&host_threads>(functions, "cpu_threads", "");
   bind<&describe>(functions, "cpu_plan", "cell, B, H, P, scalar_bytes");
   bind<&split>(functions, "cpu_split", "weights, gates, meetings, B, H, scalar_bytes");

@@ -8,6 +8,7 @@
 #include "cpu/weight_sums.h"
 #include "python/bind.h"
 #include "python/module.h"
+#include "python/storage.h"
 
 namespace rnnfast::python {
 namespace {
@@ -49,20 +50,22 @@ struct Left {
   }
 };
 
-template <class S>
+// D: what the gradients of gates are stored as, X: what they are multiplied with.
+template <class D, class X>
 void add_up(const Left& left, bool reverse, int threads) {
   using cpu::data;
-  cpu::WeightGradients<S> w;
+  using S = cpu::Wide<D>;
+  cpu::WeightGradients<D, X> w;
   if (left.x) w.I = left.x->size(2), w.x_step = left.x->stride(0), w.x_row = left.x->stride(1);
-  w.x = data<const S>(left.x), w.y = data<const S>(left.y), w.h0 = data<const S>(left.h0);
-  w.extra = data<const S>(left.extra), w.dgx = data<const S>(left.dgx);
-  w.dgh_own = data<const S>(left.dgh_own), w.dh_total = data<const S>(left.dh_total);
+  w.x = data<const X>(left.x), w.y = data<const X>(left.y), w.h0 = data<const X>(left.h0);
+  w.extra = data<const X>(left.extra), w.dgx = data<const D>(left.dgx);
+  w.dgh_own = data<const D>(left.dgh_own), w.dh_total = data<const D>(left.dh_total);
   w.dw_ih = data<S>(left.dw_ih), w.dw_hh = data<S>(left.dw_hh), w.dw_hr = data<S>(left.dw_hr);
   w.db_ih = data<S>(left.db_ih), w.db_hh = data<S>(left.db_hh);
-  cpu::Sums<S> sums;
+  cpu::Sums<D, X> sums;
   sums.T = left.T, sums.B = left.B, sums.reverse = reverse;
   sums.lengths = data<const int64_t>(left.lengths), sums.resets = data<const bool>(left.resets);
-  cpu::WeightSums<S>(left.cell, left.H, left.P, w, sums);
+  cpu::WeightSums<D, X>(left.cell, left.H, left.P, w, sums);
   const WithoutGil no_gil;
   cpu::add_up(sums, threads, cpu::scratch);
 }
@@ -78,16 +81,18 @@ Tensor input(const Optional& x, ScalarType dtype, int64_t T, int64_t B) {
 }
 
 // Those of `names`, of w_ih (of which x [T, B, I] is needed), w_hh, b_ih, b_hh and w_hr, in their
-// order. dgx [T, B, G·H], dgh_own and dh_total as backward left them.
+// order; of 16-bit storage in float32. dgx [T, B, G·H], dgh_own and dh_total as backward left them.
 std::vector<Tensor> weight_gradients(const std::string& name, const Names& names, const Optional& x,
                                      const Tensor& y, const Optional& extra, const Tensor& h0,
                                      const Tensor& dgx, const Optional& dgh_own,
                                      const Optional& dh_total, const Optional& lengths,
                                      const Optional& resets, bool reverse) {
   const CellInfo& cell = find_cell(name);
-  const ScalarType dtype = dgx.scalar_type();
-  check_type(dtype == ScalarType::Float || dtype == ScalarType::Double,
-             "expected float32 or float64, got ", dtype);
+  const ScalarType dtype = y.scalar_type(), stored = dgx.scalar_type(), summed = wide(dtype);
+  check_stored(dtype);
+  const bool pairs = dtype == ScalarType::BFloat16 && stored == dtype;
+  check_type(stored == summed || (pairs && cpu::in_pairs<cpu::BFloat16>()), "dgx must be ", summed,
+             ", got ", stored);
   check_value(dgx.dim() == 3 && y.dim() == 3, "dgx and y must be 3-D");
   const int64_t T = dgx.size(0), B = dgx.size(1), H = dgx.size(2) / cell.gates, P = y.size(2);
   check_value(cell.projected() || P == H, "y must be as wide as a gate");
@@ -96,11 +101,11 @@ std::vector<Tensor> weight_gradients(const std::string& name, const Names& names
             B,
             H,
             P,
-            checked("dgx", dgx, dtype, {T, B, cell.gates * H}),
+            checked("dgx", dgx, stored, {T, B, cell.gates * H}),
             checked("y", y, dtype, {T, B, P}),
             checked("h0", h0, dtype, {B, P})};
-  if (cell.own_gate >= 0) left.dgh_own = checked("dgh_own", dgh_own, dtype, {T, B, H});
-  if (cell.projected()) left.dh_total = checked("dh_total", dh_total, dtype, {T, B, P});
+  if (cell.own_gate >= 0) left.dgh_own = checked("dgh_own", dgh_own, stored, {T, B, H});
+  if (cell.projected()) left.dh_total = checked("dh_total", dh_total, stored, {T, B, P});
   if (cell.has_extra()) left.extra = checked("extra", extra, dtype, {T, B, H});
   if (lengths) left.lengths = checked("lengths", lengths, ScalarType::Long, {B});
   if (resets) left.resets = checked("resets", resets, ScalarType::Bool, {T, B});
@@ -110,12 +115,15 @@ std::vector<Tensor> weight_gradients(const std::string& name, const Names& names
     Optional& gradient = left.gradient(weight);
     check_value(!gradient, weight, " is named twice");
     check_value(weight != "w_hr" || cell.projected(), "w_hr is for projected cells");
-    gradient = empty(left.shape_of(weight), dtype);
+    gradient = empty(left.shape_of(weight), summed);
     made.push_back(*gradient);
   }
   const int threads = host_threads();
-  dtype == ScalarType::Float ? add_up<float>(left, reverse, threads)
-                             : add_up<double>(left, reverse, threads);
+  with_storage(dtype, [&](auto x) {
+    using X = typename decltype(x)::Type;
+    if (pairs) return add_up<cpu::BFloat16, cpu::BFloat16>(left, reverse, threads);
+    add_up<cpu::Wide<X>, X>(left, reverse, threads);
+  });
   return made;
 }
 

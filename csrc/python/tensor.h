@@ -23,6 +23,11 @@ enum class ScalarType { Float, Double, Half, BFloat16, Short, Long, Bool, Byte, 
 
 std::ostream& operator<<(std::ostream& out, ScalarType dtype);
 
+// What numbers stored as `dtype` are computed in.
+inline ScalarType wide(ScalarType dtype) {
+  return dtype == ScalarType::BFloat16 || dtype == ScalarType::Half ? ScalarType::Float : dtype;
+}
+
 using c10::BFloat16;
 using c10::Half;
 using Shape = std::vector<int64_t>;

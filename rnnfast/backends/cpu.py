@@ -3,8 +3,10 @@
 The recurrent loop is one call into C++, which makes the input's product too, and the gradients of
 the weights are another. Products that our kernels do not take are those of ``products``.
 
-16-bit storage is computed in float32, and what backward needs is saved in 16 bits: the gates, which
-lie in [-1, 1], as fixed point, finer than bfloat16 by a factor of a hundred; the rest as storage.
+The kernels read and write 16-bit storage. Its numbers are computed in float32, but where the
+processor has dot products of bfloat16, rows that are multiplied are rounded to it. What backward
+needs is saved in 16 bits: the gates, which lie in [-1, 1], as fixed point, finer than bfloat16 by a
+factor of a hundred; the rest as storage.
 """
 
 from __future__ import annotations
@@ -66,7 +68,10 @@ class Cpu(KernelBackend):
 
     def _plan(self, problem: Problem) -> str:
         bytes_each = wide(problem.dtype).itemsize
-        return module().cpu_plan(problem.cell, problem.B, problem.H, problem.P, bytes_each)
+        plan = module().cpu_plan(problem.cell, problem.B, problem.H, problem.P, bytes_each)
+        if problem.dtype == torch.bfloat16 and module().cpu_has_dots():
+            return f"{plan} with dot products of bfloat16"
+        return plan
 
     def saved_like(self, problem: Problem) -> list[TensorLike]:
         return own_cpu.saved_like(problem) if problem.spec.own else super().saved_like(problem)
@@ -98,24 +103,23 @@ class Cpu(KernelBackend):
         """What finishes it, once ``jobs`` ran, where there are any."""
         storage = scan.weights[0].dtype
         training, all_states = scan.options.training, scan.options.all_states
-        own = scan.to(wide(storage))
-        weights, (h0, c0) = own.named_weights(), h_and_c(own.states)
-        x = own.input if _multiplied_here(own, weights) else None
+        weights, (h0, c0) = scan.named_weights(), h_and_c(scan.states)
+        x = scan.input if _multiplied_here(scan, weights) else None
         y, h_last, c_last, c, extra, gates = module().cpu_forward(
-            cell=own.cell,
-            gates=own_projection(own) if x is None else None,
+            cell=scan.cell,
+            gates=own_projection(scan.to(wide(storage))) if x is None else None,
             x=x,
             w_ih=None if x is None else weights["w_ih"],
             b_ih=None if x is None else weights.get("b_ih"),
-            fixed=training and own.spec.saves_gates and storage != wide(storage),
+            fixed=training and scan.spec.saves_gates and storage != wide(storage),
             w_hh=weights["w_hh"],
             b_hh=weights.get("b_hh"),
             w_hr=weights.get("w_hr"),
             h0=h0,
             c0=c0,
-            lengths=own.lengths,
-            resets=own.resets,
-            reverse=own.options.reverse,
+            lengths=scan.lengths,
+            resets=scan.resets,
+            reverse=scan.options.reverse,
             training=training,
             all_c=training or all_states,
             jobs=jobs,
@@ -123,15 +127,9 @@ class Cpu(KernelBackend):
 
         def finished() -> Forward:
             final = [h_last] if c_last is None else [h_last, c_last]
-            every_c = _to(c, storage)
-            trace = [every_c] if all_states and every_c is not None else []
-            result = ScanResult(cast(y, storage), [cast(s, storage) for s in final], trace)
-            made = {
-                "gates": gates,
-                own.spec.extra: _to(extra, storage),
-                "c": every_c,
-            }
-            return result, self.to_save(scan, made)
+            trace = [c] if all_states and c is not None else []
+            made = {"gates": gates, scan.spec.extra: extra, "c": c}
+            return ScanResult(y, final, trace), self.to_save(scan, made)
 
         return finished
 
@@ -156,47 +154,91 @@ class Cpu(KernelBackend):
     def _backward(
         self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs, jobs: Any = None
     ) -> Callable[[], Gradients]:
-        storage = scan.weights[0].dtype
-        dtype = wide(storage)
-        own, y, spec = scan.to(dtype), cast(saved.y, dtype), scan.spec
-        kept = self.kept(scan, saved)
-        extra, c = (_to(kept.get(name), dtype) for name in (spec.extra, "c"))
+        y, spec, kept = saved.y, scan.spec, self.kept(scan, saved)
         dy, dfinal, dtrace = cotangents
-        weights, (h0, c0) = own.named_weights(), h_and_c(own.states)
-        dh_last, dc_last = h_and_c([cast(d, dtype) for d in dfinal])
+        weights, (h0, c0) = scan.named_weights(), h_and_c(scan.states)
+        dh_last, dc_last = h_and_c(dfinal)
         dgx, own_dgh, dh_total, dh0, dc0 = module().cpu_backward(
-            cell=own.cell,
+            cell=scan.cell,
             gates=kept.get("gates", y),
-            extra=extra,
+            extra=kept.get(spec.extra),
             y=y,
-            c=c,
+            c=kept.get("c"),
             w_hh=weights["w_hh"],
             w_hr=weights.get("w_hr"),
             h0=h0,
             c0=c0,
-            lengths=own.lengths,
-            resets=own.resets,
-            reverse=own.options.reverse,
-            dy=_to(dy, dtype),
-            dc=_to(dtrace[0], dtype) if dtrace else None,
+            lengths=scan.lengths,
+            resets=scan.resets,
+            reverse=scan.options.reverse,
+            dy=dy,
+            dc=dtrace[0] if dtrace else None,
             dh_last=dh_last,
             dc_last=dc_last,
-            grad_clip_time=own.options.grad_clip_time,
+            grad_clip_time=scan.options.grad_clip_time,
             jobs=jobs,
         )
 
         def finished() -> Gradients:
             dstates = [dh0] if dc0 is None else [dh0, dc0]
-            dgates, rounding = GateMajor(spec, dgx, own_dgh), Rounding(storage)
-            backward = Backward(own, y, dgates, rounding, {spec.extra: extra}, dh_total)
-            apart = needs.groups or not needs.weights
-            made = None if apart else _weight_gradients(backward, dgates)
-            if made is None:
-                return backward.gradients(needs, dstates)
-            rest = backward.gradients(needs._replace(weights=False), dstates)
-            return rest._replace(dweights=made)
+            left = Backward(
+                scan,
+                y,
+                GateMajor(spec, dgx, own_dgh),
+                Rounding(scan.weights[0].dtype),
+                {spec.extra: kept.get(spec.extra)},
+                dh_total,
+            )
+            return _gradients(left, needs, dstates)
 
         return finished
+
+
+def _gradients(left: Backward, needs: Needs, dstates: list[Tensor]) -> Gradients:
+    """All of them: products of ours with what the kernels left as it is, the others of it wide."""
+    apart = needs.groups or not needs.weights
+    dweights = None if apart else _weight_gradients(left)
+    dinput = _input_gradient(left) if needs.input else None
+    missing = Needs(
+        needs.input and dinput is None,
+        needs.states,
+        needs.weights and dweights is None,
+        needs.groups,
+    )
+    wanted = missing.input or missing.weights
+    found = (_wide(left) if wanted else left).gradients(missing, dstates)
+    return Gradients(
+        found.dinput if dinput is None else dinput,
+        found.dstates,
+        found.dweights if dweights is None else dweights,
+    )
+
+
+def _gate_major(left: Backward) -> GateMajor:
+    assert isinstance(left.dgates, GateMajor)
+    return left.dgates
+
+
+def _wide(left: Backward) -> Backward:
+    """The same without 16-bit tensors."""
+    dtype, (spec, dgx, own) = wide(left.rounding.storage), _gate_major(left)
+    operands = {name: _to(values, dtype) for name, values in left.operands.items()}
+    return left._replace(
+        scan=left.scan.to(dtype),
+        y=cast(left.y, dtype),
+        dgates=GateMajor(spec, cast(dgx, dtype), _to(own, dtype)),
+        operands=operands,
+        doutput=_to(left.doutput, dtype),
+    )
+
+
+def _input_gradient(left: Backward) -> Tensor | None:
+    """That of 16-bit input, None where its product is not ours."""
+    scan, rows = left.scan, _gate_major(left).dgx.flatten(0, 1)
+    if scan.kind != "dense":
+        return None
+    made = multiply.wide_product(rows, scan.named_weights()["w_ih"])
+    return None if made is None else left.rounding(made).view_as(scan.input)
 
 
 def _multiplied_here(scan: Scan, weights: Mapping[str, Tensor]) -> bool:
@@ -209,11 +251,11 @@ def _multiplied_here(scan: Scan, weights: Mapping[str, Tensor]) -> bool:
     return multiply.is_ours(*tensors)
 
 
-def _weight_gradients(left: Backward, dgates: GateMajor) -> list[Tensor] | None:
+def _weight_gradients(left: Backward) -> list[Tensor] | None:
     """Those of all weights, in the order of the scan's, by one call of the kernel; None where it
     does not take them."""
-    scan, (_, dgx, own_dgh) = left.scan, dgates
-    tensors = (dgx, left.y, scan.states[0])
+    scan, (_, dgx, own_dgh) = left.scan, _gate_major(left)
+    tensors = (left.y, scan.states[0])
     dense = scan.kind == "dense"
     if not multiply.is_ours(*tensors, scan.input) if dense else not multiply.is_ours(*tensors):
         return None
