@@ -13,7 +13,6 @@
 #include "cpu/threads.h"
 #include "python/bind.h"
 #include "python/module.h"
-#include "python/storage.h"
 #include "python/type.h"
 
 namespace rnnfast::python {
@@ -93,7 +92,7 @@ Given given(const std::string& name, const Tensor& steps, const Tensor& w_hh, co
             bool reverse, bool training) {
   const CellInfo& cell = find_cell(name);
   const ScalarType dtype = w_hh.scalar_type();
-  check_stored(dtype);
+  check_type(is_number(dtype), "expected float32, float64, bfloat16 or float16, got ", dtype);
   check_value(steps.dim() == 3 && w_hh.dim() == 2, "gates and x must be 3-D and w_hh 2-D");
   const int64_t T = steps.size(0), B = steps.size(1), H = w_hh.size(0) / cell.gates;
   const int64_t P = w_hh.size(1);
@@ -202,14 +201,14 @@ ForwardResult forward(const std::string& name, const Optional& gates, const Opti
   if (in.cell.has_extra()) made.extra = training ? empty({T, B, H}, dtype) : empty({B, H}, dtype);
   if (B > 0 && large) {
     const int threads = host_threads();
-    with_storage(dtype, [&](auto x) {
+    cpu::with_storage(dtype, [&](auto x) {
       project<typename decltype(x)::Type>(in, *input, *made.gates, threads);
     });
     input.reset();
   }
   if (B > 0) {
     run_or_leave(jobs, [=](int threads) {
-      with_storage(dtype, [&](auto x) {
+      cpu::with_storage(dtype, [&](auto x) {
         cpu::forward<typename decltype(x)::Type>(in, input, made, threads);
       });
     });
@@ -264,7 +263,7 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
   back.grad_clip_time = grad_clip_time;
   if (B > 0) {
     run_or_leave(jobs, [=](int threads) {
-      with_storage(dtype, [&](auto x) {
+      cpu::with_storage(dtype, [&](auto x) {
         using X = typename decltype(x)::Type;
         if (pairs) return cpu::backward<cpu::BFloat16, cpu::BFloat16>(in, back, threads);
         cpu::backward<X, cpu::Wide<X>>(in, back, threads);

@@ -9,7 +9,6 @@
 #include "cpu/threads.h"
 #include "python/bind.h"
 #include "python/module.h"
-#include "python/storage.h"
 
 namespace rnnfast::python {
 namespace {

@@ -8,7 +8,6 @@
 #include "cpu/weight_sums.h"
 #include "python/bind.h"
 #include "python/module.h"
-#include "python/storage.h"
 
 namespace rnnfast::python {
 namespace {
@@ -89,7 +88,7 @@ std::vector<Tensor> weight_gradients(const std::string& name, const Names& names
                                      const Optional& resets, bool reverse) {
   const CellInfo& cell = find_cell(name);
   const ScalarType dtype = y.scalar_type(), stored = dgx.scalar_type(), summed = wide(dtype);
-  check_stored(dtype);
+  check_type(is_number(dtype), "expected float32, float64, bfloat16 or float16, got ", dtype);
   const bool pairs = dtype == ScalarType::BFloat16 && stored == dtype;
   check_type(stored == summed || (pairs && cpu::in_pairs<cpu::BFloat16>()), "dgx must be ", summed,
              ", got ", stored);
@@ -119,7 +118,7 @@ std::vector<Tensor> weight_gradients(const std::string& name, const Names& names
     made.push_back(*gradient);
   }
   const int threads = host_threads();
-  with_storage(dtype, [&](auto x) {
+  cpu::with_storage(dtype, [&](auto x) {
     using X = typename decltype(x)::Type;
     if (pairs) return add_up<cpu::BFloat16, cpu::BFloat16>(left, reverse, threads);
     add_up<cpu::Wide<X>, X>(left, reverse, threads);

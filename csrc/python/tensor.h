@@ -23,7 +23,11 @@ enum class ScalarType { Float, Double, Half, BFloat16, Short, Long, Bool, Byte, 
 
 std::ostream& operator<<(std::ostream& out, ScalarType dtype);
 
-// What numbers stored as `dtype` are computed in.
+// Whether the host's kernels take it; and what numbers stored so are computed in.
+inline bool is_number(ScalarType dtype) {
+  return dtype == ScalarType::Float || dtype == ScalarType::Double ||
+         dtype == ScalarType::BFloat16 || dtype == ScalarType::Half;
+}
 inline ScalarType wide(ScalarType dtype) {
   return dtype == ScalarType::BFloat16 || dtype == ScalarType::Half ? ScalarType::Float : dtype;
 }

@@ -93,6 +93,8 @@ def _on_cpu(problem: Problem) -> Order:
     if problem.kind == "tokens":
         return Order(CPU_FIRST, "torch would multiply a one-hot matrix")
     if problem.cell == "lstm" and problem.dtype == torch.bfloat16 and _onednn_has_bfloat16(problem):
+        if measured.has_dots():
+            return Order(CPU_FIRST, "cpu has dot products of bfloat16")
         return Order(TORCH_FIRST, "oneDNN has an LSTM in bfloat16")
     ratio, table = expected_ratio(problem)
     names = CPU_FIRST if ratio >= MARGIN else TORCH_FIRST
