@@ -72,7 +72,10 @@ def test_a_bfloat16_lstm_goes_to_onednn_where_that_has_it(
 def test_it_stays_where_ours_has_dot_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preference, "lstm_failure", lambda *_: None)
     monkeypatch.setattr(preference.measured, "has_dots", lambda: True)
-    assert first(problem(T=64, B=8, H=64)._replace(dtype=torch.bfloat16)) == "cpu"
+    asked = problem(T=64, B=64, H=64)._replace(dtype=torch.bfloat16)
+    for training, B, expected in [(True, 64, "cpu"), (False, 8, "cpu"), (False, 64, "torch")]:
+        options = asked.options._replace(training=training)
+        assert first(asked._replace(B=B, options=options)) == expected
 
 
 def test_auto_moves_on_from_a_backend_that_was_not_built(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,20 +191,39 @@ class ForwardPass {
     const auto operands = [&](int64_t q) {
       return Operands<E, 1>{{segment}, panels.panel(q), panels.bias(q)};
     };
-    panels_product<U * n, 1, E>(part(panels.count, 1, place.unit, place.split.units), rows.n,
-                                operands, [&](int64_t q, int64_t i, const V(&sum)[U* n]) {
-                                  for (int u = 0; u < U; ++u) {
-                                    const int64_t j = (q * U + u) * L;
-                                    if (U > 1 && j >= outputs) break;
-                                    if constexpr (kPhase.matrix == Matrix::kWhr) {
-                                      keep_h(sum[u], step, t, rows.b[i], Unit{j, outputs - j});
-                                    } else {
-                                      V gh[n];
-                                      for (int g = 0; g < n; ++g) gh[g] = sum[u * n + g];
-                                      unit<p>(step, t, rows, i, Unit{j, outputs - j}, gh);
-                                    }
-                                  }
-                                });
+    const auto done = [&](int64_t q, int64_t i, const V(&sum)[U* n]) {
+      for (int u = 0; u < U; ++u) {
+        const int64_t j = (q * U + u) * L;
+        if (U > 1 && j >= outputs) break;
+        if constexpr (kPhase.matrix == Matrix::kWhr) {
+          keep_h(sum[u], step, t, rows.b[i], Unit{j, outputs - j});
+        } else {
+          V gh[n];
+          for (int g = 0; g < n; ++g) gh[g] = sum[u * n + g];
+          unit<p>(step, t, rows, i, Unit{j, outputs - j}, gh);
+        }
+      }
+    };
+    panels_product<U * n, 1, E>(
+        part(panels.count, 1, place.unit, place.split.units), rows.n, operands, done,
+        [&](int64_t q, int64_t first, int64_t count) { fetch<p>(rows, q * U * L, first, count); });
+  }
+
+  // What the pointwise part reads of gx, of some rows from unit j on: a large product may have made
+  // it, long ago. Short sums are over before it would be here.
+  template <int p>
+  void fetch(const Rows& rows, int64_t j, int64_t first, int64_t count) const {
+    constexpr Phase kPhase = Cell::kPhases[p];
+    constexpr int64_t kShortest = 128;
+    if (f_.x || f_.H < kShortest) return;
+    for (int64_t i = first; i < first + count; ++i) {
+      const S* gates = gates_row(rows, rows.b[i]) + j;
+      for (int g = 0; g < kPhase.gates; ++g) {
+        const S* gate = gates + (kPhase.first + g) * f_.H;
+        for (int v = 0; v < panel_units(kPhase); ++v) __builtin_prefetch(gate + v * L);
+        __builtin_prefetch(gate + panel_units(kPhase) * L - 1);
+      }
+    }
   }
 
   // The pointwise part of a phase for one vector of units of one row.

@@ -84,6 +84,7 @@ struct NarrowKernels {
   GemmTimes (*gemm_back)(const Gemm<D, X>&);  // of gradients and weights
   GemmTimes (*sums)(const Sums<D, X>&);
   int64_t (*sums_room)(const Sums<D, X>&);
+  void (*round)(X* to, const float* from, int64_t n);
 };
 
 // The kernels of one instruction set.

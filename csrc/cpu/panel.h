@@ -104,29 +104,31 @@ __attribute__((noinline)) void sum_rows(const Segment<E> (&segments)[N], int64_t
   }
 }
 
-// Rows [first, first + MR) of one panel, then `done(row index, sums)` for each.
-template <int MR, int NV, int N, class E, class Done>
+// Rows [first, first + MR) of one panel, then `done(row index, sums)` for each. ahead(first, MR) is
+// called before: what `done` will read can be fetched while the sums are made.
+template <int MR, int NV, int N, class E, class Done, class Ahead>
 inline void panel_rows(const Segment<E> (&segments)[N], int64_t first, const PackedOf<E>* panel,
-                       const SumOf<E>* bias, const Done& done) {
+                       const SumOf<E>* bias, const Done& done, const Ahead& ahead) {
   Vec<SumOf<E>> sum[MR][NV];
+  ahead(first, MR);
   sum_rows<MR, NV>(segments, first, panel, bias, sum);
   for (int r = 0; r < MR; ++r) done(first + r, sum[r]);
 }
 
 // All of `n` rows against one panel, the most that fit into registers at a time.
-template <int NV, int N, class E, class Done>
+template <int NV, int N, class E, class Done, class Ahead>
 inline void panel_product(const Segment<E> (&segments)[N], int64_t n, const PackedOf<E>* panel,
-                          const SumOf<E>* bias, const Done& done) {
+                          const SumOf<E>* bias, const Done& done, const Ahead& ahead) {
   constexpr int kMax = kMaxRows<NV>;
   int64_t i = 0;
-  for (; i + kMax <= n; i += kMax) panel_rows<kMax, NV>(segments, i, panel, bias, done);
+  for (; i + kMax <= n; i += kMax) panel_rows<kMax, NV>(segments, i, panel, bias, done, ahead);
   if constexpr (kMax > 4) {
-    for (; i + 4 <= n; i += 4) panel_rows<4, NV>(segments, i, panel, bias, done);
+    for (; i + 4 <= n; i += 4) panel_rows<4, NV>(segments, i, panel, bias, done, ahead);
   }
   if constexpr (kMax > 2) {
-    for (; i + 2 <= n; i += 2) panel_rows<2, NV>(segments, i, panel, bias, done);
+    for (; i + 2 <= n; i += 2) panel_rows<2, NV>(segments, i, panel, bias, done, ahead);
   }
-  for (; i < n; ++i) panel_rows<1, NV>(segments, i, panel, bias, done);
+  for (; i < n; ++i) panel_rows<1, NV>(segments, i, panel, bias, done, ahead);
 }
 
 // What one panel of a product is multiplied with, and what its sums begin with: a bias, or 0.
@@ -177,10 +179,15 @@ __attribute__((noinline)) void pair_product(const Operands<E, N> (&of)[2],
   }
 }
 
-// All of `n` rows against the panels of a range: done(panel, row index, sums) for each; operands(q):
-// those of panel q.
-template <int NV, int N, class E, class Of, class Done>
-inline void panels_product(Range panels, int64_t n, const Of& operands, const Done& done) {
+struct NothingAhead {
+  void operator()(int64_t, int64_t, int64_t) const {}
+};
+
+// All of `n` rows against the panels of a range: done(panel, row index, sums) for each, and
+// ahead(panel, first row, rows) before; operands(q): those of panel q.
+template <int NV, int N, class E, class Of, class Done, class Ahead = NothingAhead>
+inline void panels_product(Range panels, int64_t n, const Of& operands, const Done& done,
+                           const Ahead& ahead = {}) {
   using V = Vec<SumOf<E>>;
   int64_t q = panels.begin;
   for (; n == 1 && q + 2 <= panels.end; q += 2) {
@@ -190,8 +197,9 @@ inline void panels_product(Range panels, int64_t n, const Of& operands, const Do
   }
   for (; q < panels.end; ++q) {
     const Operands<E, N> of = operands(q);
-    panel_product<NV>(of.segments, n, of.panel, of.bias,
-                      [&](int64_t i, const V(&sum)[NV]) { done(q, i, sum); });
+    panel_product<NV>(
+        of.segments, n, of.panel, of.bias, [&](int64_t i, const V(&sum)[NV]) { done(q, i, sum); },
+        [&](int64_t first, int64_t rows) { ahead(q, first, rows); });
   }
 }
 

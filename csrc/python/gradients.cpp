@@ -1,10 +1,12 @@
 // The gradients of a scan's weights, from what its backward left: for Python, on CPU tensors that
 // rnnfast/backends/cpu.py has prepared.
+#include <array>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "cpu/call.h"
+#include "cpu/threads.h"
 #include "cpu/weight_sums.h"
 #include "python/bind.h"
 #include "python/module.h"
@@ -49,24 +51,79 @@ struct Left {
   }
 };
 
+// Where sums go: the gradients' own memory or, of 16-bit ones, a piece of one array, from which they
+// are rounded when all is added up.
+template <class X>
+class Results {
+  using S = cpu::Wide<X>;
+
+ public:
+  explicit Results(const Left& left) : left_(left) {
+    int64_t total = 0;
+    for (const Optional* gradient : all()) total += *gradient ? (*gradient)->numel() : 0;
+    if (cpu::kNarrow<X>) sums_ = empty({total}, ScalarType::Float);
+  }
+  S* room(const Optional& gradient) const {
+    if (!gradient) return nullptr;
+    if constexpr (!cpu::kNarrow<X>) return cpu::data<S>(*gradient);
+    int64_t first = 0;
+    for (const Optional* other : all()) {
+      if (other == &gradient) break;
+      first += *other ? (*other)->numel() : 0;
+    }
+    return cpu::data<S>(*sums_) + first;
+  }
+  void round([[maybe_unused]] int threads) const {
+    if constexpr (cpu::kNarrow<X>) {
+      constexpr int64_t kWorthThreads = 1 << 16;
+      for (const Optional* gradient : all()) {
+        if (!*gradient) continue;
+        const int64_t n = (*gradient)->numel();
+        X* const to = cpu::data<X>(**gradient);
+        const S* const from = room(*gradient);
+        cpu::on_threads(n < kWorthThreads ? 1 : threads, [&](int id, int found) {
+          const int64_t begin = n * id / found, end = n * (id + 1) / found;
+          round(to + begin, from + begin, end - begin);
+        });
+      }
+    }
+  }
+
+ private:
+  static void round(cpu::BFloat16* to, const float* from, int64_t n) {
+    cpu::kernels().bf16.round(to, from, n);
+  }
+  static void round(cpu::Half* to, const float* from, int64_t n) {
+    cpu::kernels().f16.round(to, from, n);
+  }
+  std::array<const Optional*, 5> all() const {
+    return {&left_.dw_ih, &left_.dw_hh, &left_.dw_hr, &left_.db_ih, &left_.db_hh};
+  }
+
+  const Left& left_;
+  Optional sums_;
+};
+
 // D: what the gradients of gates are stored as, X: what they are multiplied with.
 template <class D, class X>
 void add_up(const Left& left, bool reverse, int threads) {
   using cpu::data;
-  using S = cpu::Wide<D>;
+  const Results<X> results(left);
   cpu::WeightGradients<D, X> w;
   if (left.x) w.I = left.x->size(2), w.x_step = left.x->stride(0), w.x_row = left.x->stride(1);
   w.x = data<const X>(left.x), w.y = data<const X>(left.y), w.h0 = data<const X>(left.h0);
   w.extra = data<const X>(left.extra), w.dgx = data<const D>(left.dgx);
   w.dgh_own = data<const D>(left.dgh_own), w.dh_total = data<const D>(left.dh_total);
-  w.dw_ih = data<S>(left.dw_ih), w.dw_hh = data<S>(left.dw_hh), w.dw_hr = data<S>(left.dw_hr);
-  w.db_ih = data<S>(left.db_ih), w.db_hh = data<S>(left.db_hh);
+  w.dw_ih = results.room(left.dw_ih), w.dw_hh = results.room(left.dw_hh);
+  w.dw_hr = results.room(left.dw_hr);
+  w.db_ih = results.room(left.db_ih), w.db_hh = results.room(left.db_hh);
   cpu::Sums<D, X> sums;
   sums.T = left.T, sums.B = left.B, sums.reverse = reverse;
   sums.lengths = data<const int64_t>(left.lengths), sums.resets = data<const bool>(left.resets);
   cpu::WeightSums<D, X>(left.cell, left.H, left.P, w, sums);
   const WithoutGil no_gil;
   cpu::add_up(sums, threads, cpu::scratch);
+  results.round(threads);
 }
 
 // Of any strides but the last.
@@ -80,7 +137,7 @@ Tensor input(const Optional& x, ScalarType dtype, int64_t T, int64_t B) {
 }
 
 // Those of `names`, of w_ih (of which x [T, B, I] is needed), w_hh, b_ih, b_hh and w_hr, in their
-// order; of 16-bit storage in float32. dgx [T, B, G·H], dgh_own and dh_total as backward left them.
+// order. dgx [T, B, G·H], dgh_own and dh_total as backward left them.
 std::vector<Tensor> weight_gradients(const std::string& name, const Names& names, const Optional& x,
                                      const Tensor& y, const Optional& extra, const Tensor& h0,
                                      const Tensor& dgx, const Optional& dgh_own,
@@ -114,7 +171,7 @@ std::vector<Tensor> weight_gradients(const std::string& name, const Names& names
     Optional& gradient = left.gradient(weight);
     check_value(!gradient, weight, " is named twice");
     check_value(weight != "w_hr" || cell.projected(), "w_hr is for projected cells");
-    gradient = empty(left.shape_of(weight), summed);
+    gradient = empty(left.shape_of(weight), dtype);
     made.push_back(*gradient);
   }
   const int threads = host_threads();
