@@ -182,5 +182,5 @@ def test_a_processor_for_which_it_was_not_measured_has_torchs(
         def cpu_isa() -> str:
             return isa
 
-    monkeypatch.setattr(_ext, "cpu", lambda: Module)
+    monkeypatch.setattr(multiply, "_module", lambda: Module)
     assert multiply._loaded.__wrapped__() == expected

@@ -63,9 +63,19 @@ def test_a_bfloat16_lstm_goes_to_onednn_where_that_has_it(
 ) -> None:
     failure = None if has_it else "no primitive"
     monkeypatch.setattr(preference, "lstm_failure", lambda *_: failure)
+    monkeypatch.setattr(preference.measured, "has_dots", lambda: False)
     asked = problem(T=64, B=8, H=64)._replace(dtype=torch.bfloat16)
     assert first(asked) == ("torch" if has_it else "cpu")
     assert first(asked._replace(cell="gru")) == "cpu"
+
+
+def test_it_stays_where_ours_has_dot_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preference, "lstm_failure", lambda *_: None)
+    monkeypatch.setattr(preference.measured, "has_dots", lambda: True)
+    asked = problem(T=64, B=64, H=64)._replace(dtype=torch.bfloat16)
+    for training, B, expected in [(True, 64, "cpu"), (False, 8, "cpu"), (False, 64, "torch")]:
+        options = asked.options._replace(training=training)
+        assert first(asked._replace(B=B, options=options)) == expected
 
 
 def test_auto_moves_on_from_a_backend_that_was_not_built(monkeypatch: pytest.MonkeyPatch) -> None:

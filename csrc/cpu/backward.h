@@ -9,22 +9,24 @@
 
 namespace rnnfast::cpu::RNNFAST_ISA {
 
-template <class Cell, class S>
+template <class Cell, class X, class D>
 class BackwardPass {
+  using S = Wide<X>;
+  using Rows = LiveRows<D, X>;
   using V = Vec<S>;
   static constexpr int L = V::kLanes, G = Cell::kGates, N = kPhaseCount<Cell>;
   static constexpr int kLast = kGatePhases<Cell> - 1, kOwn = Cell::kOwnGate;
   static constexpr bool kTwoStates = Cell::kStates == 2;
 
  public:
-  BackwardPass(const Backward<S>& g) : g_(g), rules_(rules_of(g)) {
+  BackwardPass(const Backward<X, D>& g) : g_(g), rules_(rules_of(g)) {
     Arena arena(g.workspace);
     for (int p = 0; p < N; ++p) {
       const Phase& phase = Cell::kPhases[p];
-      panels_[p] = Panels<S>(arena, operand_width(phase, g.H, g.P), kWide * L,
+      panels_[p] = Panels<D>(arena, operand_width(phase, g.H, g.P), kWide * L,
                              values_of(phase) * outputs_of(phase, g.H, g.P), false);
     }
-    zeros_ = arena.take<S>(g.H > g.P ? g.H : g.P);
+    zeros_ = arena.take<X>(g.H > g.P ? g.H : g.P);
     lists_ = arena.take<char>(0);
   }
 
@@ -39,20 +41,24 @@ class BackwardPass {
 
  private:
   void pack(const Place& place) {
-    if (place.id() == 0) fill_zero(zeros_, g_.H > g_.P ? g_.H : g_.P);
+    if (place.id() == 0) {
+      fill_zero(zeros_, g_.H > g_.P ? g_.H : g_.P);
+      if (g_.dh_last) convert(g_.dh0, g_.dh_last, g_.B * g_.P);
+      if (g_.dc_last) convert(g_.dc0, g_.dc_last, g_.B * g_.H);
+    }
     for (int p = 0; p < N; ++p) {
       const Phase& phase = Cell::kPhases[p];
-      const S* w = phase.matrix == Matrix::kWhr ? g_.w_hr : g_.w_hh + phase.first * g_.H * g_.P;
+      const X* w = phase.matrix == Matrix::kWhr ? g_.w_hr : g_.w_hh + phase.first * g_.H * g_.P;
       const int64_t K = values_of(phase) * outputs_of(phase, g_.H, g_.P);
       const Range mine = place.share(panels_[p].count);
       for (int64_t q = mine.begin; q < mine.end; ++q) {
-        pack_transposed<kWide>(w, K, operand_width(phase, g_.H, g_.P), q, panels_[p].panel(q));
+        pack_transposed<kWide, D>(w, K, operand_width(phase, g_.H, g_.P), q, panels_[p].panel(q));
       }
     }
   }
 
   void scan(const Place& place) {
-    LiveRows<S> rows = live_rows_of<S>(place, lists_, g_.B);
+    Rows rows = live_rows_of<D, X>(place, lists_, g_.B);
     const Range mine = part(g_.B, 1, place.row, place.split.rows);
     for (int64_t step = g_.T - 1; step >= 0; --step) {
       const int64_t t = rules_.time(step);
@@ -71,7 +77,7 @@ class BackwardPass {
 
   // The phases from p to the first: each one's product, and with it the pointwise part before.
   template <int p>
-  void down(int64_t t, const Place& place, const LiveRows<S>& rows) {
+  void down(int64_t t, const Place& place, const Rows& rows) {
     if constexpr (p == 0) {
       first_product(t, place, rows);
     } else {
@@ -83,7 +89,7 @@ class BackwardPass {
     }
   }
 
-  void collect(int64_t t, Range mine, const Place& place, LiveRows<S>& rows) {
+  void collect(int64_t t, Range mine, const Place& place, Rows& rows) {
     rows.n = 0;
     for (int64_t b = mine.begin; b < mine.end; ++b) {
       if (!rules_.alive(t, b)) {
@@ -106,9 +112,9 @@ class BackwardPass {
     if constexpr (kProjected<Cell>) fill_zero(total_row(t, b), g_.P);
   }
 
-  S* dgx_row(int64_t t, int64_t b) const { return g_.dgx + (t * g_.B + b) * G * g_.H; }
-  S* dgh_own_row(int64_t t, int64_t b) const { return g_.dgh_own + (t * g_.B + b) * g_.H; }
-  S* total_row(int64_t t, int64_t b) const { return g_.dh_total + (t * g_.B + b) * g_.P; }
+  D* dgx_row(int64_t t, int64_t b) const { return g_.dgx + (t * g_.B + b) * G * g_.H; }
+  D* dgh_own_row(int64_t t, int64_t b) const { return g_.dgh_own + (t * g_.B + b) * g_.H; }
+  D* total_row(int64_t t, int64_t b) const { return g_.dh_total + (t * g_.B + b) * g_.P; }
 
   // This thread's part of a range of units, whole panels of the products.
   Range own(int64_t size, const Place& place) const {
@@ -116,12 +122,12 @@ class BackwardPass {
   }
 
   // Projected: the gradient of h' as it enters the step.
-  void total(int64_t t, const Place& place, const LiveRows<S>& rows) {
+  void total(int64_t t, const Place& place, const Rows& rows) {
     const Range mine = own(g_.P, place);
     for (int64_t i = 0; i < rows.n; ++i) {
       const int64_t b = rows.b[i];
       for (int64_t j = mine.begin; j < mine.end; j += L) {
-        incoming(t, b, j, mine.end - j).store(total_row(t, b) + j, mine.end - j);
+        write(incoming(t, b, j, mine.end - j), total_row(t, b) + j, mine.end - j);
       }
     }
   }
@@ -129,10 +135,10 @@ class BackwardPass {
   // dh of the future plus dy.
   V incoming(int64_t t, int64_t b, int64_t j, int64_t n) const {
     const V dh = V::load(g_.dh0 + b * g_.P + j, n);
-    return g_.dy ? dh + V::load(g_.dy + (t * g_.B + b) * g_.P + j, n) : dh;
+    return g_.dy ? dh + read(g_.dy + (t * g_.B + b) * g_.P + j, n) : dh;
   }
 
-  void pointwise(int64_t t, const Place& place, const LiveRows<S>& rows) {
+  void pointwise(int64_t t, const Place& place, const Rows& rows) {
     const Range mine = own(g_.H, place);
     for (int64_t i = 0; i < rows.n; ++i) {
       for (int64_t j = mine.begin; j < mine.end; j += L) {
@@ -144,35 +150,36 @@ class BackwardPass {
   // The pointwise part of a phase for one vector of units of one row; d: the gradient of what it
   // made.
   template <int p>
-  void unit(int64_t t, const LiveRows<S>& rows, int64_t i, int64_t j, int64_t n, V d) {
+  void unit(int64_t t, const Rows& rows, int64_t i, int64_t j, int64_t n, V d) {
     constexpr unsigned kGrads = Cell::kPhases[p].grads, kParts = kGrads & grads_after<Cell>(p);
     const int64_t b = rows.b[i], H = g_.H, row = t * g_.B + b;
     V ds_new[Cell::kStates], saved[Cell::kSaved], s[Cell::kStates], ds[Cell::kStates];
     V dgx[G], dgh[G];
-    S *const dgates = dgx_row(t, b) + j, *const dh = g_.dh0 + b * g_.P + j;
+    D* const dgates = dgx_row(t, b) + j;
+    S* const dh = g_.dh0 + b * g_.P + j;
     ds_new[0] = d;
-    s[0] = Cell::kReadsH ? V::load(rows.h[i] + j, n) : V(S(0));
+    s[0] = Cell::kReadsH ? read(rows.h[i] + j, n) : V(S(0));
     load_saved(row, j, n, saved);
     if constexpr (kTwoStates) {
-      s[1] = V::load(rows.c[i] + j, n);
+      s[1] = read(rows.c[i] + j, n);
       ds_new[1] = p == kLast ? V::load(g_.dc0 + b * H + j, n) : V(S(0));
-      if (p == kLast && g_.dc) ds_new[1] = ds_new[1] + V::load(g_.dc + row * H + j, n);
+      if (p == kLast && g_.dc) ds_new[1] = ds_new[1] + read(g_.dc + row * H + j, n);
     }
     if constexpr (p < kLast) {
       ds[0] = V::load(dh, n);
       if constexpr (kTwoStates) ds[1] = V::load(g_.dc0 + b * H + j, n);
       unrolled<G>([&](auto g) {
         if constexpr (has_bit(kParts, g)) {
-          dgx[g] = dgh[g] = V::load(dgates + g * H, n);
-          if (g == kOwn) dgh[g] = V::load(dgh_own_row(t, b) + j, n);
+          dgx[g] = dgh[g] = read(dgates + g * H, n);
+          if (g == kOwn) dgh[g] = read(dgh_own_row(t, b) + j, n);
         }
       });
     }
     Cell::backward(At<p>{}, ds_new, saved, s, dgx, dgh, ds);
     unrolled<G>([&](auto g) {
       if constexpr (has_bit(kGrads, g)) {
-        dgx[g].store(dgates + g * H, n);
-        if (g == kOwn) dgh[g].store(dgh_own_row(t, b) + j, n);
+        write(dgx[g], dgates + g * H, n);
+        if (g == kOwn) write(dgh[g], dgh_own_row(t, b) + j, n);
       }
     });
     if constexpr (kTwoStates) {
@@ -186,18 +193,18 @@ class BackwardPass {
   // Never inlined: the compiler could fuse multiply-adds differently in the loops over many rows
   // and over few, and results would depend on how many rows a thread has.
   template <int p>
-  __attribute__((noinline)) void unit_of_product(int64_t t, const LiveRows<S>& rows, int64_t i,
-                                                 int64_t j, int64_t n, V d) {
+  __attribute__((noinline)) void unit_of_product(int64_t t, const Rows& rows, int64_t i, int64_t j,
+                                                 int64_t n, V d) {
     unit<p>(t, rows, i, j, n, d);
   }
 
   void load_saved(int64_t row, int64_t j, int64_t n, V (&saved)[Cell::kSaved]) const {
     if constexpr (Cell::kSavesOutput) {
-      saved[0] = V::load(g_.y + row * g_.P + j, n);
+      saved[0] = read(g_.y + row * g_.P + j, n);
     } else {
       const int64_t first = row * G * g_.H + j;
       for (int g = 0; g < G; ++g) saved[g] = gate(first + g * g_.H, n);
-      if constexpr (kHasExtra<Cell>) saved[G] = V::load(g_.extra + row * g_.H + j, n);
+      if constexpr (kHasExtra<Cell>) saved[G] = read(g_.extra + row * g_.H + j, n);
     }
   }
 
@@ -216,7 +223,7 @@ class BackwardPass {
   }
 
   // dh of the step before: what went straight there, plus W_hhᵀ·dgh; 0 across a reset.
-  void first_product(int64_t t, const Place& place, const LiveRows<S>& rows) {
+  void first_product(int64_t t, const Place& place, const Rows& rows) {
     product<0>(place, rows, [&](int64_t i, int64_t j, int64_t n, V next) {
       const int64_t b = rows.b[i];
       S* dh = g_.dh0 + b * g_.P + j;
@@ -228,7 +235,7 @@ class BackwardPass {
 
   // done(live row, j, n, the gradient of the operand's j-th values) of phase p.
   template <int p, class Done>
-  void product(const Place& place, const LiveRows<S>& rows, const Done& done) {
+  void product(const Place& place, const Rows& rows, const Done& done) {
     constexpr Phase kPhase = Cell::kPhases[p];
     const int64_t H = g_.H, offset = kPhase.first * H, K = kPhase.gates * H;
     if constexpr (kPhase.matrix == Matrix::kWhr) {
@@ -243,15 +250,15 @@ class BackwardPass {
   }
 
   template <int p, int kSegments, class Done>
-  void add_products(const Place& place, const LiveRows<S>& rows,
-                    const Segment<S> (&segments)[kSegments], const Done& done) {
+  void add_products(const Place& place, const Rows& rows, const Segment<D> (&segments)[kSegments],
+                    const Done& done) {
     const int64_t width = operand_width(Cell::kPhases[p], g_.H, g_.P);
     const auto operands = [&](int64_t q) {
-      Operands<S, kSegments> own{{}, panels_[p].panel(q), nullptr};
+      Operands<D, kSegments> own{{}, panels_[p].panel(q), nullptr};
       for (int s = 0; s < kSegments; ++s) own.segments[s] = segments[s];
       return own;
     };
-    panels_product<kWide, kSegments, S>(part(panels_[p].count, 1, place.unit, place.split.units),
+    panels_product<kWide, kSegments, D>(part(panels_[p].count, 1, place.unit, place.split.units),
                                         rows.n, operands,
                                         [&](int64_t q, int64_t i, const V(&sum)[kWide]) {
                                           for (int u = 0; u < kWide; ++u) {
@@ -262,10 +269,10 @@ class BackwardPass {
                                         });
   }
 
-  const Backward<S>& g_;
+  const Backward<X, D>& g_;
   const Rules rules_;
-  Panels<S> panels_[N];
-  S* zeros_ = nullptr;
+  Panels<D> panels_[N];
+  X* zeros_ = nullptr;
   char* lists_ = nullptr;
 };
 

@@ -45,6 +45,8 @@ struct Back {
   std::optional<Tensor> gates, fixed, extra;
   Tensor y;
   std::optional<Tensor> c, dy, dc;
+  Tensor dh_last;
+  std::optional<Tensor> dc_last;
   Tensor dgx, dh0;
   std::optional<Tensor> dgh_own, dh_total, dc0;
   double grad_clip_time;
@@ -64,35 +66,53 @@ S* data(const std::optional<Tensor>& tensor) {
   return tensor ? data<S>(*tensor) : nullptr;
 }
 
+// Whether gradients of gates are stored like the tensors, in 16 bits, and multiplied in pairs.
+template <class X>
+bool in_pairs() {
+  return std::is_same_v<X, BFloat16> && kernels().dots != nullptr;
+}
+
 inline bool call(CellId id, const Forward<float>& f) { return kernels().forward_f32(id, f); }
 inline bool call(CellId id, const Forward<double>& f) { return kernels().forward_f64(id, f); }
+inline bool call(CellId id, const Forward<Half>& f) { return kernels().f16.forward(id, f); }
+inline bool call(CellId id, const Forward<BFloat16>& f) {
+  return in_pairs<BFloat16>() ? kernels().dots->forward(id, f) : kernels().bf16.forward(id, f);
+}
 inline bool call(CellId id, const Backward<float>& g) { return kernels().backward_f32(id, g); }
 inline bool call(CellId id, const Backward<double>& g) { return kernels().backward_f64(id, g); }
+inline bool call(CellId id, const Backward<Half>& g) { return kernels().f16.backward(id, g); }
+inline bool call(CellId id, const Backward<BFloat16>& g) { return kernels().bf16.backward(id, g); }
+inline bool call(CellId id, const Backward<BFloat16, BFloat16>& g) {
+  return kernels().dots->backward(id, g);
+}
 
 // The common part of a kernel's arguments. I: of x, where the scan makes the input's part.
-template <class S, class Tensor>
-void fill(Scan<S>& a, const Given<Tensor>& in, int threads, bool makes_input) {
+template <class X, class Tensor>
+void fill(Scan<X>& a, const Given<Tensor>& in, int threads, bool makes_input) {
   a.T = in.T, a.B = in.B, a.H = in.H, a.P = in.P;
   a.reverse = in.reverse, a.training = in.training;
-  const HostPlan plan = plan_host(in.cell, in.B, in.H, in.P, sizeof(S), host_with(threads));
+  const HostPlan plan = plan_host(in.cell, in.B, in.H, in.P, sizeof(Wide<X>), host_with(threads));
   a.split = {plan.rows, makes_input || crowd().known() ? 1 : plan.units};
-  a.w_hh = data<const S>(in.w_hh), a.b_hh = data<const S>(in.b_hh);
-  a.w_hr = data<const S>(in.w_hr);
+  a.w_hh = data<const X>(in.w_hh), a.b_hh = data<const X>(in.b_hh);
+  a.w_hr = data<const X>(in.w_hr);
   a.lengths = data<const int64_t>(in.lengths), a.resets = data<const bool>(in.resets);
-  a.h0 = data<const S>(in.h0), a.c0 = data<const S>(in.c0);
+  a.h0 = data<const X>(in.h0), a.c0 = data<const X>(in.c0);
 }
 
 // Runs a pass whose arguments are filled, but for its workspace.
 template <class Pass>
-void run(const CellInfo& cell, Pass& pass, int scalar_bytes, int64_t I = 0) {
-  int64_t bytes = kernels().workspace(cell.id, pass.B, pass.H, pass.P, scalar_bytes, pass.split);
-  if (I > 0) bytes += kernels().input_room(cell.id, pass.B, I, pass.H, scalar_bytes, pass.split);
+void run(const CellInfo& cell, Pass& pass, int storage_bytes, int64_t I = 0) {
+  int64_t bytes = kernels().workspace(cell.id, pass.B, pass.H, pass.P, storage_bytes, pass.split);
+  if (I > 0) bytes += kernels().input_room(cell.id, pass.B, I, pass.H, storage_bytes, pass.split);
   pass.workspace = scratch(bytes);
   if (call(cell.id, pass)) crowd().seen();
 }
 
-// Whether a scan is one step of so few sequences that its weights need not be packed.
-inline bool is_in_place(int64_t T, int64_t B) { return T == 1 && B <= kernels().in_place_rows; }
+// Whether a scan is one step of so few sequences that its weights need not be packed; of 16-bit ones
+// they are.
+inline bool is_in_place(int64_t T, int64_t B, int storage_bytes) {
+  return T == 1 && B <= kernels().in_place_rows && storage_bytes > 2;
+}
 
 // Threads for such a step: each has to have enough weights to read.
 inline int in_place_threads(int64_t weights, int threads) {
@@ -101,38 +121,42 @@ inline int in_place_threads(int64_t weights, int threads) {
   return static_cast<int>(std::min<int64_t>(threads, 1 + weights / kLeastWeights));
 }
 
-template <class S, class Tensor>
+// X: what the tensors hold.
+template <class X, class Tensor>
 void forward(const Given<Tensor>& in, const std::optional<GivenInput<Tensor>>& input,
              const Made<Tensor>& made, int threads) {
-  Forward<S> f;
+  Forward<X> f;
   fill(f, in, threads, input.has_value());
-  f.in_place = is_in_place(in.T, in.B);
+  f.in_place = is_in_place(in.T, in.B, sizeof(X));
   if (f.in_place) {
     const int64_t weights = in.cell.gates * in.H * (in.P + (input ? input->I : 0));
     f.split = {1, in_place_threads(weights, threads)};
   }
   if (input) {
-    f.x = data<const S>(input->x), f.w_ih = data<const S>(input->w_ih);
-    f.b_ih = data<const S>(input->b_ih);
+    f.x = data<const X>(input->x), f.w_ih = data<const X>(input->w_ih);
+    f.b_ih = data<const X>(input->b_ih);
     f.I = input->I, f.x_step = input->x_step, f.x_row = input->x_row;
   }
-  f.gates = data<S>(made.gates), f.fixed = data<int16_t>(made.fixed);
-  f.extra = data<S>(made.extra), f.y = data<S>(made.y), f.c = data<S>(made.c);
-  f.h_last = data<S>(made.h_last), f.c_last = data<S>(made.c_last);
-  run(in.cell, f, sizeof(S), f.I);
+  f.gates = data<Wide<X>>(made.gates), f.fixed = data<int16_t>(made.fixed);
+  f.extra = data<X>(made.extra), f.y = data<X>(made.y), f.c = data<X>(made.c);
+  f.h_last = data<X>(made.h_last), f.c_last = data<X>(made.c_last);
+  run(in.cell, f, sizeof(X), f.I);
 }
 
-template <class S, class Tensor>
+// D: what gradients of gates are stored as.
+template <class X, class D, class Tensor>
 void backward(const Given<Tensor>& in, const Back<Tensor>& back, int threads) {
-  Backward<S> g;
+  using S = Wide<X>;
+  Backward<X, D> g;
   fill(g, in, threads, false);
   g.clip = TimeClip<S>::of(back.grad_clip_time);
   g.gates = data<const S>(back.gates), g.fixed = data<const int16_t>(back.fixed);
-  g.extra = data<const S>(back.extra), g.y = data<const S>(back.y), g.c = data<const S>(back.c);
-  g.dy = data<const S>(back.dy), g.dc = data<const S>(back.dc);
-  g.dgx = data<S>(back.dgx), g.dgh_own = data<S>(back.dgh_own);
-  g.dh_total = data<S>(back.dh_total), g.dh0 = data<S>(back.dh0), g.dc0 = data<S>(back.dc0);
-  run(in.cell, g, sizeof(S));
+  g.extra = data<const X>(back.extra), g.y = data<const X>(back.y), g.c = data<const X>(back.c);
+  g.dy = data<const X>(back.dy), g.dc = data<const X>(back.dc);
+  g.dh_last = data<const X>(back.dh_last), g.dc_last = data<const X>(back.dc_last);
+  g.dgx = data<D>(back.dgx), g.dgh_own = data<D>(back.dgh_own);
+  g.dh_total = data<D>(back.dh_total), g.dh0 = data<S>(back.dh0), g.dc0 = data<S>(back.dc0);
+  run(in.cell, g, sizeof(X));
 }
 
 }  // namespace rnnfast::cpu

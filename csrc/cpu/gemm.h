@@ -3,7 +3,8 @@
 // Of B, blocks are packed into strips of three vectors, strip[k][j][lane], which lie in the second
 // cache while the rows of A pass, a few at a time; rows that are not contiguous are packed too. Each
 // element is the sum, over blocks of k in order, of the block's sum in order, whatever the number of
-// threads, so results do not depend on how work is split.
+// threads, so results do not depend on how work is split. What is stored in 16 bits is multiplied in
+// pairs where it can be (operand.h), else made float when it is packed.
 #pragma once
 
 #include "cpu/gemm_problem.h"
@@ -30,18 +31,19 @@ constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // A tile of C: `rows` of kGroupRows and `lanes` of W vectors exist. Added to what is there, or
 // instead of it, begun with `row` if that is not null.
-template <class S>
+template <class S, class Row = S>
 struct Tile {
   S* c;
   int64_t stride, rows, lanes;
   bool add;
-  const S* row;
+  const Row* row;
 };
 
 // The sums of the segment's steps, of kGroupRows rows times one strip. kStep: as multiply_add has it.
-template <int W, int kStep, class S>
-__attribute__((noinline)) void multiply_tile(const Segment<S>& segment, const S* strip,
-                                             const Tile<S>& tile) {
+template <int W, int kStep, class E, class Row>
+__attribute__((noinline)) void multiply_tile(const Segment<E>& segment, const PackedOf<E>* strip,
+                                             const Tile<SumOf<E>, Row>& tile) {
+  using S = SumOf<E>;
   using V = Vec<S>;
   constexpr int L = V::kLanes, R = kGroupRows;
   V sums[R][W];
@@ -76,42 +78,47 @@ __attribute__((noinline)) void multiply_tile(const Segment<S>& segment, const S*
       S* c = tile.c + r * tile.stride + j * L;
       V sum = sums[r][j];
       if (tile.add) sum = V::load(c, n) + sum;
-      if (tile.row) sum = V::load(tile.row + j * L, n) + sum;
+      if (tile.row) sum = read(tile.row + j * L, n) + sum;
       sum.store(c, n);
     }
   }
 }
 
 // The same of a strip of up to kStripVectors vectors.
-template <int kStep, class S>
-void multiply_strip(const Segment<S>& segment, const S* packed, const Tile<S>& tile) {
-  const int64_t vectors = divide_up(tile.lanes, Vec<S>::kLanes);
+template <int kStep, class E, class Row>
+void multiply_strip(const Segment<E>& segment, const PackedOf<E>* packed,
+                    const Tile<SumOf<E>, Row>& tile) {
+  const int64_t vectors = divide_up(tile.lanes, Vec<SumOf<E>>::kLanes);
   if (vectors == 3) return multiply_tile<3, kStep>(segment, packed, tile);
   if (vectors == 2) return multiply_tile<2, kStep>(segment, packed, tile);
   multiply_tile<1, kStep>(segment, packed, tile);
 }
 
 // One thread's part of a product.
-template <class S>
+template <class A, class B = A>
 class GemmPart {
+  using E = std::conditional_t<kNarrow<B>, OperandOf<A>, A>;
+  using S = SumOf<E>;
+  using Packed = PackedOf<E>;
   using V = Vec<S>;
-  static constexpr int L = V::kLanes;
+  static constexpr int L = V::kLanes, kSteps = Operand<E>::kSteps;
+  static constexpr bool kConverts = !std::is_same_v<A, E>;  // rows of A, to be multiplied
   static constexpr int64_t kWidth = kStripVectors * L;
   static constexpr int64_t kGroups = kBlockRows / kGroupRows;  // of packed rows
 
  public:
-  // Elements of workspace.
+  // Elements S of workspace.
   static constexpr int64_t kRoom =
       kBlockRows * kMostSteps + kGroups * L + kBlockStrips * kWidth * kMostSteps;
 
-  GemmPart(const Gemm<S>& g, Range rows, Range columns, S* room)
+  GemmPart(const Gemm<A, B>& g, Range rows, Range columns, S* room)
       : g_(g),
         rows_(rows),
         columns_(columns),
-        b_(room),
+        b_(reinterpret_cast<Packed*>(room)),
         a_(room + kBlockStrips * kWidth * kMostSteps) {}
   // For `pack` and `multiply_packed`, which need no room.
-  explicit GemmPart(const Gemm<S>& g) : g_(g), rows_{}, columns_{}, b_(nullptr), a_(nullptr) {}
+  explicit GemmPart(const Gemm<A, B>& g) : g_(g), rows_{}, columns_{}, b_(nullptr), a_(nullptr) {}
 
   void run() {
     for (int64_t n = columns_.begin; n < columns_.end; n += kBlockStrips * kWidth) {
@@ -120,9 +127,13 @@ class GemmPart {
         pack_columns(n, N, k, K);
         for (int64_t m = rows_.begin; m < rows_.end; m += kBlockRows) {
           const int64_t M = least(rows_.end - m, kBlockRows);
-          if (g_.a_column != 1) pack_rows(m, M, k, K);
+          if constexpr (kConverts) {
+            convert_rows(m, M, k, K);
+          } else if constexpr (!kNarrow<A>) {
+            if (g_.a_column != 1) pack_rows(m, M, k, K);
+          }
           for (int64_t j = 0; j < N; j += kWidth)
-            strip(m, M, n + j, least(N - j, kWidth), k, K, b_ + j * K);
+            strip(m, M, n + j, least(N - j, kWidth), k, K, b_ + j * packed_steps<E>(K));
         }
       });
     }
@@ -142,31 +153,38 @@ class GemmPart {
 
   // For products with one B that is packed before, all of it: its strips, and its elements packed.
   static int64_t strips(int64_t N) { return divide_up(N, kWidth); }
-  static int64_t packed_elements(int64_t N, int64_t K) { return strips(N) * kWidth * K; }
-  void pack(Range strips, S* packed) {
+  static int64_t packed_elements(int64_t N, int64_t K) {
+    return strips(N) * kWidth * packed_steps<E>(K);
+  }
+  void pack(Range strips, Packed* packed) {
     each_block(g_.K, [&](int64_t k, int64_t K) {
       for (int64_t q = strips.begin; q < strips.end; ++q)
         pack_strip(q * kWidth, width(q), k, K, packed_at(packed, q, k, K));
     });
   }
   // Of all rows, those of A contiguous, one strip and one block, in the order of blocks.
-  void multiply_packed(int64_t q, int64_t k, int64_t K, S* packed) {
+  void multiply_packed(int64_t q, int64_t k, int64_t K, Packed* packed) {
     strip(0, g_.M, q * kWidth, width(q), k, K, packed_at(packed, q, k, K));
   }
 
  private:
   int64_t width(int64_t q) const { return least(g_.N - q * kWidth, kWidth); }
-  S* packed_at(S* packed, int64_t q, int64_t k, int64_t K) const {
-    return packed + strips(g_.N) * kWidth * k + q * kWidth * K;
+  // Blocks but the last are of whole words.
+  Packed* packed_at(Packed* packed, int64_t q, int64_t k, int64_t K) const {
+    return packed + strips(g_.N) * kWidth * (k / kSteps) + q * kWidth * packed_steps<E>(K);
   }
 
   // Between packed groups there is a gap, since a power of two would lay them all in the same few
   // lines of the cache.
   static int64_t group(int64_t K) { return K * kGroupRows + L; }
 
+  void convert_rows(int64_t m, int64_t M, int64_t k, int64_t K) {
+    for (int64_t i = 0; i < M; ++i) convert(a_ + i * K, g_.a + (m + i) * g_.a_row + k, K);
+  }
+
   // Rows that lie side by side are copied a group at a time, others value by value.
   void pack_rows(int64_t m, int64_t M, int64_t k, int64_t K) {
-    const S* from = g_.a + m * g_.a_row + k * g_.a_column;
+    const A* from = g_.a + m * g_.a_row + k * g_.a_column;
     for (int64_t s = 0; s < K; ++s, from += g_.a_column) {
       S* to = a_ + s * kGroupRows;
       int64_t i = 0;
@@ -183,73 +201,91 @@ class GemmPart {
 
   // A block of B, as strips.
   void pack_columns(int64_t n, int64_t N, int64_t k, int64_t K) {
+    const int64_t words = packed_steps<E>(K);
     if (g_.b_column != 1) {
       for (int64_t j = 0; j < N; j += kWidth) {
-        pack_strip(n + j, least(N - j, kWidth), k, K, b_ + j * K);
+        pack_strip(n + j, least(N - j, kWidth), k, K, b_ + j * words);
       }
       return;
     }
-    for (int64_t s = 0; s < K; ++s) {  // whole rows, as they lie in memory
-      const S* from = g_.b + n + (k + s) * g_.b_row;
+    for (int64_t s = 0; s < words; ++s) {  // whole rows, as they lie in memory
+      const B* from = g_.b + n + (k + s * kSteps) * g_.b_row;
+      const int64_t below = (s + 1) * kSteps <= K ? g_.b_row : 0;
       int64_t j = 0;
       for (; j + kWidth <= N; j += kWidth) {
-        S* to = b_ + j * K + s * kWidth;
-        for (int v = 0; v < kStripVectors; ++v) V::load(from + j + v * L).store(to + v * L);
+        Packed* to = b_ + j * words + s * kWidth;
+        for (int v = 0; v < kStripVectors; ++v)
+          cpu::RNNFAST_ISA::pack_columns<E>(from + j + v * L, below, L, to + v * L);
       }
       const int64_t step = divide_up(N - j, L) * L;
-      for (int64_t i = j; i < N; i += L)
-        V::load(from + i, N - i).store(b_ + j * K + s * step + i - j);
+      for (int64_t i = j; i < N; i += L) {
+        Packed* to = b_ + j * words + s * step + i - j;
+        cpu::RNNFAST_ISA::pack_columns<E>(from + i, below, N - i, to);
+      }
     }
   }
 
   // A strip of B of `width` columns that are not side by side, whole vectors with zeros in lanes that do not exist.
-  void pack_strip(int64_t n, int64_t width, int64_t k, int64_t K, S* to) {
-    const S* from = g_.b + n * g_.b_column + k * g_.b_row;
-    const int64_t step = divide_up(width, L) * L;
+  void pack_strip(int64_t n, int64_t width, int64_t k, int64_t K, Packed* to) {
+    const B* from = g_.b + n * g_.b_column + k * g_.b_row;
+    const int64_t step = divide_up(width, L) * L, words = packed_steps<E>(K);
     for (int64_t j = 0; j < width; j += L, from += L * g_.b_column, to += L) {
       const int64_t lanes = least(width - j, L);
       int64_t s = 0;
       if (kTransposes && g_.b_row == 1 && lanes == L) {
-        for (; s + L <= K; s += L) {
+        for (; (s + L) * kSteps <= K; s += L) {
           V square[L];
           for (int lane = 0; lane < L; ++lane)
-            square[lane] = V::load(from + lane * g_.b_column + s);
+            square[lane] = row_words<E>(from + lane * g_.b_column + s * kSteps);
           transpose(square);
-          for (int i = 0; i < L; ++i) square[i].store(to + (s + i) * step);
+          for (int i = 0; i < L; ++i) store_packed(square[i], to + (s + i) * step);
         }
       }
-      for (; s < K; ++s) {
+      for (; s < words; s += kFew) {
+        const int64_t count = least(words - s, kFew), first = s * kSteps;
         for (int64_t lane = 0; lane < L; ++lane) {
-          to[s * step + lane] = lane < lanes ? from[s * g_.b_row + lane * g_.b_column] : S(0);
+          Packed few[kFew] = {};
+          if (lane < lanes) {
+            const B* column = from + lane * g_.b_column + first * g_.b_row;
+            row_words<E>(column, g_.b_row, least(K - first, kFew * kSteps), few);
+          }
+          for (int64_t i = 0; i < count; ++i) to[(s + i) * step + lane] = few[i];
         }
       }
     }
   }
+  static constexpr int64_t kFew = 16;
 
   void strip(int64_t m, int64_t M, int64_t n, int64_t width, int64_t k, int64_t K,
-             const S* packed) {
+             const Packed* packed) {
     const bool add = k > 0 || g_.add;
-    const S* row = add || !g_.row ? nullptr : g_.row + n;
+    const B* row = add || !g_.row ? nullptr : g_.row + n;
     for (int64_t i = 0; i < M; i += kGroupRows) {
-      const Tile<S> tile{g_.c + (m + i) * g_.c_row + n, g_.c_row, M - i, width, add, row};
-      const S* rows[kGroupRows];
-      if (g_.a_column == 1) {
+      const Tile<S, B> tile{g_.c + (m + i) * g_.c_row + n, g_.c_row, M - i, width, add, row};
+      const E* rows[kGroupRows];
+      if constexpr (kConverts) {
+        for (int r = 0; r < kGroupRows; ++r) rows[r] = a_ + least(i + r, M - 1) * K;
+        multiply_strip<1>(Segment<E>{rows, K}, packed, tile);
+      } else if (kNarrow<A> || g_.a_column == 1) {
         for (int r = 0; r < kGroupRows; ++r) rows[r] = g_.a + (m + least(i + r, M - 1)) * g_.a_row;
-        multiply_strip<1>(Segment<S>{rows, K, k}, packed, tile);
-      } else {
+        multiply_strip<1>(Segment<E>{rows, K, k}, packed, tile);
+      } else if constexpr (!kNarrow<A>) {
         for (int r = 0; r < kGroupRows; ++r) rows[r] = a_ + i / kGroupRows * group(K) + r;
-        multiply_strip<kGroupRows>(Segment<S>{rows, K}, packed, tile);
+        multiply_strip<kGroupRows>(Segment<E>{rows, K}, packed, tile);
       }
     }
   }
 
-  const Gemm<S>& g_;
+  const Gemm<A, B>& g_;
   const Range rows_, columns_;
-  S *const b_, *const a_;
+  Packed* const b_;
+  S* const a_;
 };
 
-template <class S>
-GemmTimes gemm(const Gemm<S>& g) {
+template <class A, class B>
+GemmTimes gemm(const Gemm<A, B>& g) {
+  using S = Wide<A>;
+  using Part = GemmPart<A, B>;
   const int parts = g.split.rows * g.split.columns;
   const bool shared = parts > 1;
   const int64_t before = shared ? worked() : 0;
@@ -259,7 +295,7 @@ GemmTimes gemm(const Gemm<S>& g) {
       const Range rows = part(g.M, kGroupRows, p / g.split.columns, g.split.rows);
       const Range columns =
           part(g.N, kStripVectors * Vec<S>::kLanes, p % g.split.columns, g.split.columns);
-      GemmPart<S>(g, rows, columns, static_cast<S*>(g.workspace) + id * GemmPart<S>::kRoom).run();
+      Part(g, rows, columns, static_cast<S*>(g.workspace) + id * Part::kRoom).run();
     }
     if (shared && id == 0) own = worked() - before, done = now();
   });

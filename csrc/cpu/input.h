@@ -11,26 +11,32 @@ namespace rnnfast::cpu::RNNFAST_ISA {
 
 constexpr int64_t kInputRows = 64;  // of a block of steps; or one step, where that has more
 
-template <class S>
+template <class X>
 class InputSteps {
-  using Part = GemmPart<S>;
+  using E = OperandOf<X>;
+  using S = SumOf<E>;
+  using Part = GemmPart<E, X>;
+  static constexpr bool kConverts = !std::is_same_v<E, X>;  // rows of x, to be multiplied
 
  public:
-  // Elements of workspace: W_ih as strips, and what each row part makes, where nobody keeps it.
+  // Elements S of workspace: W_ih as strips, what each row part makes, where nobody keeps it, and
+  // its rows of x, where they are converted.
   static int64_t room(int64_t B, int64_t I, int64_t columns, Split split) {
-    return Part::packed_elements(columns, I) + split.rows * buffer_rows(B, split) * columns;
+    const int64_t rows = split.rows * buffer_rows(B, split);
+    return Part::packed_elements(columns, I) + rows * (columns + (kConverts ? I : 0));
   }
 
   InputSteps() = default;
-  InputSteps(Arena& arena, const Forward<S>& f, int64_t columns) : f_(&f), columns_(columns) {
-    packed_ = arena.template take<S>(Part::packed_elements(columns, f.I));
-    if (!f.gates)
-      made_ = arena.template take<S>(f.split.rows * buffer_rows(f.B, f.split) * columns);
+  InputSteps(Arena& arena, const Forward<X>& f, int64_t columns) : f_(&f), columns_(columns) {
+    const int64_t rows = f.split.rows * buffer_rows(f.B, f.split);
+    packed_ = arena.template take<PackedOf<E>>(Part::packed_elements(columns, f.I));
+    if (!f.gates) made_ = arena.template take<S>(rows * columns);
+    if (kConverts) rows_ = arena.template take<E>(rows * f.I);
   }
 
   // This thread's share of W_ih.
   void pack(const Place& place) const {
-    Gemm<S> g = product();
+    const Gemm<E, X> g = product();
     Part(g).pack(place.share(Part::strips(columns_)), packed_);
   }
 
@@ -76,13 +82,16 @@ class InputSteps {
 
   template <class Time>
   void make(int64_t begin, int64_t end, Range mine, const Place& place, const Time& time) const {
-    Gemm<S> g = product();
+    Gemm<E, X> g = product();
     g.M = mine.size();
+    const E* x[kInputRows];  // of each step
+    for (int64_t step = begin; step < end; ++step)
+      x[step - begin] = rows(step - begin, time(step), mine, place);
     Part::each_block(g.K, [&](int64_t k, int64_t K) {
       for (int64_t strip = 0; strip < Part::strips(columns_); ++strip) {
         for (int64_t step = begin; step < end; ++step) {
           const int64_t t = time(step);
-          g.a = f_->x + t * f_->x_step + mine.begin * f_->x_row;
+          g.a = x[step - begin];
           g.c = row(step - begin, mine, place, t) + mine.begin * columns_;
           Part(g).multiply_packed(strip, k, K, packed_);
         }
@@ -90,19 +99,34 @@ class InputSteps {
     });
   }
 
-  Gemm<S> product() const {
-    Gemm<S> g;
+  // x of the rows `mine` at time t, as it is multiplied; of step `slot` of the block.
+  const E* rows(int64_t slot, int64_t t, Range mine, const Place& place) const {
+    const X* x = f_->x + t * f_->x_step + mine.begin * f_->x_row;
+    if constexpr (kConverts) {
+      const int64_t first = place.row * buffer_rows(f_->B, f_->split) + slot * mine.size();
+      E* const to = rows_ + first * f_->I;
+      for (int64_t b = 0; b < mine.size(); ++b) convert(to + b * f_->I, x + b * f_->x_row, f_->I);
+      return to;
+    } else {
+      return x;
+    }
+  }
+
+  Gemm<E, X> product() const {
+    Gemm<E, X> g;
     g.N = columns_, g.K = f_->I;
-    g.a_row = f_->x_row, g.a_column = 1;
+    g.a_row = kConverts ? f_->I : f_->x_row, g.a_column = 1;
     g.b = f_->w_ih, g.b_row = 1, g.b_column = f_->I;
     g.c_row = columns_;
     g.row = f_->b_ih;
     return g;
   }
 
-  const Forward<S>* f_ = nullptr;
+  const Forward<X>* f_ = nullptr;
   int64_t columns_ = 0;
-  S *packed_ = nullptr, *made_ = nullptr;
+  PackedOf<E>* packed_ = nullptr;
+  S* made_ = nullptr;
+  E* rows_ = nullptr;
 };
 
 }  // namespace rnnfast::cpu::RNNFAST_ISA

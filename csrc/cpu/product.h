@@ -10,10 +10,10 @@
 namespace rnnfast::cpu {
 
 // Parts of C for at most n threads, as little as can be for the one that has most.
-template <class S>
-void split(Gemm<S>& g, int n) {
+template <class A, class B>
+void split(Gemm<A, B>& g, int n) {
   constexpr double kLeastWork = 1e5;  // multiply-adds that are worth a thread
-  const GemmGrain grain = kernels().gemm_grain(sizeof(S));
+  const GemmGrain grain = kernels().gemm_grain(sizeof(Wide<A>));
   const auto parts = [](int64_t size, int64_t grain, int64_t n) {
     const int64_t grains = (size + grain - 1) / grain;
     return (grains + n - 1) / n * grain;
@@ -29,8 +29,24 @@ void split(Gemm<S>& g, int n) {
   }
 }
 
-inline GemmTimes call(const Gemm<float>& g) { return kernels().gemm_f32(g); }
-inline GemmTimes call(const Gemm<double>& g) { return kernels().gemm_f64(g); }
+// The function for products of these types. Of two in bfloat16, of pairs where the processor has
+// them.
+template <class A, class B>
+auto product_of(const Kernels& k) {
+  if constexpr (std::is_same_v<A, BFloat16>) {
+    return k.dots ? k.dots->gemm : k.bf16.gemm;
+  } else if constexpr (std::is_same_v<A, Half>) {
+    return k.f16.gemm;
+  } else if constexpr (std::is_same_v<B, BFloat16>) {
+    return k.bf16.gemm_back;
+  } else if constexpr (std::is_same_v<B, Half>) {
+    return k.f16.gemm_back;
+  } else if constexpr (std::is_same_v<A, float>) {
+    return k.gemm_f32;
+  } else {
+    return k.gemm_f64;
+  }
+}
 
 // Whether threads waited for one another so long that others must have their processors.
 inline void note_waiting(const GemmTimes& times) {
@@ -40,13 +56,13 @@ inline void note_waiting(const GemmTimes& times) {
 
 // g, on at most n threads, where everything but its split and workspace is set. scratch(bytes)
 // returns memory.
-template <class S, class Scratch>
-void multiply(Gemm<S> g, int n, const Scratch& scratch) {
+template <class A, class B, class Scratch>
+void multiply(Gemm<A, B> g, int n, const Scratch& scratch) {
   split(g, crowd().known() ? 1 : n);
-  const int64_t room = kernels().gemm_room(sizeof(S)) * g.split.rows * g.split.columns + 64;
+  const int64_t room = kernels().gemm_room(sizeof(Wide<A>)) * g.split.rows * g.split.columns + 64;
   const auto begin = reinterpret_cast<uintptr_t>(scratch(room));
   g.workspace = reinterpret_cast<void*>((begin + 63) & ~uintptr_t(63));
-  note_waiting(call(g));
+  note_waiting(product_of<A, B>(kernels())(g));
 }
 
 }  // namespace rnnfast::cpu

@@ -14,15 +14,17 @@
 
 namespace rnnfast::cpu::RNNFAST_ISA {
 
-template <class S>
+template <class D, class X = D>
 class SumsPass {
+  using S = SumOf<D>;
+  using Packed = PackedOf<D>;
   using V = Vec<S>;
-  static constexpr int L = V::kLanes, R = kGroupRows;
+  static constexpr int L = V::kLanes, R = kGroupRows, kSteps = Operand<D>::kSteps;
   static constexpr int64_t kWidth = kStripVectors * L;
   static constexpr int64_t kChunkSteps = 2048, kMostChunks = 16, kMostOfChunk = 1 << 16;
 
  public:
-  explicit SumsPass(const Sums<S>& s)
+  explicit SumsPass(const Sums<D, X>& s)
       : s_(s),
         rules_{s.T, s.B, s.lengths, s.resets, s.reverse},
         size_(s.groups > 0 ? s.B / s.groups : s.B),
@@ -54,8 +56,8 @@ class SumsPass {
 
   GemmTimes run() {
     Arena arena(s_.workspace);
-    own_ = arena.take<S>(s_.threads * (kA + kB));
-    zeros_ = arena.take<S>(widest_);
+    own_ = arena.take<Packed>(s_.threads * (kA + kB));
+    zeros_ = arena.take<X>(widest_);
     partial_ = arena.take<S>(partial());
     totals_ = arena.take<double>(chunks_ * biases_);
     fill_zero(zeros_, widest_);
@@ -64,7 +66,7 @@ class SumsPass {
     const int64_t before = parts > 1 ? worked() : 0;
     int64_t own = 0, done = 0;
     on_threads(parts, [&](int id, int threads) {
-      S* const room = own_ + id * (kA + kB);
+      Packed* const room = own_ + id * (kA + kB);
       for (int p = id; p < parts; p += threads) share(p, parts, room);
       if (parts > 1 && id == 0) own = worked() - before, done = now();
     });
@@ -74,7 +76,7 @@ class SumsPass {
   }
 
  private:
-  // Elements of each thread: packed gradients, and a block of strips.
+  // Words of each thread: packed gradients, and a block of strips.
   static constexpr int64_t kA = kBlockRows * kMostSteps + kBlockRows / kGroupRows * L;
   static constexpr int64_t kB = kBlockStrips * kWidth * kMostSteps;
 
@@ -82,7 +84,7 @@ class SumsPass {
   int64_t partial() const { return s_.groups == 0 && chunks_ > 1 ? chunks_ * products_ : 0; }
 
   // Part p of what there is to do.
-  void share(int p, int parts, S* room) const {
+  void share(int p, int parts, Packed* room) const {
     if (chunks_ == 1 || (s_.groups > 0 && s_.groups < parts)) {
       for (int64_t c = 0; c < chunks_; ++c) steps(c, 0, K_, p, parts, room);
       return;
@@ -95,12 +97,12 @@ class SumsPass {
   }
 
   // Sums of the steps [begin, end), which are chunk c, or of group c; of C's rows part p of `parts`.
-  void steps(int64_t c, int64_t begin, int64_t end, int p, int parts, S* room) const {
-    S *const a = room, *const b = room + kA;
+  void steps(int64_t c, int64_t begin, int64_t end, int p, int parts, Packed* room) const {
+    Packed *const a = room, *const b = room + kA;
     int64_t strip = 0;
     do {
       const Range strips{strip, least(strip + kBlockStrips, strips_)};
-      GemmPart<S>::each_block(end - begin, [&](int64_t k, int64_t K) {
+      GemmPart<D>::each_block(end - begin, [&](int64_t k, int64_t K) {
         pack_strips(c, strips, begin + k, K, b);
         for (int g = 0; g < s_.gradient_count; ++g) {
           const Range mine = part(s_.gradients[g].M, R, p, parts);
@@ -126,8 +128,8 @@ class SumsPass {
   }
 
   // Row (t, b) of operand o: zeros where it has none, so that no padding reaches a product.
-  const S* row(int o, int64_t t, int64_t b) const {
-    const SumOperand<S>& from = s_.operands[o];
+  const X* row(int o, int64_t t, int64_t b) const {
+    const SumOperand<X>& from = s_.operands[o];
     if (!rules_.alive(t, b)) return zeros_;
     if (from.initial) return rules_.previous(from.values, from.initial, zeros_, t, b, from.row);
     return from.values + t * from.step + b * from.row;
@@ -136,77 +138,124 @@ class SumsPass {
   // The first of the sequences that chunk c has: those of its group, or all.
   int64_t first_of(int64_t c) const { return s_.groups > 0 ? c * size_ : 0; }
 
-  void pack_strips(int64_t c, Range strips, int64_t k, int64_t K, S* to) const {
+  void pack_strips(int64_t c, Range strips, int64_t k, int64_t K, Packed* to) const {
     if (K == 0) return;
     for (int o = 0; o < s_.operand_count; ++o) {
       const Range mine = of_operand(o, strips);
       if (mine.size() <= 0) continue;
       const int64_t first = first_of(c);
       int64_t t = k / size_, b = first + k % size_;
-      for (int64_t s = 0; s < K; ++s) {
-        const S* from = row(o, t, b) + (mine.begin - first_strip_[o]) * kWidth;
+      const auto next = [&] {
+        const X* found = row(o, t, b) + (mine.begin - first_strip_[o]) * kWidth;
+        if (++b == first + size_) b = first, ++t;
+        return found;
+      };
+      const int64_t words = packed_steps<D>(K);
+      for (int64_t s = 0; s < words; ++s) {
+        const X *from = next(), *second = (s + 1) * kSteps <= K && kSteps == 2 ? next() : nullptr;
         for (int64_t q = mine.begin; q < mine.end; ++q, from += kWidth) {
           const int64_t n = width(o, q), vectors = divide_up(n, L);
-          S* at = to + (q - strips.begin) * kWidth * K + s * vectors * L;
-          for (int64_t v = 0; v < vectors; ++v) V::load(from + v * L, n - v * L).store(at + v * L);
+          Packed* at = to + (q - strips.begin) * kWidth * words + s * vectors * L;
+          for (int64_t v = 0; v < vectors; ++v) {
+            if constexpr (kSteps == 1) {
+              read(from + v * L, n - v * L).store(at + v * L);
+            } else {
+              pack_pairs(from + v * L, second ? second + v * L : nullptr, n - v * L, at + v * L);
+            }
+          }
+          if (second) second += kWidth;
         }
-        if (++b == first + size_) b = first, ++t;
       }
     }
   }
 
   // Between packed groups there is a gap, as in gemm.h.
-  static int64_t group(int64_t K) { return K * R + L; }
+  static int64_t group(int64_t words) { return words * R + L; }
 
-  void pack_rows(int64_t c, int g, Range rows, int64_t k, int64_t K, S* to) const {
+  void pack_rows(int64_t c, int g, Range rows, int64_t k, int64_t K, Packed* to) const {
     if (K == 0) return;
-    const SumGradients<S>& from = s_.gradients[g];
-    const int64_t first = first_of(c);
+    const SumGradients<D>& from = s_.gradients[g];
+    const int64_t words = packed_steps<D>(K), first = first_of(c);
     int64_t t = k / size_, b = first + k % size_;
-    for (int64_t s = 0; s < K; ++s) {
-      const S* values = from.values + (t * s_.B + b) * from.row + rows.begin;
+    const auto next = [&] {
+      const D* found = from.values + (t * s_.B + b) * from.row + rows.begin;
       if (++b == first + size_) b = first, ++t;
-      S* at = to + s * R;
+      return found;
+    };
+    for (int64_t s = 0; s < words; ++s) {
+      const D *values = next(), *second = (s + 1) * kSteps <= K && kSteps == 2 ? next() : nullptr;
+      Packed* at = to + s * R;
       int64_t i = 0;
-      for (; i + R <= rows.size(); i += R, at += group(K)) {
-        __builtin_memcpy(at, values + i, R * sizeof(S));
+      for (; i + R <= rows.size(); i += R, at += group(words)) {
+        if constexpr (kSteps == 1) {
+          __builtin_memcpy(at, values + i, R * sizeof(S));
+        } else {
+          for (int r = 0; r < R; ++r) at[r] = values[i + r].bits;
+          for (int r = 0; second && r < R; ++r) at[r] |= Pair(second[i + r].bits) << 16;
+        }
       }
       if (i == rows.size()) continue;
-      for (int r = 0; r < R; ++r) at[r] = i + r < rows.size() ? values[i + r] : S(0);
+      for (int r = 0; r < R; ++r) {
+        at[r] = 0;
+        if (i + r >= rows.size()) continue;
+        if constexpr (kSteps == 1) {
+          at[r] = values[i + r];
+        } else {
+          at[r] = values[i + r].bits | (second ? Pair(second[i + r].bits) << 16 : 0);
+        }
+      }
     }
   }
 
   // The sums of the gradients themselves: few at a time in S, then in double. Of packed rows value i
   // is one of row i % R.
-  void add_rows(int g, Range rows, int64_t K, const S* packed, double* totals) const {
+  void add_rows(int g, Range rows, int64_t K, const Packed* packed, double* totals) const {
     if (!s_.gradients[g].biases[0] && !s_.gradients[g].biases[1]) return;
-    for (int64_t i = 0; i < rows.size(); i += R, packed += group(K)) {
+    const int64_t words = packed_steps<D>(K);
+    for (int64_t i = 0; i < rows.size(); i += R, packed += group(words)) {
       double sums[R] = {};
       int64_t first = 0;
-      for (; first + kFew <= K * R; first += kFew) add_few(packed + first, sums);
-      for (; first < K * R; ++first) sums[first % R] += double(packed[first]);
+      for (; first + kFew <= words * R; first += kFew) add_few(packed + first, sums);
+      for (; first < words * R; first += L) {  // R divides L, or L is less
+        const int64_t n = least(words * R - first, L);
+        add_lanes(values_of_steps(packed + first, n), first, sums);
+      }
       double* const total = totals + first_bias_[g] + rows.begin + i;
       for (int r = 0; r < R && i + r < rows.size(); ++r) total[r] += sums[r];
     }
+  }
+
+  // n packed values, each the sum of its steps; and 0.
+  static V values_of_steps(const Packed* packed, int64_t n) {
+    if constexpr (kSteps == 1) {
+      return V::load(packed, n);
+    } else {
+      const auto bits = (Unsigned)V::load(reinterpret_cast<const float*>(packed), n).v;
+      return as_floats(bits << 16u) + as_floats(bits & 0xffff0000u);
+    }
+  }
+
+  static void add_lanes(V values, int64_t first, double (&sums)[R]) {
+    for (int lane = 0; lane < L; ++lane) sums[(first + lane) % R] += double(values.v[lane]);
   }
 
   static constexpr int kChains = 4;
   static constexpr int64_t kFew = 4 * kChains * L;
   static_assert(kChains * L % R == 0, "vectors begin with row 0");
 
-  static void add_few(const S* packed, double (&sums)[R]) {
+  static void add_few(const Packed* packed, double (&sums)[R]) {
     V total[kChains];
-    for (int c = 0; c < kChains; ++c) total[c] = V::load(packed + c * L);
+    for (int c = 0; c < kChains; ++c) total[c] = values_of_steps(packed + c * L, L);
     for (int64_t first = kChains * L; first < kFew; first += kChains * L) {
-      for (int c = 0; c < kChains; ++c) total[c] = total[c] + V::load(packed + first + c * L);
+      for (int c = 0; c < kChains; ++c)
+        total[c] = total[c] + values_of_steps(packed + first + c * L, L);
     }
-    for (int c = 0; c < kChains; ++c) {
-      for (int lane = 0; lane < L; ++lane) sums[(c * L + lane) % R] += double(total[c].v[lane]);
-    }
+    for (int c = 0; c < kChains; ++c) add_lanes(total[c], c * L, sums);
   }
 
-  void multiply(int64_t c, int g, Range rows, Range strips, int64_t K, bool add, const S* a,
-                const S* b) const {
+  void multiply(int64_t c, int g, Range rows, Range strips, int64_t K, bool add, const Packed* a,
+                const Packed* b) const {
+    const int64_t words = packed_steps<D>(K);
     for (int o = 0; o < s_.operand_count; ++o) {
       if (!s_.gradients[g].products[o].to) continue;
       const Range mine = of_operand(o, strips);
@@ -218,11 +267,12 @@ class SumsPass {
       for (int64_t q = mine.begin; q < mine.end; ++q) {
         S* const column = to + rows.begin * result.row + (q - first_strip_[o]) * kWidth;
         for (int64_t i = 0; i < rows.size(); i += R) {
-          const S* at[R];
-          for (int r = 0; r < R; ++r) at[r] = a + i / R * group(K) + r;
+          const D* at[R];
+          for (int r = 0; r < R; ++r)
+            at[r] = reinterpret_cast<const D*>(a + i / R * group(words) + r);
           const Tile<S> tile{
               column + i * result.row, result.row, rows.size() - i, width(o, q), add, nullptr};
-          multiply_strip<R>(Segment<S>{at, K}, b + (q - strips.begin) * kWidth * K, tile);
+          multiply_strip<R>(Segment<D>{at, K}, b + (q - strips.begin) * kWidth * words, tile);
         }
       }
     }
@@ -231,7 +281,7 @@ class SumsPass {
   // What the chunks found, added up in their order; groups, each by itself.
   void join() const {
     for (int g = 0; g < s_.gradient_count; ++g) {
-      const SumGradients<S>& of = s_.gradients[g];
+      const SumGradients<D>& of = s_.gradients[g];
       for (int64_t c = 0; c < s_.groups; ++c) join_bias(of, first_bias_[g], c, c + 1, c);
       if (s_.groups == 0) join_bias(of, first_bias_[g], 0, chunks_, 0);
       for (int o = 0; partial() > 0 && o < s_.operand_count; ++o) {
@@ -243,7 +293,7 @@ class SumsPass {
   }
 
   // The sums of the chunks [begin, end), which are those of a group, or all.
-  void join_bias(const SumGradients<S>& of, int64_t first, int64_t begin, int64_t end,
+  void join_bias(const SumGradients<D>& of, int64_t first, int64_t begin, int64_t end,
                  int64_t group) const {
     for (int64_t m = 0; m < of.M; ++m) {
       double total = 0;
@@ -264,13 +314,15 @@ class SumsPass {
     }
   }
 
-  const Sums<S>& s_;
+  const Sums<D, X>& s_;
   const Rules rules_;
   const int64_t size_, K_;  // of a group; of its steps, or all
   int64_t strips_ = 0, widest_ = 0, biases_ = 0, products_ = 0, chunks_ = 1;
   int64_t first_strip_[kMostOperands] = {}, first_bias_[kMostGradients] = {};
   int64_t first_product_[kMostGradients][kMostOperands] = {};
-  S *own_ = nullptr, *zeros_ = nullptr, *partial_ = nullptr;
+  Packed* own_ = nullptr;
+  X* zeros_ = nullptr;
+  S* partial_ = nullptr;
   double* totals_ = nullptr;
 };
 

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "cpu/storage.h"
+
 namespace rnnfast::cpu {
 
 constexpr int kMostOperands = 16, kMostGradients = 32;
@@ -11,11 +13,11 @@ constexpr int kMostOperands = 16, kMostGradients = 32;
 // What a product of the scan multiplied: [T, B, N], rows contiguous. Where `initial` [B, N] is not
 // null, `values` are the states that steps made, and each step multiplied that of the one before;
 // their rows, and those of `initial`, follow one another `row` apart.
-template <class S>
+template <class X>
 struct SumOperand {
-  const S* values = nullptr;
+  const X* values = nullptr;
   int64_t N = 0, step = 0, row = 0;  // from one t, and one b, to the next
-  const S* initial = nullptr;
+  const X* initial = nullptr;
 };
 
 // Where a product [M, N] goes, whose rows lie `row` apart, and those of groups `group`; or null.
@@ -26,26 +28,28 @@ struct SumProduct {
 };
 
 // Gradients [T, B, M], of which rows lie `row` apart, and where their sums go.
-template <class S>
+template <class D>
 struct SumGradients {
-  const S* values = nullptr;
+  using S = Wide<D>;
+  const D* values = nullptr;
   int64_t row = 0, M = 0;
   SumProduct<S> products[kMostOperands];  // of each operand
   S* biases[2] = {};                      // [M], the sums of the gradients themselves, or null
   int64_t bias_group = 0;                 // from those of a group to the next one's
 };
 
-// S is float or double. Where there are groups the batch is of so many parts, and each has sums of
-// its own.
-template <class S>
+// Gradients are stored as D, and what they are multiplied with as X: one of float and double, or X
+// in 16 bits and D as Backward has it. Where there are groups the batch is of so many parts, and each
+// has sums of its own.
+template <class D, class X = D>
 struct Sums {
   int64_t T = 0, B = 0, groups = 0;
   bool reverse = false;
   const int64_t* lengths = nullptr;  // [B] or null
   const bool* resets = nullptr;      // [T, B] or null
   int operand_count = 0, gradient_count = 0;
-  SumOperand<S> operands[kMostOperands];
-  SumGradients<S> gradients[kMostGradients];
+  SumOperand<X> operands[kMostOperands];
+  SumGradients<D> gradients[kMostGradients];
   int threads = 1;
   void* workspace = nullptr;  // Kernels::sums_room() bytes, 64-byte aligned
 };

@@ -198,13 +198,17 @@ struct Constants<double> {
                                       4.84406305325125486048e3};
 };
 
+// Inlined by force: of a file with many kernels the compiler would call some of these, and what is
+// in registers would go to memory for each.
+#define RNNFAST_FORCED __attribute__((always_inline)) inline
+
 template <class S>
-inline Vec<S> select(typename Vec<S>::Integers where, Vec<S> yes, Vec<S> no) {
+RNNFAST_FORCED Vec<S> select(typename Vec<S>::Integers where, Vec<S> yes, Vec<S> no) {
   return Vec<S>(where ? yes.v : no.v);
 }
 
 template <class S>
-inline Vec<S> abs(Vec<S> x) {
+RNNFAST_FORCED Vec<S> abs(Vec<S> x) {
   using I = typename Vec<S>::I;
   const I mask = static_cast<I>(~(I(1) << (sizeof(S) * 8 - 1)));
   using Integers = typename Vec<S>::Integers;
@@ -213,7 +217,7 @@ inline Vec<S> abs(Vec<S> x) {
 
 // x, which is not negative, with the sign of `sign`.
 template <class S>
-inline Vec<S> with_sign(Vec<S> x, Vec<S> sign) {
+RNNFAST_FORCED Vec<S> with_sign(Vec<S> x, Vec<S> sign) {
   using I = typename Vec<S>::I;
   using Integers = typename Vec<S>::Integers;
   const I mask = static_cast<I>(I(1) << (sizeof(S) * 8 - 1));
@@ -224,7 +228,7 @@ inline Vec<S> with_sign(Vec<S> x, Vec<S> sign) {
 //
 // e^x for x <= 0 (and NaN): 2^n · e^r, |r| <= ln 2 / 2, by Taylor's polynomial.
 template <class S>
-__attribute__((always_inline)) inline Vec<S> exp_of_negative(Vec<S> x) {
+RNNFAST_FORCED Vec<S> exp_of_negative(Vec<S> x) {
   using V = Vec<S>;
   using C = Constants<S>;
   const V shifted = x * V(C::kLog2e) + V(C::kRound);
@@ -243,13 +247,13 @@ __attribute__((always_inline)) inline Vec<S> exp_of_negative(Vec<S> x) {
 
 // The formulas of csrc/cells/math.h: no overflow, exact saturation, a NaN is kept.
 template <class S>
-__attribute__((always_inline)) inline Vec<S> sigmoid(Vec<S> x) {
+RNNFAST_FORCED Vec<S> sigmoid(Vec<S> x) {
   using V = Vec<S>;
   const V e = exp_of_negative(V(S(0)) - abs(x));
   return select<S>(x.v < S(0), e, V(S(1))) / (V(S(1)) + e);
 }
 
-__attribute__((always_inline)) inline Vec<float> tanh_small(Vec<float> x) {
+RNNFAST_FORCED Vec<float> tanh_small(Vec<float> x) {
   using C = Constants<float>;
   const Vec<float> z = x * x;
   Vec<float> p(C::kTanh[0]);
@@ -257,7 +261,7 @@ __attribute__((always_inline)) inline Vec<float> tanh_small(Vec<float> x) {
   return x + x * z * p;
 }
 
-__attribute__((always_inline)) inline Vec<double> tanh_small(Vec<double> x) {
+RNNFAST_FORCED Vec<double> tanh_small(Vec<double> x) {
   using C = Constants<double>;
   const Vec<double> z = x * x;
   Vec<double> p(C::kTanh[0]);
@@ -268,7 +272,7 @@ __attribute__((always_inline)) inline Vec<double> tanh_small(Vec<double> x) {
 }
 
 template <class S>
-__attribute__((always_inline)) inline Vec<S> tanh(Vec<S> x) {
+RNNFAST_FORCED Vec<S> tanh(Vec<S> x) {
   using V = Vec<S>;
   const V size = abs(x);
   const V e = exp_of_negative(V(S(-2)) * size);
@@ -277,12 +281,12 @@ __attribute__((always_inline)) inline Vec<S> tanh(Vec<S> x) {
 }
 
 template <class S>
-inline Vec<S> relu(Vec<S> x) {
+RNNFAST_FORCED Vec<S> relu(Vec<S> x) {
   return select<S>(x.v < S(0), Vec<S>(S(0)), x);
 }
 
 template <class S>
-inline Vec<S> relu_backward(Vec<S> dy, Vec<S> y) {
+RNNFAST_FORCED Vec<S> relu_backward(Vec<S> dy, Vec<S> y) {
   return select<S>(y.v <= S(0), Vec<S>(S(0)), dy);
 }
 

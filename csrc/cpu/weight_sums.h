@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 
 #include "cpu/product.h"
 
@@ -9,20 +10,22 @@ namespace rnnfast::cpu {
 
 // What a backward left, as Forward and Backward name it, and where the gradients go: null where
 // nobody wants them.
-template <class S>
+template <class D, class X = D>
 struct WeightGradients {
+  using S = Wide<D>;
   int64_t I = 0, x_step = 0, x_row = 0;
-  const S *x = nullptr, *y = nullptr, *extra = nullptr, *h0 = nullptr;
-  const S *dgx = nullptr, *dgh_own = nullptr, *dh_total = nullptr;
+  const X *x = nullptr, *y = nullptr, *extra = nullptr, *h0 = nullptr;
+  const D *dgx = nullptr, *dgh_own = nullptr, *dh_total = nullptr;
   // With groups (Sums) one of each group behind the other.
   S *dw_ih = nullptr, *dw_hh = nullptr, *dw_hr = nullptr, *db_ih = nullptr, *db_hh = nullptr;
 };
 
-template <class S>
+template <class D, class X = D>
 class WeightSums {
  public:
   // H, P: of the scan. `sums` has its sizes, lengths and resets.
-  WeightSums(const CellInfo& cell, int64_t H, int64_t P, const WeightGradients<S>& w, Sums<S>& sums)
+  WeightSums(const CellInfo& cell, int64_t H, int64_t P, const WeightGradients<D, X>& w,
+             Sums<D, X>& sums)
       : w_(w), H_(H), P_(P), G_(cell.gates), sums_(sums) {
     const int64_t B = sums.B;
     sums.operand_count = kOperands;
@@ -32,7 +35,7 @@ class WeightSums {
     for (int p = 0; p < cell.phase_count; ++p) {
       const Phase& phase = cell.phases[p];
       if (phase.matrix == Matrix::kWhr) {
-        SumGradients<S>& g = add(w.dh_total, P, P);
+        SumGradients<D>& g = add(w.dh_total, P, P);
         g.products[operand_of(phase)] = {w.dw_hr, H, P * H};
       } else {
         of_gates(phase, cell.own_gate);
@@ -51,8 +54,8 @@ class WeightSums {
 
   static int operand_of(const Phase& phase) { return phase.operand == kOperandH ? kH : kExtra; }
 
-  SumGradients<S>& add(const S* values, int64_t row, int64_t M) {
-    SumGradients<S>& g = sums_.gradients[sums_.gradient_count++];
+  SumGradients<D>& add(const D* values, int64_t row, int64_t M) {
+    SumGradients<D>& g = sums_.gradients[sums_.gradient_count++];
     g.values = values, g.row = row, g.M = M, g.bias_group = G_ * H_;
     return g;
   }
@@ -63,7 +66,7 @@ class WeightSums {
     const bool apart = own_gate >= phase.first && own_gate < end;
     const int shared = apart ? end - 1 : end;
     if (shared > phase.first) {
-      SumGradients<S>& g = add(w_.dgx + phase.first * H_, G_ * H_, (shared - phase.first) * H_);
+      SumGradients<D>& g = add(w_.dgx + phase.first * H_, G_ * H_, (shared - phase.first) * H_);
       of_input(g, phase.first);
       of_state(g, phase, phase.first);
     }
@@ -72,31 +75,43 @@ class WeightSums {
     of_state(add(w_.dgh_own, H_, H_), phase, own_gate);
   }
 
-  void of_input(SumGradients<S>& g, int gate) {
+  void of_input(SumGradients<D>& g, int gate) {
     if (w_.dw_ih) g.products[kX] = {w_.dw_ih + gate * H_ * w_.I, w_.I, G_ * H_ * w_.I};
     if (w_.db_ih) g.biases[0] = w_.db_ih + gate * H_;
   }
-  void of_state(SumGradients<S>& g, const Phase& phase, int gate) {
+  void of_state(SumGradients<D>& g, const Phase& phase, int gate) {
     const int64_t width = phase.operand == kOperandH ? P_ : H_;
     if (w_.dw_hh)
       g.products[operand_of(phase)] = {w_.dw_hh + gate * H_ * width, width, G_ * H_ * width};
     if (w_.db_hh) g.biases[1] = w_.db_hh + gate * H_;
   }
 
-  const WeightGradients<S>& w_;
+  const WeightGradients<D, X>& w_;
   const int64_t H_, P_;
   const int G_;
-  Sums<S>& sums_;
+  Sums<D, X>& sums_;
 };
 
-inline GemmTimes call(const Sums<float>& s) { return kernels().sums_f32(s); }
-inline GemmTimes call(const Sums<double>& s) { return kernels().sums_f64(s); }
-inline int64_t room_of(const Sums<float>& s) { return kernels().sums_room_f32(s); }
-inline int64_t room_of(const Sums<double>& s) { return kernels().sums_room_f64(s); }
+// The functions for sums of these types.
+template <class D, class X>
+auto sums_of(const Kernels& k) {
+  if constexpr (std::is_same_v<D, BFloat16>) {
+    return std::make_pair(k.dots->sums, k.dots->sums_room);
+  } else if constexpr (std::is_same_v<X, BFloat16>) {
+    return std::make_pair(k.bf16.sums, k.bf16.sums_room);
+  } else if constexpr (std::is_same_v<X, Half>) {
+    return std::make_pair(k.f16.sums, k.f16.sums_room);
+  } else if constexpr (std::is_same_v<X, float>) {
+    return std::make_pair(k.sums_f32, k.sums_room_f32);
+  } else {
+    return std::make_pair(k.sums_f64, k.sums_room_f64);
+  }
+}
 
 // On at most n threads; scratch(bytes) returns memory.
-template <class S, class Scratch>
-void add_up(Sums<S>& s, int n, const Scratch& scratch) {
+template <class D, class X, class Scratch>
+void add_up(Sums<D, X>& s, int n, const Scratch& scratch) {
+  const auto [run, room] = sums_of<D, X>(kernels());
   constexpr double kLeastWork = 1e5;  // multiply-adds that are worth a thread
   double work = 0;
   for (int g = 0; g < s.gradient_count; ++g) {
@@ -106,9 +121,9 @@ void add_up(Sums<S>& s, int n, const Scratch& scratch) {
   }
   n = crowd().known() ? 1 : n;
   s.threads = static_cast<int>(std::min<double>(n, 1 + work * s.T * s.B / kLeastWork));
-  const auto begin = reinterpret_cast<uintptr_t>(scratch(room_of(s) + 64));
+  const auto begin = reinterpret_cast<uintptr_t>(scratch(room(s) + 64));
   s.workspace = reinterpret_cast<void*>((begin + 63) & ~uintptr_t(63));
-  note_waiting(call(s));
+  note_waiting(run(s));
 }
 
 }  // namespace rnnfast::cpu

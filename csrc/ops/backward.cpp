@@ -56,10 +56,10 @@ cpu::Back<Tensor> room_for(const Scan& scan, const Cotangents& of) {
   if (of.dy) back.dy = given(scan, "dy", *of.dy, storage, {T, B, P});
   if (!of.dtrace.empty()) back.dc = given(scan, "dtrace", of.dtrace[0], storage, {T, B, H});
   check_given(scan, "dfinal h", of.dfinal[0], storage, {B, P});
-  back.dh0 = copied(of.dfinal[0], dtype);
+  back.dh_last = plain(of.dfinal[0], dtype), back.dh0 = empty({B, P}, dtype);
   if (states == 2) {
     check_given(scan, "dfinal c", of.dfinal[1], storage, {B, H});
-    back.dc0 = copied(of.dfinal[1], dtype);
+    back.dc_last = plain(of.dfinal[1], dtype), back.dc0 = empty({B, H}, dtype);
   }
   back.dgx = empty({T, B, scan.gate_width()}, dtype);
   if (cell.own_gate >= 0) back.dgh_own = empty({T, B, H}, dtype);
@@ -149,7 +149,7 @@ void run(const Scan& scan, const cpu::Back<Tensor>& back) {
                               optional(scan.c0),
                               scan.lengths,
                               scan.resets};
-  cpu::backward<S>(in, back, threads());
+  cpu::backward<S, S>(in, back, threads());
 }
 
 Tensor input_gradient(const Scan& scan, const Tensor& dgx) {

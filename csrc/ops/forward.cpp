@@ -5,15 +5,15 @@
 namespace rnnfast::ops {
 namespace {
 
-using Made = cpu::Made<Tensor>;  // in the wide dtype, but for `fixed`
+using Made = cpu::Made<Tensor>;
 
 Optional plain_or_none(const Optional& tensor, ScalarType dtype) {
   return tensor ? Optional(plain(*tensor, dtype)) : std::nullopt;
 }
 
-template <class S>
+template <class X>
 void run(const Scan& scan, const Made& made) {
-  const ScalarType dtype = scan.wide();
+  const ScalarType dtype = scan.storage;
   const Weights& w = scan.weights;
   const cpu::Given<Tensor> given{scan.cell,
                                  scan.T,
@@ -30,19 +30,19 @@ void run(const Scan& scan, const Made& made) {
                                  scan.lengths,
                                  scan.resets};
   const std::optional<cpu::GivenInput<Tensor>> no_input;
-  cpu::forward<S>(given, no_input, made, cpu::threads_of(int(torch::stable::get_num_threads())));
+  cpu::forward<X>(given, no_input, made, cpu::threads_of(int(torch::stable::get_num_threads())));
 }
 
 // Memory for what a scan makes.
 Made room_for(const Scan& scan) {
   const int64_t T = scan.T, B = scan.B, H = scan.H, P = scan.P;
   const CellInfo& cell = scan.cell;
-  const ScalarType dtype = scan.wide();
+  const ScalarType dtype = scan.storage;
   Made made{empty({T, B, P}, dtype), empty({B, P}, dtype), projected(scan)};
   if (cell.states == 2) made.c_last = empty({B, H}, dtype);
   if (cell.states == 2 && (scan.saves || scan.all_states)) made.c = empty({T, B, H}, dtype);
   if (cell.has_extra()) made.extra = empty(scan.saves ? Shape{T, B, H} : Shape{B, H}, dtype);
-  if (scan.saves && dtype != scan.storage && !cell.saves_output)
+  if (scan.saves && dtype != scan.wide() && !cell.saves_output)
     made.fixed = empty({T, B, scan.gate_width()}, ScalarType::Short);
   return made;
 }
@@ -52,8 +52,8 @@ std::vector<Tensor> saved(const Scan& scan, const Made& made) {
   std::vector<Tensor> found;
   if (!scan.saves) return found;
   if (!scan.cell.saves_output) found.push_back(made.fixed ? *made.fixed : *made.gates);
-  if (made.extra) found.push_back(cast(*made.extra, scan.storage));
-  if (made.c && !scan.all_states) found.push_back(cast(*made.c, scan.storage));
+  if (made.extra) found.push_back(*made.extra);
+  if (made.c && !scan.all_states) found.push_back(*made.c);
   return found;
 }
 
@@ -61,12 +61,14 @@ std::vector<Tensor> saved(const Scan& scan, const Made& made) {
 
 Outputs forward(const Scan& scan) {
   const Made made = room_for(scan);
-  if (scan.B > 0)
-    scan.wide() == ScalarType::Float ? run<float>(scan, made) : run<double>(scan, made);
-  std::vector<Tensor> final{cast(made.h_last, scan.storage)}, trace;
-  if (made.c_last) final.push_back(cast(*made.c_last, scan.storage));
-  if (made.c && scan.all_states) trace.push_back(cast(*made.c, scan.storage));
-  return {cast(made.y, scan.storage), final, trace, saved(scan, made)};
+  if (scan.B > 0) {
+    cpu::with_storage(scan.storage,
+                      [&](auto stored) { run<typename decltype(stored)::Type>(scan, made); });
+  }
+  std::vector<Tensor> final{made.h_last}, trace;
+  if (made.c_last) final.push_back(*made.c_last);
+  if (made.c && scan.all_states) trace.push_back(*made.c);
+  return {made.y, final, trace, saved(scan, made)};
 }
 
 }  // namespace rnnfast::ops

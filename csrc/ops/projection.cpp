@@ -11,24 +11,27 @@ namespace {
 using cpu::data;
 
 // x·Wᵀ + b of x [N, I]. By our own product whatever the sizes: torch's would heed autocast.
-template <class S>
+template <class X>
 void multiply(const Tensor& x, const Tensor& weight, const Optional& bias, const Tensor& gates) {
-  cpu::Gemm<S> g;
+  cpu::Gemm<X> g;
   g.M = x.size(0), g.N = weight.size(0), g.K = x.size(1);
-  g.a = data<const S>(x), g.a_row = g.K, g.a_column = 1;
-  g.b = data<const S>(weight), g.b_row = 1, g.b_column = g.K;
-  g.c = data<S>(gates), g.c_row = g.N;
-  g.row = data<const S>(bias);
+  g.a = data<const X>(x), g.a_row = g.K, g.a_column = 1;
+  g.b = data<const X>(weight), g.b_row = 1, g.b_column = g.K;
+  g.c = data<cpu::Wide<X>>(gates), g.c_row = g.N;
+  g.row = data<const X>(bias);
   cpu::multiply(g, cpu::threads_of(int(torch::stable::get_num_threads())), cpu::scratch);
 }
 
-Tensor dense(const Scan& scan, const Tensor& weight, const Optional& bias) {
-  const ScalarType dtype = scan.wide();
+Tensor dense(const Scan& scan) {
   const int64_t N = scan.T * scan.B, GH = scan.gate_width();
-  const Tensor x = torch::stable::reshape(plain(scan.input, dtype), Shape{N, scan.I});
-  const Tensor gates = empty({scan.T, scan.B, GH}, dtype);
-  dtype == ScalarType::Float ? multiply<float>(x, weight, bias, gates)
-                             : multiply<double>(x, weight, bias, gates);
+  const Tensor x = torch::stable::reshape(plain(scan.input, scan.storage), Shape{N, scan.I});
+  const Tensor weight = plain(*scan.weights.w_ih, scan.storage);
+  Optional bias;
+  if (scan.weights.b_ih) bias = plain(*scan.weights.b_ih, scan.storage);
+  const Tensor gates = empty({scan.T, scan.B, GH}, scan.wide());
+  cpu::with_storage(scan.storage, [&](auto stored) {
+    multiply<typename decltype(stored)::Type>(x, weight, bias, gates);
+  });
   return gates;
 }
 
@@ -56,10 +59,10 @@ void look_up(const Scan& scan, const Tensor& weight, const Optional& bias, const
 Tensor projected(const Scan& scan) {
   const ScalarType dtype = scan.wide();
   if (scan.kind == "gates") return copied(scan.input, dtype);
+  if (scan.kind == "dense") return dense(scan);
   const Tensor weight = plain(*scan.weights.w_ih, dtype);
   Optional bias;
   if (scan.weights.b_ih) bias = plain(*scan.weights.b_ih, dtype);
-  if (scan.kind == "dense") return dense(scan, weight, bias);
   const Tensor gates = empty({scan.T, scan.B, scan.gate_width()}, dtype);
   dtype == ScalarType::Float ? look_up<float>(scan, weight, bias, gates)
                              : look_up<double>(scan, weight, bias, gates);

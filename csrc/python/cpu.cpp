@@ -76,7 +76,7 @@ Given given(const std::string& name, const Tensor& steps, const Tensor& w_hh, co
             bool reverse, bool training) {
   const CellInfo& cell = find_cell(name);
   const ScalarType dtype = w_hh.scalar_type();
-  check_number(dtype);
+  check_type(is_number(dtype), "expected float32, float64, bfloat16 or float16, got ", dtype);
   check_value(steps.dim() == 3 && w_hh.dim() == 2, "gates and x must be 3-D and w_hh 2-D");
   const int64_t T = steps.size(0), B = steps.size(1), H = w_hh.size(0) / cell.gates;
   const int64_t P = w_hh.size(1);
@@ -102,7 +102,7 @@ Given given(const std::string& name, const Tensor& steps, const Tensor& w_hh, co
 
 // Whether the kernels can keep this cell's gates as 16-bit fixed point.
 bool keeps_fixed(const CellInfo& cell, ScalarType dtype) {
-  return dtype == ScalarType::Float && cell.bounded_gates;
+  return wide(dtype) == ScalarType::Float && cell.bounded_gates;
 }
 
 // Whether a scan should make the input's part of the gates itself: each thread has sequences of its
@@ -126,25 +126,29 @@ cpu::Made<Tensor> run_forward(const Given& in, std::optional<Input> input, cpu::
                               bool fixed, bool all_c, const std::optional<Ref>& jobs) {
   const ScalarType dtype = in.w_hh.scalar_type();
   const int64_t T = in.T, B = in.B, H = in.H, P = in.P, GH = in.cell.gates * H;
-  check_value(!fixed || keeps_fixed(in.cell, dtype), "fixed is for float32 and cells with gates");
+  check_value(!fixed || keeps_fixed(in.cell, dtype),
+              "fixed is for cells with gates, not for float64");
   const bool saves = in.training && !in.cell.saves_output;
-  const bool large = input && !cpu::is_in_place(T, B) &&
-                     !makes_input(in.cell, B, input->I, H, P, in.w_hh.element_size());
-  if (large || (input && saves && !fixed)) made.gates = empty({T, B, GH}, dtype);
+  const ScalarType summed = wide(dtype);
+  const int scalar_bytes = summed == ScalarType::Double ? 8 : 4;
+  const bool in_place = cpu::is_in_place(T, B, static_cast<int>(in.w_hh.element_size()));
+  const bool large = input && !in_place && !makes_input(in.cell, B, input->I, H, P, scalar_bytes);
+  if (large || (input && saves && !fixed)) made.gates = empty({T, B, GH}, summed);
   if (saves && fixed) made.fixed = empty({T, B, GH}, ScalarType::Short);
   if (in.cell.states == 2 && all_c) made.c = empty({T, B, H}, dtype);
   if (in.cell.has_extra())
     made.extra = in.training ? empty({T, B, H}, dtype) : empty({B, H}, dtype);
   if (B > 0 && large) {
     const int threads = host_threads();
-    dtype == ScalarType::Float ? project<float>(*input, *made.gates, threads)
-                               : project<double>(*input, *made.gates, threads);
+    cpu::with_storage(
+        dtype, [&](auto x) { project<typename decltype(x)::Type>(*input, *made.gates, threads); });
     input.reset();
   }
   if (B > 0) {
     run_or_leave(jobs, [=](int threads) {
-      dtype == ScalarType::Float ? cpu::forward<float>(in, input, made, threads)
-                                 : cpu::forward<double>(in, input, made, threads);
+      cpu::with_storage(dtype, [&](auto x) {
+        cpu::forward<typename decltype(x)::Type>(in, input, made, threads);
+      });
     });
   }
   return made;
@@ -152,8 +156,8 @@ cpu::Made<Tensor> run_forward(const Given& in, std::optional<Input> input, cpu::
 
 // `gates`: x·W_ihᵀ + b_ih, overwritten. Or x and the weights it is multiplied with, here.
 // (y, last h, last c, every c, extra, gates); every c if `all_c`; if training extra, and what
-// backward needs of the gates, `fixed`: in int16, of float32. With `jobs` they are only written when
-// those run.
+// backward needs of the gates, `fixed`: in int16, unless they are float64. Of 16-bit tensors `gates`
+// are float32. With `jobs` they are only written when those run.
 ForwardResult forward(const std::string& name, const Optional& gates, const Optional& x,
                       const Optional& w_ih, const Optional& b_ih, bool fixed, const Tensor& w_hh,
                       const Optional& b_hh, const Optional& w_hr, const Tensor& h0,
@@ -168,7 +172,7 @@ ForwardResult forward(const std::string& name, const Optional& gates, const Opti
   in.b_hh = checked("b_hh", b_hh, dtype, {GH});
   check_value(!gates || gates->is_contiguous(), "gates must be contiguous");
   cpu::Made<Tensor> made{empty({T, B, in.P}, dtype), empty({B, in.P}, dtype)};
-  made.gates = checked("gates", gates, dtype, {T, B, GH});
+  made.gates = checked("gates", gates, wide(dtype), {T, B, GH});
   if (in.cell.states == 2) made.c_last = empty({B, H}, dtype);
   made = run_forward(in, input, made, fixed, all_c, jobs);
   const Optional saved = fixed ? made.fixed : made.gates;
@@ -229,7 +233,11 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
   const ScalarType dtype = w_hh.scalar_type();
   const int64_t T = in.T, B = in.B, H = in.H, P = in.P, GH = in.cell.gates * H;
   const bool fixed = gates.scalar_type() == ScalarType::Short && keeps_fixed(in.cell, dtype);
-  const Tensor saved = checked("gates", gates, fixed ? ScalarType::Short : dtype, {T, B, GH});
+  const ScalarType summed = wide(dtype);
+  const bool pairs = dtype == ScalarType::BFloat16 && cpu::in_pairs<cpu::BFloat16>();
+  const ScalarType stored = pairs ? dtype : summed;                  // of the gates' gradients
+  const ScalarType unfixed = in.cell.saves_output ? dtype : summed;  // the output stands for them
+  const Tensor saved = checked("gates", gates, fixed ? ScalarType::Short : unfixed, {T, B, GH});
   cpu::Back<Tensor> back;
   (fixed ? back.fixed : back.gates) = saved;
   back.y = checked("y", y, dtype, {T, B, P}), back.c = checked("c", c, dtype, {T, B, H});
@@ -237,19 +245,24 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
   if (dy && dy->has_memory()) back.dy = checked("dy", *dy, dtype, {T, B, P});
   if (dc && dc->has_memory()) back.dc = checked("dc", *dc, dtype, {T, B, H});
   check_value(in.cell.has_extra() == back.extra.has_value(), "extra does not fit the cell");
-  back.dgx = empty({T, B, GH}, dtype);
-  back.dh0 = checked("dh_last", dh_last, dtype, {B, P}).clone();
-  if (in.cell.own_gate >= 0) back.dgh_own = empty({T, B, H}, dtype);
-  if (in.cell.projected()) back.dh_total = empty({T, B, P}, dtype);
+  back.dgx = empty({T, B, GH}, stored);
+  back.dh_last = checked("dh_last", dh_last, dtype, {B, P});
+  back.dh0 = empty({B, P}, summed);
+  if (in.cell.own_gate >= 0) back.dgh_own = empty({T, B, H}, stored);
+  if (in.cell.projected()) back.dh_total = empty({T, B, P}, stored);
   if (in.cell.states == 2) {
     check_value(back.c && dc_last, "cells with two states need c and dc_last");
-    back.dc0 = checked("dc_last", *dc_last, dtype, {B, H}).clone();
+    back.dc_last = checked("dc_last", *dc_last, dtype, {B, H});
+    back.dc0 = empty({B, H}, summed);
   }
   back.grad_clip_time = grad_clip_time;
   if (B > 0) {
     run_or_leave(jobs, [=](int threads) {
-      dtype == ScalarType::Float ? cpu::backward<float>(in, back, threads)
-                                 : cpu::backward<double>(in, back, threads);
+      cpu::with_storage(dtype, [&](auto x) {
+        using X = typename decltype(x)::Type;
+        if (pairs) return cpu::backward<cpu::BFloat16, cpu::BFloat16>(in, back, threads);
+        cpu::backward<X, cpu::Wide<X>>(in, back, threads);
+      });
     });
   }
   return {back.dgx, back.dgh_own, back.dh_total, back.dh0, back.dc0};
@@ -264,12 +277,14 @@ std::string describe(const std::string& name, int64_t B, int64_t H, int64_t P, i
 Ref make_jobs() { return Type<Jobs>::make(std::make_unique<Jobs>()); }
 
 std::string isa() { return cpu::kernels().isa; }
+bool has_dots() { return cpu::kernels().dots != nullptr; }
 
 }  // namespace
 
 void bind_cpu(std::vector<PyMethodDef>& functions) {
   cpu::watch_forks();
   bind<&isa>(functions, "cpu_isa", "");
+  bind<&has_dots>(functions, "cpu_has_dots", "");
   bind<&host_threads>(functions, "cpu_threads", "");
   bind<&describe>(functions, "cpu_plan", "cell, B, H, P, scalar_bytes");
   bind<&forward>(functions, "cpu_forward",

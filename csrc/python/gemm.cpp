@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "cpu/call.h"
 #include "cpu/kernels.h"
 #include "cpu/product.h"
 #include "cpu/scratch.h"
@@ -26,7 +27,7 @@ struct Matrix {
   int64_t rows, columns, row, column;  // strides
 
   explicit Matrix(const Tensor& t)
-      : Matrix(t.mutable_data_ptr<S>(), t.size(0), t.size(1), t.stride(0), t.stride(1)) {}
+      : Matrix(cpu::data<S>(t), t.size(0), t.size(1), t.stride(0), t.stride(1)) {}
   Matrix(S* d, int64_t m, int64_t n, int64_t r, int64_t c)
       : data(d), rows(m), columns(n), row(r), column(c) {}
   Matrix turned() const { return {data, columns, rows, column, row}; }
@@ -34,16 +35,16 @@ struct Matrix {
 
 // Whether Cᵀ = Bᵀ·Aᵀ is the better product: A's rows, which are not contiguous, would be packed for
 // few columns. Turning C costs as much as some hundred steps.
-template <class S>
-bool is_thin(const Matrix<S>& a, const Matrix<S>& c) {
+template <class A, class S>
+bool is_thin(const Matrix<A>& a, const Matrix<S>& c) {
   constexpr int64_t kThin = 128, kSteps = 512;
   return a.column != 1 && a.columns >= kSteps && c.columns <= std::min(kThin, c.rows);
 }
 
-template <class S>
-void straight(const Matrix<S>& a, const Matrix<S>& b, const S* row, bool add, const Matrix<S>& c,
+template <class A, class B, class S>
+void straight(const Matrix<A>& a, const Matrix<B>& b, const B* row, bool add, const Matrix<S>& c,
               int threads) {
-  cpu::Gemm<S> g;
+  cpu::Gemm<A, B> g;
   g.M = c.rows, g.N = c.columns, g.K = a.columns;
   g.a = a.data, g.a_row = a.row, g.a_column = a.column;
   g.b = b.data, g.b_row = b.row, g.b_column = b.column;
@@ -76,6 +77,16 @@ void multiply(const Tensor& a, const Tensor& b, const std::optional<Tensor>& row
   const WithoutGil no_gil;
   multiply(Matrix<S>(a), Matrix<S>(b), row ? row->const_data_ptr<S>() : nullptr, add, Matrix<S>(c),
            threads);
+}
+
+// Of A in float32, or like B; B in 16 bits.
+template <class A, class B>
+Tensor narrow_product(const Tensor& a, const Tensor& b) {
+  const Tensor c = empty({a.size(0), b.size(1)}, ScalarType::Float);
+  const int threads = host_threads();
+  const WithoutGil no_gil;
+  straight<A, B, float>(Matrix<A>(a), Matrix<B>(b), nullptr, false, Matrix<float>(c), threads);
+  return c;
 }
 
 void check_matrix(const char* name, const Tensor& matrix, int64_t dim, ScalarType dtype) {
@@ -114,6 +125,25 @@ Tensor product(const Tensor& a, const Tensor& b, const std::optional<Tensor>& ro
   return c;
 }
 
+// a [M, K] · b [K, N] in float32, of b in 16 bits and a like it or in float32.
+Tensor wide_product(const Tensor& a, const Tensor& b) {
+  const ScalarType dtype = b.scalar_type(), given = a.scalar_type();
+  check_type(wide(dtype) != dtype, "b must be bfloat16 or float16, got ", dtype);
+  check_matrix("b", b, 2, dtype);
+  check_matrix("a", a, 2, given == dtype ? dtype : ScalarType::Float);
+  check_value(a.size(1) == b.size(0), "a ", a.sizes(), " and b ", b.sizes(),
+              " cannot be multiplied");
+  Tensor rows = a.resolve_neg();
+  if (rows.stride(1) != 1) rows = rows.contiguous();
+  using cpu::BFloat16, cpu::Half;
+  const Tensor values = plain(b);
+  if (dtype == ScalarType::BFloat16)
+    return given == dtype ? narrow_product<BFloat16, BFloat16>(rows, values)
+                          : narrow_product<float, BFloat16>(rows, values);
+  return given == dtype ? narrow_product<Half, Half>(rows, values)
+                        : narrow_product<float, Half>(rows, values);
+}
+
 // On `threads` threads at once; in floating-point operations, all together.
 double multiply_adds(int64_t rounds, int threads) {
   const WithoutGil no_gil;
@@ -129,6 +159,7 @@ double multiply_adds(int64_t rounds, int threads) {
 
 void bind_gemm(std::vector<PyMethodDef>& functions) {
   bind<&product>(functions, "cpu_product", "a, b, *, row, into");
+  bind<&wide_product>(functions, "cpu_wide_product", "a, b");
   bind<&multiply_adds>(functions, "cpu_multiply_adds", "rounds, threads");
 }
 

@@ -1,11 +1,13 @@
 // The gradients of a scan's weights, from what its backward left: for Python, on CPU tensors that
 // rnnfast/backends/cpu.py has prepared.
+#include <array>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "cpu/call.h"
 #include "cpu/product.h"
+#include "cpu/threads.h"
 #include "cpu/weight_sums.h"
 #include "python/bind.h"
 #include "python/module.h"
@@ -50,22 +52,79 @@ struct Left {
   }
 };
 
-template <class S>
+// Where sums go: the gradients' own memory or, of 16-bit ones, a piece of one array, from which they
+// are rounded when all is added up.
+template <class X>
+class Results {
+  using S = cpu::Wide<X>;
+
+ public:
+  explicit Results(const Left& left) : left_(left) {
+    int64_t total = 0;
+    for (const Optional* gradient : all()) total += *gradient ? (*gradient)->numel() : 0;
+    if (cpu::kNarrow<X>) sums_ = empty({total}, ScalarType::Float);
+  }
+  S* room(const Optional& gradient) const {
+    if (!gradient) return nullptr;
+    if constexpr (!cpu::kNarrow<X>) return cpu::data<S>(*gradient);
+    int64_t first = 0;
+    for (const Optional* other : all()) {
+      if (other == &gradient) break;
+      first += *other ? (*other)->numel() : 0;
+    }
+    return cpu::data<S>(*sums_) + first;
+  }
+  void round([[maybe_unused]] int threads) const {
+    if constexpr (cpu::kNarrow<X>) {
+      constexpr int64_t kWorthThreads = 1 << 16;
+      for (const Optional* gradient : all()) {
+        if (!*gradient) continue;
+        const int64_t n = (*gradient)->numel();
+        X* const to = cpu::data<X>(**gradient);
+        const S* const from = room(*gradient);
+        cpu::on_threads(n < kWorthThreads ? 1 : threads, [&](int id, int found) {
+          const int64_t begin = n * id / found, end = n * (id + 1) / found;
+          round(to + begin, from + begin, end - begin);
+        });
+      }
+    }
+  }
+
+ private:
+  static void round(cpu::BFloat16* to, const float* from, int64_t n) {
+    cpu::kernels().bf16.round(to, from, n);
+  }
+  static void round(cpu::Half* to, const float* from, int64_t n) {
+    cpu::kernels().f16.round(to, from, n);
+  }
+  std::array<const Optional*, 5> all() const {
+    return {&left_.dw_ih, &left_.dw_hh, &left_.dw_hr, &left_.db_ih, &left_.db_hh};
+  }
+
+  const Left& left_;
+  Optional sums_;
+};
+
+// D: what the gradients of gates are stored as, X: what they are multiplied with.
+template <class D, class X>
 void add_up(const Left& left, bool reverse, int threads) {
   using cpu::data;
-  cpu::WeightGradients<S> w;
+  const Results<X> results(left);
+  cpu::WeightGradients<D, X> w;
   if (left.x) w.I = left.x->size(2), w.x_step = left.x->stride(0), w.x_row = left.x->stride(1);
-  w.x = data<const S>(left.x), w.y = data<const S>(left.y), w.h0 = data<const S>(left.h0);
-  w.extra = data<const S>(left.extra), w.dgx = data<const S>(left.dgx);
-  w.dgh_own = data<const S>(left.dgh_own), w.dh_total = data<const S>(left.dh_total);
-  w.dw_ih = data<S>(left.dw_ih), w.dw_hh = data<S>(left.dw_hh), w.dw_hr = data<S>(left.dw_hr);
-  w.db_ih = data<S>(left.db_ih), w.db_hh = data<S>(left.db_hh);
-  cpu::Sums<S> sums;
+  w.x = data<const X>(left.x), w.y = data<const X>(left.y), w.h0 = data<const X>(left.h0);
+  w.extra = data<const X>(left.extra), w.dgx = data<const D>(left.dgx);
+  w.dgh_own = data<const D>(left.dgh_own), w.dh_total = data<const D>(left.dh_total);
+  w.dw_ih = results.room(left.dw_ih), w.dw_hh = results.room(left.dw_hh);
+  w.dw_hr = results.room(left.dw_hr);
+  w.db_ih = results.room(left.db_ih), w.db_hh = results.room(left.db_hh);
+  cpu::Sums<D, X> sums;
   sums.T = left.T, sums.B = left.B, sums.groups = left.groups, sums.reverse = reverse;
   sums.lengths = data<const int64_t>(left.lengths), sums.resets = data<const bool>(left.resets);
-  cpu::WeightSums<S>(left.cell, left.H, left.P, w, sums);
+  cpu::WeightSums<D, X>(left.cell, left.H, left.P, w, sums);
   const WithoutGil no_gil;
   cpu::add_up(sums, threads, cpu::scratch);
+  results.round(threads);
 }
 
 // Of any strides but the last.
@@ -87,8 +146,11 @@ std::vector<Tensor> weight_gradients(const std::string& name, const Names& names
                                      const Optional& dh_total, const Optional& lengths,
                                      const Optional& resets, bool reverse, int64_t groups) {
   const CellInfo& cell = find_cell(name);
-  const ScalarType dtype = dgx.scalar_type();
-  check_number(dtype);
+  const ScalarType dtype = y.scalar_type(), stored = dgx.scalar_type(), summed = wide(dtype);
+  check_type(is_number(dtype), "expected float32, float64, bfloat16 or float16, got ", dtype);
+  const bool pairs = dtype == ScalarType::BFloat16 && stored == dtype;
+  check_type(stored == summed || (pairs && cpu::in_pairs<cpu::BFloat16>()), "dgx must be ", summed,
+             ", got ", stored);
   check_value(dgx.dim() == 3 && y.dim() == 3, "dgx and y must be 3-D");
   const int64_t T = dgx.size(0), B = dgx.size(1), H = dgx.size(2) / cell.gates, P = y.size(2);
   check_value(cell.projected() || P == H, "y must be as wide as a gate");
@@ -100,11 +162,11 @@ std::vector<Tensor> weight_gradients(const std::string& name, const Names& names
             H,
             P,
             groups,
-            given("dgx", dgx, dtype, {T, B, cell.gates * H}),
+            given("dgx", dgx, stored, {T, B, cell.gates * H}),
             given("y", y, dtype, {T, B, P}),
             given("h0", h0, dtype, {B, P})};
-  if (cell.own_gate >= 0) left.dgh_own = given("dgh_own", dgh_own, dtype, {T, B, H});
-  if (cell.projected()) left.dh_total = given("dh_total", dh_total, dtype, {T, B, P});
+  if (cell.own_gate >= 0) left.dgh_own = given("dgh_own", dgh_own, stored, {T, B, H});
+  if (cell.projected()) left.dh_total = given("dh_total", dh_total, stored, {T, B, P});
   if (cell.has_extra()) left.extra = given("extra", extra, dtype, {T, B, H});
   if (lengths) left.lengths = checked("lengths", lengths, ScalarType::Long, {B});
   if (resets) left.resets = checked("resets", resets, ScalarType::Bool, {T, B});
@@ -118,8 +180,11 @@ std::vector<Tensor> weight_gradients(const std::string& name, const Names& names
     made.push_back(*gradient);
   }
   const int threads = host_threads();
-  dtype == ScalarType::Float ? add_up<float>(left, reverse, threads)
-                             : add_up<double>(left, reverse, threads);
+  cpu::with_storage(dtype, [&](auto x) {
+    using X = typename decltype(x)::Type;
+    if (pairs) return add_up<cpu::BFloat16, cpu::BFloat16>(left, reverse, threads);
+    add_up<cpu::Wide<X>, X>(left, reverse, threads);
+  });
   return made;
 }
 

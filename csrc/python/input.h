@@ -26,18 +26,18 @@ inline Input input_of(const Tensor& x_, const std::optional<Tensor>& w_ih_,
 }
 
 // x·W_ihᵀ + b_ih into gates [T, B, …].
-template <class S>
+template <class X>
 void project(const Input& input, const Tensor& gates, int threads) {
   const int64_t T = gates.size(0), B = gates.size(1);
   const bool even = T == 1 || B == 1 || input.x_step == B * input.x_row;
   const Tensor x = even ? input.x : input.x.contiguous();
-  cpu::Gemm<S> g;
+  cpu::Gemm<X> g;
   g.M = T * B, g.N = gates.size(2), g.K = input.I;
-  g.a = x.const_data_ptr<S>(), g.a_column = 1;
+  g.a = cpu::data<const X>(x), g.a_column = 1;
   g.a_row = B == 1 ? x.stride(0) : x.stride(1);
-  g.b = input.w_ih.const_data_ptr<S>(), g.b_row = 1, g.b_column = input.I;
-  g.c = gates.mutable_data_ptr<S>(), g.c_row = g.N;
-  g.row = cpu::data<const S>(input.b_ih);
+  g.b = cpu::data<const X>(input.w_ih), g.b_row = 1, g.b_column = input.I;
+  g.c = cpu::data<cpu::Wide<X>>(gates), g.c_row = g.N;
+  g.row = cpu::data<const X>(input.b_ih);
   const WithoutGil no_gil;
   cpu::multiply(g, threads, cpu::scratch);
 }

@@ -23,6 +23,15 @@ enum class ScalarType { Float, Double, Half, BFloat16, Short, Long, Bool, Byte, 
 
 std::ostream& operator<<(std::ostream& out, ScalarType dtype);
 
+// Whether the host's kernels take it; and what numbers stored so are computed in.
+inline bool is_number(ScalarType dtype) {
+  return dtype == ScalarType::Float || dtype == ScalarType::Double ||
+         dtype == ScalarType::BFloat16 || dtype == ScalarType::Half;
+}
+inline ScalarType wide(ScalarType dtype) {
+  return dtype == ScalarType::BFloat16 || dtype == ScalarType::Half ? ScalarType::Float : dtype;
+}
+
 using c10::BFloat16;
 using c10::Half;
 using Shape = std::vector<int64_t>;

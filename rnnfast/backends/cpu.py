@@ -3,8 +3,10 @@
 The recurrent loop is one call into C++, which makes the input's product too, and the gradients of
 the weights are another. Products that our kernels do not take are those of ``products``.
 
-16-bit storage is computed in float32, and what backward needs is saved in 16 bits: the gates, which
-lie in [-1, 1], as fixed point, finer than bfloat16 by a factor of a hundred; the rest as storage.
+The kernels read and write 16-bit storage. Its numbers are computed in float32, but where the
+processor has dot products of bfloat16, rows that are multiplied are rounded to it. What backward
+needs is saved in 16 bits: the gates, which lie in [-1, 1], as fixed point, finer than bfloat16 by a
+factor of a hundred; the rest as storage.
 """
 
 from __future__ import annotations
@@ -67,7 +69,10 @@ class Cpu(KernelBackend):
 
     def _plan(self, problem: Problem) -> str:
         bytes_each = wide(problem.dtype).itemsize
-        return module().cpu_plan(problem.cell, problem.B, problem.H, problem.P, bytes_each)
+        plan: str = module().cpu_plan(problem.cell, problem.B, problem.H, problem.P, bytes_each)
+        if problem.dtype == torch.bfloat16 and module().cpu_has_dots():
+            return f"{plan} with dot products of bfloat16"
+        return plan
 
     def saved_like(self, problem: Problem) -> list[TensorLike]:
         return own_cpu.saved_like(problem) if problem.spec.own else super().saved_like(problem)
@@ -109,24 +114,23 @@ class Cpu(KernelBackend):
         """What finishes it, once ``jobs`` ran, where there are any."""
         storage = scan.weights[0].dtype
         training, all_states = scan.options.training, scan.options.all_states
-        own = scan.to(wide(storage))
-        weights, (h0, c0) = own.named_weights(), h_and_c(own.states)
-        x = own.input if multiplied_by_kernel(own) else None
+        weights, (h0, c0) = scan.named_weights(), h_and_c(scan.states)
+        x = scan.input if multiplied_by_kernel(scan) else None
         y, h_last, c_last, c, extra, gates = module().cpu_forward(
-            cell=own.cell,
-            gates=own_projection(own) if x is None else None,
+            cell=scan.cell,
+            gates=own_projection(scan.to(wide(storage))) if x is None else None,
             x=x,
             w_ih=None if x is None else weights["w_ih"],
             b_ih=None if x is None else weights.get("b_ih"),
-            fixed=training and own.spec.saves_gates and storage != wide(storage),
+            fixed=training and scan.spec.saves_gates and storage != wide(storage),
             w_hh=weights["w_hh"],
             b_hh=weights.get("b_hh"),
             w_hr=weights.get("w_hr"),
             h0=h0,
             c0=c0,
-            lengths=own.lengths,
-            resets=own.resets,
-            reverse=own.options.reverse,
+            lengths=scan.lengths,
+            resets=scan.resets,
+            reverse=scan.options.reverse,
             training=training,
             all_c=training or all_states,
             jobs=jobs,
@@ -134,15 +138,9 @@ class Cpu(KernelBackend):
 
         def finished() -> Forward:
             final = [h_last] if c_last is None else [h_last, c_last]
-            every_c = _to(c, storage)
-            trace = [every_c] if all_states and every_c is not None else []
-            result = ScanResult(cast(y, storage), [cast(s, storage) for s in final], trace)
-            made = {
-                "gates": gates,
-                own.spec.extra: _to(extra, storage),
-                "c": every_c,
-            }
-            return result, self.to_save(scan, made)
+            trace = [c] if all_states and c is not None else []
+            made = {"gates": gates, scan.spec.extra: extra, "c": c}
+            return ScanResult(y, final, trace), self.to_save(scan, made)
 
         return finished
 
@@ -154,38 +152,36 @@ class Cpu(KernelBackend):
         return self._backward(scan, saved, cotangents, needs)()
 
     def _backward_arguments(
-        self, scan: Scan, own: Scan, saved: Saved, cotangents: Cotangents
+        self, scan: Scan, saved: Saved, cotangents: Cotangents
     ) -> dict[str, Any]:
-        """``own``: ``scan`` in the wide dtype."""
-        dtype, weights, (h0, c0) = own.dtype, own.named_weights(), h_and_c(own.states)
-        kept, y = self.kept(scan, saved), cast(saved.y, dtype)
-        dy, dfinal, dtrace = cotangents
-        dh_last, dc_last = h_and_c([cast(d, dtype) for d in dfinal])
+        weights, (h0, c0) = scan.named_weights(), h_and_c(scan.states)
+        kept, (dy, dfinal, dtrace) = self.kept(scan, saved), cotangents
+        dh_last, dc_last = h_and_c(dfinal)
         return {
-            "cell": own.cell,
-            "gates": kept.get("gates", y),
-            "extra": _to(kept.get(own.spec.extra), dtype),
-            "y": y,
-            "c": _to(kept.get("c"), dtype),
+            "cell": scan.cell,
+            "gates": kept.get("gates", saved.y),
+            "extra": kept.get(scan.spec.extra),
+            "y": saved.y,
+            "c": kept.get("c"),
             "w_hh": weights["w_hh"],
             "w_hr": weights.get("w_hr"),
             "h0": h0,
             "c0": c0,
-            "lengths": own.lengths,
-            "resets": own.resets,
-            "reverse": own.options.reverse,
-            "dy": _to(dy, dtype),
-            "dc": _to(dtrace[0], dtype) if dtrace else None,
+            "lengths": scan.lengths,
+            "resets": scan.resets,
+            "reverse": scan.options.reverse,
+            "dy": dy,
+            "dc": dtrace[0] if dtrace else None,
             "dh_last": dh_last,
             "dc_last": dc_last,
-            "grad_clip_time": own.options.grad_clip_time,
+            "grad_clip_time": scan.options.grad_clip_time,
         }
 
     def _gradients(
         self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs
     ) -> Gradients:
         """All of them by one call."""
-        arguments = self._backward_arguments(scan, scan, saved, cotangents)
+        arguments = self._backward_arguments(scan, saved, cotangents)
         names = scan.spec.weight_names("dense", scan.has_bias) if needs.weights else ()
         dx, dh0, dc0, dweights = module().cpu_gradients(
             names=names,
@@ -214,24 +210,69 @@ class Cpu(KernelBackend):
     def _backward(
         self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs, jobs: Any = None
     ) -> Callable[[], Gradients]:
-        storage = scan.weights[0].dtype
-        own, spec = scan.to(wide(storage)), scan.spec
-        arguments = self._backward_arguments(scan, own, saved, cotangents)
-        y, extra = arguments["y"], arguments["extra"]
+        arguments = self._backward_arguments(scan, saved, cotangents)
         dgx, own_dgh, dh_total, dh0, dc0 = module().cpu_backward(**arguments, jobs=jobs)
 
         def finished() -> Gradients:
             dstates = [dh0] if dc0 is None else [dh0, dc0]
-            dgates, rounding = GateMajor(spec, dgx, own_dgh), Rounding(storage)
-            backward = Backward(own, y, dgates, rounding, {spec.extra: extra}, dh_total)
-            backward = backward._replace(groups=needs.groups)
-            made = _weight_gradients(backward, dgates) if needs.weights else None
-            if made is None:
-                return backward.gradients(needs, dstates)
-            rest = backward.gradients(needs._replace(weights=False), dstates)
-            return rest._replace(dweights=made)
+            left = Backward(
+                scan,
+                saved.y,
+                GateMajor(scan.spec, dgx, own_dgh),
+                Rounding(scan.weights[0].dtype),
+                {scan.spec.extra: arguments["extra"]},
+                dh_total,
+                needs.groups,
+            )
+            return _gradients(left, needs, dstates)
 
         return finished
+
+
+def _gradients(left: Backward, needs: Needs, dstates: list[Tensor]) -> Gradients:
+    """All of them: products of ours with what the kernels left as it is, the others of it wide."""
+    dweights = _weight_gradients(left) if needs.weights else None
+    dinput = _input_gradient(left) if needs.input else None
+    missing = Needs(
+        needs.input and dinput is None,
+        needs.states,
+        needs.weights and dweights is None,
+        needs.groups,
+    )
+    wanted = missing.input or missing.weights
+    found = (_wide(left) if wanted else left).gradients(missing, dstates)
+    return Gradients(
+        found.dinput if dinput is None else dinput,
+        found.dstates,
+        found.dweights if dweights is None else dweights,
+    )
+
+
+def _gate_major(left: Backward) -> GateMajor:
+    assert isinstance(left.dgates, GateMajor)
+    return left.dgates
+
+
+def _wide(left: Backward) -> Backward:
+    """The same without 16-bit tensors."""
+    dtype, (spec, dgx, own) = wide(left.rounding.storage), _gate_major(left)
+    operands = {name: _to(values, dtype) for name, values in left.operands.items()}
+    return left._replace(
+        scan=left.scan.to(dtype),
+        y=cast(left.y, dtype),
+        dgates=GateMajor(spec, cast(dgx, dtype), _to(own, dtype)),
+        operands=operands,
+        doutput=_to(left.doutput, dtype),
+    )
+
+
+def _input_gradient(left: Backward) -> Tensor | None:
+    """That of 16-bit input, None where its product is not ours."""
+    scan, rows = left.scan, _gate_major(left).dgx.flatten(0, 1)
+    if scan.kind != "dense":
+        return None
+    made = multiply.wide_product(rows, scan.named_weights()["w_ih"])
+    return None if made is None else left.rounding(made).view_as(scan.input)
 
 
 def _in_one_call(scan: Scan, y: Tensor) -> bool:
@@ -243,11 +284,11 @@ def _in_one_call(scan: Scan, y: Tensor) -> bool:
     return known and multiply.is_ours(scan.input, y, scan.states[0])
 
 
-def _weight_gradients(left: Backward, dgates: GateMajor) -> list[Tensor] | None:
+def _weight_gradients(left: Backward) -> list[Tensor] | None:
     """Those of all weights, in the order of the scan's, by one call of the kernel; None where it
     does not take them."""
-    scan, (_, dgx, own_dgh) = left.scan, dgates
-    tensors = (dgx, left.y, scan.states[0])
+    scan, (_, dgx, own_dgh) = left.scan, _gate_major(left)
+    tensors = (left.y, scan.states[0])
     dense = scan.kind == "dense"
     if not multiply.is_ours(*tensors, scan.input) if dense else not multiply.is_ours(*tensors):
         return None

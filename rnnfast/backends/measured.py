@@ -196,6 +196,13 @@ def isa() -> str:
 
 
 @functools.cache
+def has_dots() -> bool:
+    """Whether ``cpu`` has dot products of bfloat16, and oneDNN no better instructions (AMX)."""
+    module: Any = _ext.cpu()
+    return module is not None and module.cpu_has_dots() and not torch.cpu._is_amx_tile_supported()
+
+
+@functools.cache
 def processor() -> str:
     """The processor's name, as the system has it."""
     try:

@@ -4,6 +4,7 @@ faster (docs/benchmarks.md), else by torch's. Not differentiable."""
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from .. import _ext
 
 FASTER = ("avx2", "avx512")  # the instruction sets for which it was measured
+WIDE_DTYPES = (torch.float32, torch.float64)
+NARROW_DTYPES = (torch.bfloat16, torch.float16)
 MOST_VALUES = 1 << 20  # of which a sum is made as a product
 MOST_STEPS = 8192  # of a sum: beyond them torch's is faster
 NARROW = (
@@ -58,9 +61,20 @@ def is_faster() -> bool:
     return _loaded() is not None
 
 
+def wide_product(left: Tensor, right: Tensor) -> Tensor | None:
+    """left @ right, 2-D, in float32, of ``right`` in 16 bits and ``left`` like it or in float32;
+    None for all others, and where our own kernel does not take them."""
+    if right.dtype not in NARROW_DTYPES or left.dtype not in (right.dtype, torch.float32):
+        return None
+    if not _unrecorded(left, right) or left.shape[1] > MOST_STEPS or _loaded() is None:
+        return None
+    made: Tensor = _module().cpu_wide_product(left, right)
+    return made
+
+
 def is_ours(*tensors: Tensor) -> bool:
-    """Whether products of these are made by kernels of ours."""
-    return _takes(*tensors) and _loaded() is not None
+    """Whether products of these, which may be stored in 16 bits, are made by kernels of ours."""
+    return _takes(*tensors, dtypes=WIDE_DTYPES + NARROW_DTYPES) and _loaded() is not None
 
 
 def _kernel(*tensors: Tensor) -> Any:
@@ -74,13 +88,15 @@ def _kernel(*tensors: Tensor) -> Any:
     return _loaded(slower=True) if narrow else None
 
 
-def _takes(*tensors: Tensor) -> bool:
+def _takes(*tensors: Tensor, dtypes: Sequence[torch.dtype] = WIDE_DTYPES) -> bool:
     """Whether the kernel can multiply these, and nobody records it."""
     dtype = tensors[0].dtype
-    if dtype not in (torch.float32, torch.float64) or not all(map(_plain, tensors)):
-        return False
+    return dtype in dtypes and all(t.dtype == dtype for t in tensors) and _unrecorded(*tensors)
+
+
+def _unrecorded(*tensors: Tensor) -> bool:
     recorded = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    return not recorded and all(t.dtype == dtype for t in tensors)
+    return not recorded and all(map(_plain, tensors))
 
 
 def _plain(tensor: Tensor) -> bool:
@@ -92,7 +108,12 @@ def _plain(tensor: Tensor) -> bool:
 def _loaded(slower: bool = False) -> Any:
     """The kernel, None where nothing was compiled; nor, unless ``slower`` will do, where it is not
     the faster one on this processor."""
-    module: Any = _ext.cpu()
+    module = _module()
     if module is None:
         return None
     return module.cpu_product if slower or module.cpu_isa() in FASTER else None
+
+
+@functools.cache
+def _module() -> Any:
+    return _ext.cpu()

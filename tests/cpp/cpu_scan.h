@@ -34,7 +34,8 @@ inline std::vector<const cpu::Kernels*> present() {
   std::vector<const cpu::Kernels*> found = {&cpu::kernels_baseline};
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("f16c")) {
     found.push_back(&cpu::kernels_avx2);
   }
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&

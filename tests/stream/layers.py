@@ -17,6 +17,9 @@ MISSING = _ext.why_no_cpu()
 # the instruction sets for which the layer's large products are ours (rnnfast/products/multiply.py)
 OURS = MISSING is None and _ext.cpu().cpu_isa() in multiply.FASTER  # type: ignore[union-attr]
 
+# and whether a bfloat16 layer's are of pairs
+DOTS = MISSING is None and _ext.cpu().cpu_has_dots()  # type: ignore[union-attr]
+
 
 def states_of(found: Any) -> list[Tensor]:
     return [found] if isinstance(found, Tensor) else list(found)

@@ -13,7 +13,7 @@ import rnnfast
 
 from ..layers import KINDS, makers
 from ..oracle import assert_close_to_oracle
-from .layers import MISSING, OURS, in_parts, states_of, whole
+from .layers import DOTS, MISSING, OURS, in_parts, states_of, whole
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING or "built"))
 ours = pytest.mark.skipif(not OURS, reason="the layer's product of the input is torch's here")
@@ -48,6 +48,13 @@ def check(layer: Any, x: Tensor, ways: Sequence[list[int]]) -> None:
             assert torch.equal(found, expected), parts
 
 
+def agree(found: Tensor, expected: Tensor, rounded: bool) -> bool:
+    if not rounded:
+        return torch.equal(found, expected)
+    off = (found.float() - expected.float()).abs().max()
+    return float(off) <= 4 * torch.finfo(expected.dtype).eps * float(expected.abs().max())
+
+
 @ours
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("bias", [True, False])
@@ -61,16 +68,18 @@ def test_bits_of_the_layer(cell: str, bias: bool, size: tuple[int, int, int, int
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("cell", [*KINDS, "peephole", "three_states"])
 def test_bits_in_other_dtypes(cell: str, dtype: torch.dtype) -> None:
-    """Of 16 bits too: both keep the states in float32 and round what a layer gives to the next."""
+    """Of 16 bits too: both keep the states in float32 and round what a layer gives to the next. But
+    not of layers that multiply h rounded."""
+    rounded = DOTS and dtype == torch.bfloat16 and cell in KINDS
     layer = made(cell, 200, 24, 2, dtype=dtype)
     x = torch.randn(60, 2, 200, dtype=dtype)
     y, final = whole(layer, x)
     for parts in ([60], [0] * 60, [1, 30, 29]):
         stream = rnnfast.Stream(layer, 2)
-        assert torch.equal(in_parts(stream, x, parts), y)
+        assert agree(in_parts(stream, x, parts), y, rounded)
         for found, expected in zip(states_of(stream.state), final, strict=True):
             assert found.dtype == (dtype if dtype == torch.float64 else torch.float32)
-            assert torch.equal(found.to(dtype), expected)
+            assert agree(found.to(dtype), expected, rounded)
 
 
 @ours

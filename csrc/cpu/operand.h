@@ -1,0 +1,126 @@
+// What the products of a set of instructions multiply: numbers one by one; or bfloat16 in pairs, by
+// the processor's dot products of pairs, which add two steps of a sum at once to a float.
+//
+// RNNFAST_DOTS: bfloat16 is multiplied in pairs. Without the processor's instruction its numbers
+// are computed by others, which is slow and for tests: of a pair first the second product is added
+// to the sum, then the first, each rounded once to nearest even; subnormal numbers are 0, read and
+// made.
+#pragma once
+
+#include "cpu/narrow.h"
+
+#ifndef RNNFAST_DOTS
+#define RNNFAST_DOTS 0
+#endif
+
+namespace rnnfast::cpu::RNNFAST_ISA {
+
+using Pair = uint32_t;  // two steps as bfloat16, the first in the low half
+
+// Rows of E are multiplied with packed weights of type Packed, kSteps steps at a time.
+template <class E>
+struct Operand {
+  using Sum = E;
+  using Packed = E;
+  static constexpr int kSteps = 1;
+};
+template <>
+struct Operand<BFloat16> {
+  using Sum = float;
+  using Packed = Pair;
+  static constexpr int kSteps = 2;
+};
+template <class E>
+using SumOf = typename Operand<E>::Sum;
+template <class E>
+using PackedOf = typename Operand<E>::Packed;
+
+// What rows stored as X are multiplied as.
+template <class X>
+using OperandOf =
+    std::conditional_t<RNNFAST_DOTS && std::is_same_v<X, BFloat16>, BFloat16, Wide<X>>;
+
+// So many packed values do K steps take.
+template <class E>
+constexpr int64_t packed_steps(int64_t K) {
+  return (K + Operand<E>::kSteps - 1) / Operand<E>::kSteps;
+}
+
+// One row's values for a step of the product, in each lane. `only`: of a pair, the first step.
+template <class E>
+inline typename Vec<E>::Native broadcast(const E* row, int64_t) {
+  return Vec<E>(*row).v;
+}
+inline Vec<float>::Native broadcast(const BFloat16* row, int64_t steps) {
+  Pair pair = row->bits;
+  if (steps > 1) __builtin_memcpy(&pair, row, sizeof(pair));
+  return (Vec<float>::Native)(Unsigned{} + pair);
+}
+
+template <class S>
+inline typename Vec<S>::Native load_packed(const S* from) {
+  return Vec<S>::load(from).v;
+}
+inline Vec<float>::Native load_packed(const Pair* from) {
+  typedef Pair Loose __attribute__((vector_size(RNNFAST_VECTOR_BYTES), aligned(4), may_alias));
+  return (Vec<float>::Native)(*reinterpret_cast<const Loose*>(from));
+}
+
+inline Vec<float>::Native without_subnormals(Vec<float>::Native x) {
+  const Unsigned bits = (Unsigned)x, normal = (Unsigned)((bits & 0x7f800000u) != 0u);
+  return (Vec<float>::Native)(bits & (normal | 0x80000000u));
+}
+
+// The numbers of the processor's instruction by others.
+inline Vec<float>::Native emulated_dot(Vec<float>::Native sum, Vec<float>::Native x,
+                                       Vec<float>::Native w) {
+  using Native = Vec<float>::Native;
+  const auto first = [](Native v) { return without_subnormals((Native)((Unsigned)v << 16u)); };
+  const auto second = [](Native v) {
+    return without_subnormals((Native)((Unsigned)v & 0xffff0000u));
+  };
+  const auto add = [](Native to, Native a, Native b) {
+    Native made = without_subnormals(to);
+    for (int i = 0; i < kWords; ++i) made[i] = __builtin_fmaf(a[i], b[i], made[i]);
+    return without_subnormals(made);
+  };
+  return add(add(sum, second(x), second(w)), first(x), first(w));
+}
+
+// sum + x·w.
+template <class E>
+__attribute__((always_inline)) inline typename Vec<SumOf<E>>::Native multiplied_add(
+    typename Vec<SumOf<E>>::Native sum, typename Vec<SumOf<E>>::Native x,
+    typename Vec<SumOf<E>>::Native w) {
+  if constexpr (std::is_same_v<E, BFloat16>) {
+#if defined(__AVX512BF16__) && RNNFAST_VECTOR_BYTES == 64
+    return (Vec<float>::Native)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
+#else
+    return emulated_dot(sum, x, w);
+#endif
+  } else {
+    return sum + x * w;
+  }
+}
+
+// Packs a vector of columns of two rows, n of which exist; the second may be null, which is zeros.
+inline void pack_pairs(const BFloat16* first, const BFloat16* second, int64_t n, Pair* to) {
+  Unsigned pairs{};
+  if (n > 0) pairs = widened(load_words(first, n));
+  if (n > 0 && second) pairs |= widened(load_words(second, n)) << 16u;
+  as_floats(pairs).store(reinterpret_cast<float*>(to));
+}
+
+// Packs a vector of columns of a matrix's row, of which n exist; of pairs also those of the row
+// `below` elements further on, if that is not 0.
+template <class E, class X>
+inline void pack_columns(const X* row, int64_t below, int64_t n, PackedOf<E>* to) {
+  if constexpr (Operand<E>::kSteps == 1) {
+    const Vec<E> values = n > 0 ? read(row, n) : Vec<E>(E(0));
+    values.store(to);
+  } else {
+    pack_pairs(row, below == 0 ? nullptr : row + below, n, to);
+  }
+}
+
+}  // namespace rnnfast::cpu::RNNFAST_ISA
