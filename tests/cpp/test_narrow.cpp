@@ -150,7 +150,7 @@ void check_sums(const cpu::NarrowKernels<X, D>& kernels, int64_t T, int64_t B, i
   sums.operands[1] = {y_copy.data(), H, B * H, H, h0_copy.data()};
   auto& gradients = sums.gradients[0];
   gradients.values = d.data(), gradients.row = M, gradients.M = M;
-  gradients.products[0] = of_x.data(), gradients.products[1] = of_h.data();
+  gradients.products[0] = {of_x.data(), I}, gradients.products[1] = {of_h.data(), H};
   gradients.biases[0] = bias.data();
   Workspace room(kernels.sums_room(sums));
   sums.workspace = room.data();
