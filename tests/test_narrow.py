@@ -121,3 +121,18 @@ def test_the_strategy_tells_of_dot_products() -> None:
         asked = problem_of(scan_of(case, leaves(case, dtype)))
         said = registry.BACKENDS["cpu"].strategy(asked)
         assert (words in said) == (dtype == torch.bfloat16 and _ext.cpu().cpu_has_dots())
+
+
+def test_a_weight_whose_rows_are_one_row() -> None:
+    """As a view, which is not packed in pairs of rows."""
+    torch.manual_seed(0)
+    row = torch.randn(1, 6).bfloat16()
+    layer = rnnfast.GRU(6, 5).bfloat16()
+    found = []
+    for weight in (row.expand(15, 6), row.expand(15, 6).contiguous()):
+        x = torch.ones(3, 2, 6).bfloat16().requires_grad_()
+        with rnnfast.use_backend("cpu"):
+            y, _ = torch.func.functional_call(layer, {"weight_ih_l0": weight}, (x,))
+        y.sum().backward()
+        found.append(x.grad)
+    torch.testing.assert_close(*found, rtol=0, atol=0)

@@ -245,6 +245,8 @@ class BackwardPass {
     } else if constexpr (kPhase.gates == 1) {
       add_products<p>(place, rows, {{rows.dgh, H}}, done);
     } else {
+      static_assert((kPhase.gates - 1) % 2 == 0 || !std::is_same_v<D, BFloat16>,
+                    "a panel of pairs has no odd segment");
       add_products<p>(place, rows, {{rows.dgx, K - H, offset}, {rows.dgh, H}}, done);
     }
   }

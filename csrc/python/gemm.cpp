@@ -136,7 +136,8 @@ Tensor wide_product(const Tensor& a, const Tensor& b) {
   Tensor rows = a.resolve_neg();
   if (rows.stride(1) != 1) rows = rows.contiguous();
   using cpu::BFloat16, cpu::Half;
-  const Tensor values = plain(b);
+  // rows that repeat one another are no pairs
+  const Tensor values = b.stride(0) == 0 ? b.resolve_neg().contiguous() : plain(b);
   if (dtype == ScalarType::BFloat16)
     return given == dtype ? narrow_product<BFloat16, BFloat16>(rows, values)
                           : narrow_product<float, BFloat16>(rows, values);

@@ -133,6 +133,7 @@ Tensor input(const Optional& x, ScalarType dtype, int64_t T, int64_t B) {
   check_type(x->scalar_type() == dtype, "x must be ", dtype, ", got ", x->scalar_type());
   check_value(x->size(0) == T && x->size(1) == B,
               "x must have the steps and sequences of dgx, got ", x->sizes());
+  check_value(x->has_memory(), "x has no memory");
   const Tensor values = x->resolve_neg();
   return values.stride(2) == 1 ? values : values.contiguous();
 }
@@ -202,6 +203,7 @@ void of_input(const Tensor& dgx, const Tensor& w_ih, const Tensor& dx, int threa
 
 Tensor input_gradient(const Tensor& dgx, const Tensor& w_ih_) {
   const ScalarType dtype = dgx.scalar_type();
+  check_number(dtype);
   check_value(w_ih_.dim() == 2, "w_ih must be 2-D");
   const Tensor w_ih = checked("w_ih", w_ih_, dtype, {dgx.size(2), w_ih_.size(1)});
   const Tensor dx = empty({dgx.size(0), dgx.size(1), w_ih.size(1)}, dtype);

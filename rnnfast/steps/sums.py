@@ -140,7 +140,12 @@ def _fits(layout: Layout, kind: str, weight: str) -> bool:
     for m in matrices:
         shape = (m.blocks, m.rows // m.blocks, m.cols // m.blocks)
         strides = (m.block_stride, m.row_stride, m.col_stride)
-        np.lib.stride_tricks.as_strided(count[m.offset :], shape, strides)[...] += 1
+        # each place once for each row and column that lies there, within a matrix as well
+        at = np.add.outer(
+            np.add.outer(np.arange(shape[0]) * strides[0], np.arange(shape[1]) * strides[1]),
+            np.arange(shape[2]) * strides[2],
+        )
+        np.add.at(count, m.offset + at.ravel(), 1)
     for first, n in elements:
         count[first : first + n] += 1
     return not (count > 1).any()

@@ -3,6 +3,7 @@ by product, and which weights it takes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from rnnfast import _ext, library
 from rnnfast.cells import CELLS, CellSpec
 from rnnfast.products import multiply
 from rnnfast.steps import run
-from rnnfast.steps.sums import MOST_OPERANDS, sums_of
+from rnnfast.steps.sums import MOST_OPERANDS, _fits, sums_of
 from tests import own_cells
 
 from .test_own_cpu import CALLS, assert_close, everything, product_last, results, scan_of
@@ -103,6 +104,16 @@ def test_of_many_steps(spec: CellSpec, dtype: torch.dtype, monkeypatch: pytest.M
     found = results(scan, "cpu")
     monkeypatch.setattr(run.Kernel, "sums", lambda self, kind: ())
     assert_close(found, results(scan, "cpu"), 50 * torch.finfo(dtype).eps)
+
+
+def test_a_matrix_that_overlaps_itself_is_not_in_the_pass() -> None:
+    kernel = run.kernel(own_cells.heads.name, 12, True, torch.float64)
+    assert isinstance(kernel, run.Kernel), kernel
+    (one,) = (m for m in kernel.layout.matrices if m.matrix.blocks > 1)
+    assert _fits(kernel.layout, "dense", one.matrix.weight)
+    closer = one.matrix._replace(block_stride=one.matrix.row_stride)
+    matrices = [one._replace(matrix=closer) if m is one else m for m in kernel.layout.matrices]
+    assert not _fits(replace(kernel.layout, matrices=matrices), "dense", closer.weight)
 
 
 def test_which_weights_are_in_one_pass() -> None:
