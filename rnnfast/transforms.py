@@ -222,6 +222,7 @@ class _Forward(levels.Leveled):
         _save(ctx, parts, of_scans)
 
     @staticmethod
+    @untraced
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         parts = _parts(ctx, ctx.n_saved)
         flags, asked = _by_call(ctx.nest, ctx.needs_input_grad[1:]), []
@@ -358,6 +359,7 @@ class _Backward(levels.Leveled):
         _save(ctx, parts, of_scans)
 
     @staticmethod
+    @untraced
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         parts, found = _parts(ctx, ctx.n_saved), list[Any]()
         every = _by_call(ctx.nest, ctx.needs_input_grad[1:])
