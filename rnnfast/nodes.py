@@ -24,6 +24,7 @@ from .ops import load_scan, take
 from .problem import Cotangents
 from .schema import BACKWARD, FORWARD, Nest, in_order, lib, named, needs_among
 from .second import Asked, asked_of, second, tangent_of_gradients
+from .surroundings import untraced
 from .tangents import Tangents, linearize
 
 FORWARD_OP = torch.ops.rnnfast.scan_forward.default
@@ -81,6 +82,7 @@ class _Forward(_Node):
         ctx.save_for_forward(*ops.set_forward(ctx, args, results))
 
     @staticmethod
+    @untraced
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         wanted, own = ctx.nest.nested_alone(ctx.needs_input_grad[2:]), list(grads)
         (dy,), dfinal = take(own, 1), take(own, ctx.form.n_states)
@@ -117,6 +119,7 @@ class _Backward(_Node):
         return asked_of(ctx, torch.ops.rnnfast.scan_forward, torch.ops.rnnfast.scan_backward)
 
     @staticmethod
+    @untraced
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         asked = _Backward._asked(ctx)
         flags = named(BACKWARD, ctx.nest.nested_alone(ctx.needs_input_grad[2:]))
@@ -133,18 +136,28 @@ class _Backward(_Node):
         return tangent_of_gradients(_Backward._asked(ctx), along, cotangents)
 
 
+@untraced
+def _forward_node(keyset: Any, args: Sequence[Any]) -> Any:
+    nest, found = _Forward.applied(keyset, args)
+    return ops.results_of(nest.nested(nest.taken_apart(args)), found)
+
+
+@untraced
+def _backward_node(keyset: Any, args: Sequence[Any]) -> Any:
+    _, found = _Backward.applied(keyset, args)
+    return ops.gradients_of(args, found)
+
+
 def _forward_autograd(keyset: Any, *args: Any) -> Any:
     if exporting() or not ops.derivatives_of(args):
         return ops.record_forward(keyset, *args)
-    nest, found = _Forward.applied(keyset, args)
-    return ops.results_of(nest.nested(nest.taken_apart(args)), found)
+    return _forward_node(keyset, args)
 
 
 def _backward_autograd(keyset: Any, *args: Any) -> Any:
     if not ops.derivatives_of(args):
         return ops.record_backward(keyset, *args)
-    _, found = _Backward.applied(keyset, args)
-    return ops.gradients_of(args, found)
+    return _backward_node(keyset, args)
 
 
 lib.impl("scan_forward", _forward_autograd, "Autograd", with_keyset=True)

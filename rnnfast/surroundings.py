@@ -5,9 +5,11 @@ It changes who can serve the call and how it is made.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -53,6 +55,27 @@ def constant_while_tracing(function: Function) -> Function:
     """As torch.compiler.assume_constant_result, which imports all of the compiler."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def untraced(function: Function) -> Function:
+    """``function`` and all that it calls, hidden from the compiler. Where torch.compile without
+    ``fullgraph`` gives a call up, it tries each function within, down to those that go through the
+    levels of torch.func, which it takes for code without any.
+
+    As torch.compiler.disable, which imports all of the compiler.
+    """
+    hidden: Any = None
+
+    @wraps(function)
+    def run(*args: Any, **options: Any) -> Any:
+        nonlocal hidden
+        if "torch._dynamo" not in sys.modules:  # so there is none
+            return function(*args, **options)
+        if hidden is None:
+            hidden = torch.compiler.disable(function)
+        return hidden(*args, **options)
+
+    return cast(Function, run)
 
 
 @constant_while_tracing

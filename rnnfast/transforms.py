@@ -24,10 +24,11 @@ from .problem import Cotangents, Scan, ScanResult
 from .schema import BACKWARD, FORWARD, Nest, in_order, named, needs_among, pack, scan_of
 from .scratch import with_tensors
 from .second import asked_of, filled_cotangents, second, tangent_of_gradients
-from .surroundings import forward_mode_is_innermost, in_dispatch_mode, of_older_vmap
+from .surroundings import forward_mode_is_innermost, in_dispatch_mode, of_older_vmap, untraced
 from .tangents import Moved, Tangents, linearize, linearized_by_loop, moved, tangents_of
 
 
+@untraced
 def run_transformed(scan: Scan, backend: str) -> ScanResult:
     """Runs ``scan`` where a transform surrounds it."""
     # who records backward beside it is to find the tangents in what forward saves
@@ -104,6 +105,7 @@ def _versions(run: Moved) -> list[int]:
     return [0 if t.is_inference() else t._version for t in (run.y, *run.trace)]
 
 
+@untraced
 def _applied(
     function: Any,
     calls: Sequence[Sequence[Any]],
@@ -220,6 +222,7 @@ class _Forward(levels.Leveled):
         _save(ctx, parts, of_scans)
 
     @staticmethod
+    @untraced
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         parts = _parts(ctx, ctx.n_saved)
         flags, asked = _by_call(ctx.nest, ctx.needs_input_grad[1:]), []
@@ -356,6 +359,7 @@ class _Backward(levels.Leveled):
         _save(ctx, parts, of_scans)
 
     @staticmethod
+    @untraced
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         parts, found = _parts(ctx, ctx.n_saved), list[Any]()
         every = _by_call(ctx.nest, ctx.needs_input_grad[1:])

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 from torch.torch_version import TorchVersion
 
 import rnnfast
-from rnnfast import CELLS
+from rnnfast import CELLS, ops
 
 from .cases import taking
 from .layers import makers
@@ -91,6 +92,34 @@ def test_a_transform_of_a_compiled_layer(transform: str, compiler: str, x: Tenso
     expected = TRANSFORMS[transform](layer, x)
     compiled = torch.compile(layer, backend=compiler)
     torch.testing.assert_close(TRANSFORMS[transform](compiled, x), expected)
+
+
+def test_the_compiler_stays_out_of_what_it_gave_up(
+    x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, real = [], ops.run_forwards
+
+    def run_forwards(*args: Any) -> Any:
+        seen.append(torch._C._dynamo.eval_frame.get_eval_frame_callback())
+        return real(*args)
+
+    monkeypatch.setattr(ops, "run_forwards", run_forwards)
+    layer = torch.compile(LAYERS["gru"]().double(), backend="aot_eager")
+    torch.func.vmap(lambda x: layer(x)[0], 1)(x)
+    assert seen == [None]
+
+
+EAGER = """
+import sys, torch, rnnfast
+layer, x = rnnfast.GRU(2, 5), torch.ones(4, 3, 2)
+torch.func.jvp(lambda x: layer(x)[0], (x,), (x,))
+torch.func.vmap(lambda x: layer(x)[0], 1)(x)
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_transforms_in_eager_code_import_no_compiler() -> None:
+    subprocess.run([sys.executable, "-c", EAGER], check=True)
 
 
 def test_dual_numbers_reach_the_op(x: Tensor) -> None:
