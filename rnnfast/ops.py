@@ -308,10 +308,11 @@ def backward_grad(ctx: Any, ddinput: Any, ddstates: Any, ddweights: Any) -> tupl
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         scan, cotangents = load_scan(ctx, [alias(t) for t in ctx.saved_tensors])
-        result = scratch_scan(scan)
-        outputs = [*([result.y] if ctx.has_dy else []), *result.final, *result.trace]
         primals = scan.tensors
-        grads = differentiate(outputs, primals, cotangents, create_graph=True)
+        if ctx.needs.groups:
+            grads = _gradients_by_group(scan, cotangents, ctx.has_dy, ctx.needs.groups)
+        else:
+            grads = _gradients_by_loop(scan, cotangents, ctx.has_dy)
         flat = [ddinput if ctx.needs.input else None]
         flat += list(ddstates or []) if ctx.needs.states else [None] * len(scan.states)
         flat += list(ddweights or []) if ctx.needs.weights else [None] * len(scan.weights)
@@ -336,6 +337,36 @@ def backward_grad(ctx: Any, ddinput: Any, ddstates: Any, ddweights: Any) -> tupl
         "saved": [None] * n_saved,
     }
     return in_order(BACKWARD, values)
+
+
+def _gradients_by_loop(scan: Scan, cotangents: Sequence[Tensor], has_dy: bool) -> list[Any]:
+    """Of the scan's tensors, to be differentiated."""
+    result = scratch_scan(scan)
+    outputs = [*([result.y] if has_dy else []), *result.final, *result.trace]
+    return list(differentiate(outputs, scan.tensors, cotangents, create_graph=True))
+
+
+def _gradients_by_group(
+    scan: Scan, cotangents: Sequence[Tensor], has_dy: bool, groups: int
+) -> list[Any]:
+    """The same where each part of the batch has gradients of the weights of its own."""
+    axes = [1] * has_dy + [0] * len(scan.states)
+    axes += [1] * (len(cotangents) - len(axes))
+    size, each = scan.states[0].shape[0] // groups, []
+    for first in range(0, size * groups, size) if size else [0] * groups:
+        part = scan._replace(
+            input=scan.input.narrow(1, first, size),
+            states=[s.narrow(0, first, size) for s in scan.states],
+            weights=[alias(w) for w in scan.weights],
+            lengths=None if scan.lengths is None else scan.lengths.narrow(0, first, size),
+            resets=None if scan.resets is None else scan.resets.narrow(1, first, size),
+        )
+        given = [d.narrow(k, first, size) for d, k in zip(cotangents, axes, strict=True)]
+        each.append(_gradients_by_loop(part, given, has_dy))
+    (dinput, *rest), n = zip(*each, strict=True), len(scan.states)
+    found: list[Any] = [None if dinput[0] is None else torch.cat(dinput, 1)]
+    found += [None if d[0] is None else torch.cat(d) for d in rest[:n]]
+    return found + [None if d[0] is None else torch.stack(d) for d in rest[n:]]
 
 
 def alias(tensor: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ class GatesAlong:
         if b_ih is not None:
             w_ih = torch.cat([w_ih, b_ih.unsqueeze(-1)], -1)
         found = _linear(self._inputs(dinput), w_ih)
-        return found.reshape(*found.shape[:2], -1)  # under the older vmap there is no flatten
+        width = found.shape[2] * found.shape[3]  # -1 would not do for no sequence
+        return found.reshape(*found.shape[:2], width)  # under the older vmap there is no flatten
 
     def _of_moved_weights(self, w_ih: Tensor, b_ih: Tensor | None) -> Tensor:
         """The input times the weights, and behind it times their tangents."""

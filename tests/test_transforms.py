@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch._dynamo.testing
@@ -227,3 +229,33 @@ def test_an_infinite_state_stays_behind_a_reset() -> None:
         ).y
         (dw,) = torch.autograd.grad(y[1].sum(), w)
         assert bool((dw == 0).all()), backend
+
+
+@pytest.mark.parametrize("lengths", [None, [4, 2]], ids=["whole", "lengths"])
+@pytest.mark.parametrize("cls", [rnnfast.LSTM, rnnfast.GRU, rnnfast.RNN])
+def test_batched_gradients_are_differentiated(cls: Any, lengths: list[int] | None) -> None:
+    """Of the weights there is one for each cotangent, in the op's own record too."""
+    torch.manual_seed(0)
+    layer = cls(3, 5, dtype=torch.float64)
+    x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    wanted = [x, *layer.parameters()]
+    cotangents = torch.randn(2, 4, 2, 5, dtype=torch.float64)
+    given = {} if lengths is None else {"lengths": torch.tensor(lengths)}
+    found = []
+    for backend in ("cpu", "reference"):
+        with rnnfast.use_backend(backend):
+            y = layer(x, **given)[0]
+            first = torch.autograd.grad(
+                y, wanted, cotangents, is_grads_batched=True, create_graph=True
+            )
+            loss = torch.stack([g.square().sum() for g in first]).sum()
+            found.append(torch.autograd.grad(loss, wanted))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("cls", [rnnfast.LSTM, rnnfast.GRU, rnnfast.RNN])
+def test_forward_mode_of_no_sequence(cls: Any) -> None:
+    layer, x = cls(3, 5), torch.zeros(4, 0, 3)
+    _, moved = torch.func.jvp(lambda x: layer(x)[0], (x,), (x,))
+    assert moved.shape == (4, 0, 5)

@@ -127,3 +127,24 @@ def test_forward_mode_in_forward_mode_is_refused_under_a_compiler() -> None:
     torch._dynamo.reset()
     assert torch.autograd.forward_ad._current_level < 0  # nothing is left of it
     assert torch._C._functorch.get_interpreter_stack() is None
+
+
+def test_compiled_gradients_of_each_sample_are_differentiated() -> None:
+    torch.manual_seed(0)
+    layer = rnnfast.LSTM(3, 5, dtype=torch.float64)
+    x = torch.randn(4, 3, 3, dtype=torch.float64, requires_grad=True)
+    weights = dict(layer.named_parameters())
+
+    def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        y, _ = torch.func.functional_call(layer, weights, (x.unsqueeze(1),))
+        return y.sin().sum()
+
+    def each(weights: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+        return torch.vmap(torch.func.grad(loss), in_dims=(None, 1))(weights, x)
+
+    found = []
+    for run in (each, torch.compile(each, backend="aot_eager")):
+        total = torch.stack([g.square().sum() for g in run(weights, x).values()]).sum()
+        found.append(torch.autograd.grad(total, [x, *weights.values()]))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
