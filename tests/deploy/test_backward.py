@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export.experimental import _export_forward_backward
+from torch.utils._pytree import tree_leaves
 
 import rnnfast
 from rnnfast import deploy
@@ -130,7 +131,13 @@ def test_gradients_are_those_of_the_backend(
 ) -> None:
     there, here = found[f"{name} {dtype}"]
     assert not isinstance(there, str), there
-    torch.testing.assert_close(list(there), list(here))
+    if dtype != torch.bfloat16:
+        return torch.testing.assert_close(list(there), list(here))
+    # the library has the gradients of the gates in float32, the backend may have them in pairs
+    for a, b in zip(tree_leaves(there), tree_leaves(here), strict=True):
+        largest = float(b.abs().max()) if b.numel() else 0.0
+        allowed = 4 * torch.finfo(dtype).eps * largest
+        torch.testing.assert_close(a, b, rtol=0, atol=allowed)
 
 
 @needs_library
