@@ -57,7 +57,8 @@ def _command(found: recipe.Recipe) -> list[str]:
         *(f"-I{ROOT / folder}" for folder in ("csrc", "tests/cpp")),
         *(f"-isystem{path}" for path in include),
         *map(str, SOURCES),
-        *ninja_file.link_flags(found, libraries),
+        *(f"-L{path}" for path in libraries.library),
+        *("-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python"),
     ]
 
 

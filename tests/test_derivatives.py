@@ -374,7 +374,10 @@ def test_a_third_derivative() -> None:
 
 
 @pytest.mark.parametrize("weights_too", [False, True])
-@pytest.mark.parametrize("cell", [n for n in CELLS if ":" not in n and "tangent" not in n])
+# of those that are there without other tests: a cell with settings has a bracket in its name
+@pytest.mark.parametrize(
+    "cell", [n for n in CELLS if ":" not in n and "[" not in n and "tangent" not in n]
+)
 def test_the_tangent_of_every_cell(cell: str, weights_too: bool) -> None:
     P = 3 if CELLS[cell].projected else 8
     check(CELLS[tangent_cell(cell, P, True, weights_too)], 8, False)

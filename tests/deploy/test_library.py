@@ -207,7 +207,15 @@ def test_a_saved_program_runs_without_rnnfast(
 def test_and_on_another_instruction_set(
     name: str, programs: Programs, found_by_avx2: dict[str, Any]
 ) -> None:
-    torch.testing.assert_close(results(found_by_avx2, name), programs.expected[name])
+    found, expected = results(found_by_avx2, name), programs.expected[name]
+    if not name.endswith("_16_bit"):
+        return torch.testing.assert_close(found, expected)
+    # with dot products what is multiplied is rounded to bfloat16; gates are saved in fixed point
+    eps = torch.finfo(torch.bfloat16).eps
+    for a, b in zip(tree_leaves(found), tree_leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        largest = float(b.double().abs().max()) if b.numel() else 0.0
+        torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=4 * eps * largest)
 
 
 # --- wrong input ---------------------------------------------------------------------------------

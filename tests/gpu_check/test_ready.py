@@ -55,7 +55,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     built = {"archs": ["9.0"], "sources": record.digest(ROOT / "csrc")}
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(_ext, "why_missing", lambda: built.get("missing"))
+    monkeypatch.setattr(_ext, "why_no_cuda", lambda: built.get("missing"))
     monkeypatch.setattr(_ext, "build_record", lambda: built)
     monkeypatch.setattr(
         type(registry.BACKENDS["cuda"]), "unusable", lambda _: built.get("unusable")
@@ -306,7 +306,7 @@ def test_it_builds_by_itself_and_keeps_what_that_said(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == command.NOT_READY, done.stderr
-    assert "the new extension can't be used either: importing rnnfast: " in done.stderr
+    assert "the new extension can't be used either: " in done.stderr
     assert len(list(project.glob("rnnfast/_C*.so"))) == 1
     built = rates.json.loads((project / "rnnfast/_build_info.json").read_text())
     assert (built["archs"], built["sources"]) == (["9.0"], record.digest(project / "csrc"))
