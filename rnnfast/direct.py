@@ -71,7 +71,7 @@ class _Part:
     n_kept: int  # tensors that it saved
 
 
-class _Job(NamedTuple):
+class Job(NamedTuple):
     """One scan's backward."""
 
     scan: Scan
@@ -105,8 +105,8 @@ class _Direct(torch.autograd.Function):
         kept, incoming = saved_tensors(ctx), list(grads)
         flags = list(ctx.needs_input_grad[2:])
         jobs = [_job(part, take(kept, part.n_kept), incoming, flags) for part in ctx.parts]
-        if _is_differentiated(grads):
-            found = [_differentiable(job, ctx.backend.name) for job in jobs]
+        if is_differentiated(grads):
+            found = [differentiable(job, ctx.backend.name) for job in jobs]
         else:
             with without_autocast(jobs[0].scan.input.device.type):  # of whoever calls backward()
                 found = ctx.backend.backward_all(*map(list, zip(*jobs, strict=True)))
@@ -144,14 +144,14 @@ class _Whole(torch.autograd.Function):
     def backward(ctx: Any, dy: Any, *grads: Any) -> tuple[Any, ...]:
         kept, incoming = saved_tensors(ctx), list(grads)
         flags = list(ctx.needs_input_grad[2:])
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         for level, part in enumerate(ctx.parts):
             top = level + 1 == len(ctx.parts)
             own = [dy if top else None, *take(incoming, part.form.n_states)]
             if level > 0:
                 flags.insert(0, True)
             jobs.append(_job(part, take(kept, part.n_kept), own, flags))
-        if _is_differentiated((dy, *grads)):
+        if is_differentiated((dy, *grads)):
             found = _whole_differentiable(jobs, ctx.backend.name)
         else:
             with without_autocast(jobs[0].scan.input.device.type):
@@ -163,7 +163,7 @@ class _Whole(torch.autograd.Function):
         return (None, None, *dtensors)
 
 
-def _whole_differentiable(jobs: Sequence[_Job], backend: str) -> list[Gradients]:
+def _whole_differentiable(jobs: Sequence[Job], backend: str) -> list[Gradients]:
     """The gradients of layers on top of one another, bottom to top, to be differentiated: forward
     is run anew, so that what lies between the layers has its part in that."""
     outputs: list[Tensor] = []
@@ -189,7 +189,7 @@ def _whole_differentiable(jobs: Sequence[_Job], backend: str) -> list[Gradients]
     )
 
 
-def _of_layers(jobs: Sequence[_Job], grads: list[Tensor]) -> list[Gradients]:
+def _of_layers(jobs: Sequence[Job], grads: list[Tensor]) -> list[Gradients]:
     """From those of the input and of each layer's states and weights."""
     (dinput,) = take(grads, 1)
     found = []
@@ -199,7 +199,7 @@ def _of_layers(jobs: Sequence[_Job], grads: list[Tensor]) -> list[Gradients]:
     return found
 
 
-def _job(part: _Part, kept: list[Tensor], incoming: list[Any], flags: list[bool]) -> _Job:
+def _job(part: _Part, kept: list[Tensor], incoming: list[Any], flags: list[bool]) -> Job:
     """Takes this scan's part off the gradients that came in and the flags of those wanted."""
     scan, rest = load_scan(part, kept)
     (y,), trace = take(rest, 1), take(rest, _n_trace(scan))
@@ -207,10 +207,10 @@ def _job(part: _Part, kept: list[Tensor], incoming: list[Any], flags: list[bool]
     dtrace = filled(take(incoming, len(trace)), trace)
     (input,), states = take(flags, 1), take(flags, len(scan.states))
     needs = needs_of(scan, input, states, take(flags, len(scan.weights)))
-    return _Job(scan, Saved(y, trace, rest), Cotangents(dy, dfinal, dtrace), needs)
+    return Job(scan, Saved(y, trace, rest), Cotangents(dy, dfinal, dtrace), needs)
 
 
-def _is_differentiated(grads: Sequence[Any]) -> bool:
+def is_differentiated(grads: Sequence[Any]) -> bool:
     """Whether backward is to be differentiated again, or mapped."""
     return (
         torch.is_grad_enabled()
@@ -220,7 +220,7 @@ def _is_differentiated(grads: Sequence[Any]) -> bool:
     )
 
 
-def _differentiable(job: _Job, backend: str) -> Gradients:
+def differentiable(job: Job, backend: str) -> Gradients:
     scan, (y, trace, saved), (dy, dfinal, dtrace), needs = job
     args = (*pack(scan, backend), dy, dfinal, dtrace, y, trace, saved, list(needs[:3]), 0)
     older = any(map(of_older_vmap, (dy, *dfinal, *dtrace)))  # which only an op has a rule for

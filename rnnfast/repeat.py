@@ -17,9 +17,8 @@ from torch import Tensor
 from .backends import measured
 from .backends.registry import requested_backend
 from .backends.torch_native import call_kernel
-from .cells import CELLS
+from .layer_calls import LayerCall
 from .problem import Stack, StackResult
-from .selection import Assigned
 from .stack import run_again
 from .surroundings import PLAIN, in_dispatch_mode
 
@@ -40,6 +39,8 @@ def facts(layer: Any, input: Tensor, hx: Any, weights: Sequence[Sequence[Tensor]
         or torch._C._get_tracing_state() is not None  # each call is to be recorded the same way
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
+        # a checkpoint counts what is saved: each way saves its own
+        or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
     ):
         return None
     given: Any = () if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
@@ -91,36 +92,9 @@ def remember(layer: Any, found: Facts | None, result: StackResult) -> None:
     if found is None or not (result.whole or (result.assigned and found[2].type == "cpu")):
         return
     served: Any = None if result.whole else result.assigned
-    if served is not None and (kernels := _Kernels.of(layer, served)) is not None:
-        served = kernels
+    if served is not None and (whole := LayerCall.of(layer, served)) is not None:
+        served = whole
     layer.__dict__["_served"] = (found, served)  # not an attribute that nn.Module knows of
-
-
-class _Kernels:
-    """A layer of one direction without gradients, by one call into C++."""
-
-    def __init__(self, layer: Any, run: Any) -> None:
-        self._run, self._cell, self._batch_first = run, layer._cell(), layer.batch_first
-        names = CELLS[self._cell].weight_names("dense", layer.bias)
-        wanted = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
-        self._places = tuple(names.index(name) if name in names else None for name in wanted)
-
-    @classmethod
-    def of(cls, layer: Any, served: Sequence[Assigned]) -> _Kernels | None:
-        """None where another way computes the call."""
-        problem, backend = served[0]
-        whole = len(served) == 1 and not problem.options.training
-        run = backend.whole_layer(problem) if whole else None
-        return None if run is None else cls(layer, run)
-
-    def __call__(self, input: Tensor, states: Sequence[Tensor], weights: list[Tensor]) -> Any:
-        """(output, final states), those as the layer returns them."""
-        x = input.transpose(0, 1) if self._batch_first else input
-        h0, c0 = (*states, None, None)[:2]
-        named = [None if place is None else weights[place] for place in self._places]
-        y, h, c = self._run(self._cell, x, h0, c0, *named)
-        y = y.transpose(0, 1) if self._batch_first else y
-        return y, (h,) if c is None else (h, c)
 
 
 def call(
@@ -133,7 +107,7 @@ def call(
     if served is not None:
         if not _plain(input, hx, weights):
             return None
-        if type(served) is _Kernels:
+        if type(served) is LayerCall:
             y, final = served(input, () if hx is None else layer._split_hidden(hx), weights[0])
             return y, layer._join_hidden(final)
         stack = Stack(

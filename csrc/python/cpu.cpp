@@ -184,43 +184,47 @@ ForwardResult forward(const std::string& name, const Optional& gates, const Opti
           training && !in.cell.saves_output ? saved : std::nullopt};
 }
 
-Tensor zeros(const Sizes& shape, ScalarType dtype) {
-  const Tensor made = empty(shape, dtype);
-  if (made.numel() > 0) std::memset(made.mutable_data_ptr(), 0, made.numel() * made.element_size());
-  return made;
-}
-
-using LayerResult = std::tuple<Tensor, Tensor, Optional>;
-
-// A layer of one direction without gradients, x: [T, B, I]: (y, last h, last c), the states [1, B, …]
-// like the first ones, which are zeros if not given.
-LayerResult layer(const std::string& name, const Tensor& x, const Optional& h0, const Optional& c0,
-                  const Tensor& w_ih, const Tensor& w_hh, const Optional& b_ih,
-                  const Optional& b_hh, const Optional& w_hr) {
+// A layer of one direction, x: [T, B, I]: as `forward`, but the last states are [1, B, …] like the
+// first ones, which are zeros if not given.
+ForwardResult layer(const std::string& name, const Tensor& x, const Optional& h0,
+                    const Optional& c0, const Tensor& w_ih, const Tensor& w_hh,
+                    const Optional& b_ih, const Optional& b_hh, const Optional& w_hr,
+                    bool training) {
   const CellInfo& cell = find_cell(name);
   const ScalarType dtype = w_hh.scalar_type();
   check_value(x.dim() == 3 && w_hh.dim() == 2, "x must be 3-D and w_hh 2-D");
   const int64_t T = x.size(0), B = x.size(1), H = w_hh.size(0) / cell.gates;
   const int64_t P = w_hr ? w_hr->size(0) : H;
-  const auto state = [&](const char* of, const Optional& given, int64_t width) {
-    return given ? checked(of, *given, dtype, {1, B, width}).at(0) : zeros({B, width}, dtype);
-  };
   const bool two = cell.states == 2;
   Optional c;
-  if (two) c = state("c0", c0, H);
-  Given in =
-      given(name, x, w_hh, w_hr, state("h0", h0, P), c, std::nullopt, std::nullopt, false, false);
+  if (two) c = first_state("c0", c0, dtype, B, H);
+  Given in = given(name, x, w_hh, w_hr, first_state("h0", h0, dtype, B, P), c, std::nullopt,
+                   std::nullopt, false, training);
   in.b_hh = checked("b_hh", b_hh, dtype, {cell.gates * H});
   const Tensor h_last = empty({1, B, P}, dtype);
   Optional c_last;
   cpu::Made<Tensor> made{empty({T, B, P}, dtype), h_last.at(0)};
   if (two) c_last = empty({1, B, H}, dtype), made.c_last = c_last->at(0);
-  made = run_forward(in, input_of(x, w_ih, b_ih, dtype, cell.gates * H), made, false, false,
+  made = run_forward(in, input_of(x, w_ih, b_ih, dtype, cell.gates * H), made, false, training,
                      std::nullopt);
-  return {made.y, h_last, c_last};
+  return {made.y,
+          h_last,
+          c_last,
+          made.c,
+          training ? made.extra : std::nullopt,
+          training && !cell.saves_output ? made.gates : std::nullopt};
 }
 
 }  // namespace
+
+Tensor first_state(const char* name, const Optional& given, ScalarType dtype, int64_t B,
+                   int64_t width) {
+  if (given) return checked(name, *given, dtype, {1, B, width}).at(0);
+  const Tensor zeros = empty({B, width}, dtype);
+  if (zeros.numel() > 0)
+    std::memset(zeros.mutable_data_ptr(), 0, zeros.numel() * zeros.element_size());
+  return zeros;
+}
 
 BackwardResult backward(const std::string& name, const Tensor& gates, const Optional& extra,
                         const Tensor& y, const Optional& c, const Tensor& w_hh,
@@ -290,7 +294,7 @@ void bind_cpu(std::vector<PyMethodDef>& functions) {
   bind<&forward>(functions, "cpu_forward",
                  "*, cell, gates, x, w_ih, b_ih, fixed, w_hh, b_hh, w_hr, h0, c0, lengths, resets, "
                  "reverse, training, all_c, jobs");
-  bind<&layer>(functions, "cpu_layer", "cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr");
+  bind<&layer>(functions, "cpu_layer", "cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, training");
   bind<&backward>(functions, "cpu_backward",
                   "*, cell, gates, extra, y, c, w_hh, w_hr, h0, c0, lengths, resets, reverse, dy, "
                   "dc, dh_last, dc_last, grad_clip_time, jobs");

@@ -236,6 +236,27 @@ Gradients gradients(const std::string& cell, const Names& names, bool of_input, 
   return {dx, dh0, dc0, made};
 }
 
+// Those of a layer of one direction, as `layer` of cpu.cpp made it; the states and the gradients of
+// the last ones are [1, B, …], and what is not given of them is zero.
+Gradients layer_gradients(const std::string& name, const Names& names, bool of_input,
+                          const Tensor& x, const Tensor& w_ih, const Tensor& w_hh,
+                          const Optional& w_hr, const Optional& h0, const Optional& c0,
+                          const Tensor& y, const Optional& c, const Optional& extra,
+                          const Optional& gates, const Optional& dy, const Optional& dh,
+                          const Optional& dc) {
+  const ScalarType dtype = y.scalar_type();
+  check_value(y.dim() == 3, "y must be 3-D");
+  const int64_t B = y.size(1), P = y.size(2), H = w_hr ? w_hr->size(1) : P;
+  const auto state = [&](const char* of, const Optional& given, int64_t width) {
+    return first_state(of, given, dtype, B, width);
+  };
+  Optional c_first, dc_last;
+  if (find_cell(name).states == 2) c_first = state("c0", c0, H), dc_last = state("dc", dc, H);
+  return gradients(name, names, of_input, x, w_ih, gates ? *gates : y, extra, y, c, w_hh, w_hr,
+                   state("h0", h0, P), c_first, std::nullopt, std::nullopt, false, dy, std::nullopt,
+                   state("dh", dh, P), dc_last, 0, 0);
+}
+
 }  // namespace
 
 void bind_gradients(std::vector<PyMethodDef>& functions) {
@@ -245,6 +266,9 @@ void bind_gradients(std::vector<PyMethodDef>& functions) {
   bind<&gradients>(functions, "cpu_gradients",
                    "*, cell, names, of_input, x, w_ih, gates, extra, y, c, w_hh, w_hr, h0, c0, "
                    "lengths, resets, reverse, dy, dc, dh_last, dc_last, grad_clip_time, groups");
+  bind<&layer_gradients>(functions, "cpu_layer_gradients",
+                         "cell, names, of_input, x, w_ih, w_hh, w_hr, h0, c0, y, c, extra, gates, "
+                         "dy, dh, dc");
 }
 
 }  // namespace rnnfast::python

@@ -26,4 +26,8 @@ BackwardResult backward(const std::string& cell, const Tensor& gates,
                         const Tensor& dh_last, const std::optional<Tensor>& dc_last,
                         double grad_clip_time, const std::optional<Ref>& jobs);
 
+// A state [1, B, width] of a layer as the scan has it, zeros if not given. In cpu.cpp.
+Tensor first_state(const char* name, const std::optional<Tensor>& given, ScalarType dtype,
+                   int64_t B, int64_t width);
+
 }  // namespace rnnfast::python

@@ -36,6 +36,25 @@ class Call(NamedTuple):
     packed: bool
 
 
+class WholeLayer(NamedTuple):
+    """A layer of one direction of a dense input. The states are [1, B, ...], None for zeros or for
+    one that the cell lacks.
+
+    ``forward(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, training)`` makes (y, last h, last c,
+    every c, extra, gates), the last three only for ``gradients``.
+
+    ``gradients(cell, names, of_input, x, w_ih, w_hh, w_hr, h0, c0, y, every c, extra, gates, dy,
+    dh, dc)`` makes those of (x, if ``of_input``; h0; c0, both without the 1; the weights of these
+    names, a list).
+
+    ``to_save(scan, made)``: what the backend keeps of such a scan, of (c, extra, gates) by name.
+    """
+
+    forward: Callable[..., Any]
+    gradients: Callable[..., Any]
+    to_save: Callable[..., list[Tensor]]
+
+
 class Backend:
     """Computes scans. Stateless; everything is told by the scan.
 
@@ -84,10 +103,9 @@ class Backend:
     def backward(self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs) -> Gradients:
         raise NotImplementedError
 
-    def whole_layer(self, problem: Problem) -> Callable[..., Any] | None:
-        """What computes a layer of one direction like ``problem``, without gradients, in a call
-        that need not be prepared, if there is such a thing: of (cell, x, h0, c0, w_ih, w_hh, b_ih,
-        b_hh, w_hr) it makes (y, last h, last c), the states [1, B, ...] or None."""
+    def whole_layer(self, problem: Problem) -> WholeLayer | None:
+        """What computes a layer of one direction like ``problem`` in calls that need not be
+        prepared, if there is such a thing."""
         return None
 
     def forward_all(self, scans: Sequence[Scan]) -> list[tuple[ScanResult, list[Tensor]]]:

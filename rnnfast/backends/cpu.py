@@ -38,7 +38,7 @@ from ..products.gradients import Backward
 from ..products.projection import multiplied_by_kernel, own_projection
 from ..surroundings import constant_while_tracing
 from . import own_cpu
-from .base import KernelBackend, TensorLike, why_no_kernel
+from .base import KernelBackend, TensorLike, WholeLayer, why_no_kernel
 
 Forward = tuple[ScanResult, list[Tensor]]
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -88,12 +88,15 @@ class Cpu(KernelBackend):
             return own_cpu.forward(scan)
         return self._forward(scan)()
 
-    def whole_layer(self, problem: Problem) -> Callable[..., Any] | None:
+    def whole_layer(self, problem: Problem) -> WholeLayer | None:
         known = (
             problem.kind == "dense" and problem.spec.recurrent is not None and not problem.spec.own
         )
+        steps = problem.spec.gates * problem.H if problem.options.training else problem.I
         ours = problem.dtype == wide(problem.dtype) and 0 < problem.I <= multiply.MOST_STEPS
-        return module().cpu_layer if known and ours and multiply.is_faster() else None
+        if not (known and ours and steps <= multiply.MOST_STEPS and multiply.is_faster()):
+            return None
+        return WholeLayer(module().cpu_layer, module().cpu_layer_gradients, self.to_save)
 
     def forward_over(self, scan: Scan) -> Forward:
         return own_cpu.forward(scan, over=True) if scan.spec.own else self.forward(scan)
