@@ -99,7 +99,19 @@ def _by_kernel(
     w_ih, w_hh, _, _, w_hr = call.named(weights)
     x, h0, c0 = given
     dx, dh0, dc0, dweights = call.whole.gradients(
-        call.problem.cell, names, needs.input, x, w_ih, w_hh, w_hr, h0, c0, y, *saved, *grads
+        call.problem.cell,
+        names,
+        needs.input,
+        needs.states,
+        x,
+        w_ih,
+        w_hh,
+        w_hr,
+        h0,
+        c0,
+        y,
+        *saved,
+        *grads,
     )
     return dx, (dh0, dc0), dweights
 

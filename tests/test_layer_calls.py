@@ -172,3 +172,22 @@ def test_an_input_of_another_layout_is_not_read() -> None:
         layer(x)
     with pytest.raises((RuntimeError, NotImplementedError, TypeError, ValueError, BufferError)):
         layer(x.to_sparse())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("name", [*LAYERS, "reset before"])
+def test_first_states_that_need_no_gradient(name: str, steps: int, dtype: torch.dtype) -> None:
+    """The product for theirs is left out; the other gradients have the same bits."""
+    make = LAYERS.get(name, lambda *sizes: rnnfast.GRU(*sizes, reset_after=False))
+    layer, x = make(5, 9).to(dtype), torch.randn(steps, 3, 5, dtype=dtype, requires_grad=True)
+    lengths, resets = torch.tensor([steps, 0, 1]), torch.rand(steps, 3) < 0.3
+    for options in ({}, {"lengths": lengths, "resets": resets}):
+        found = []
+        for wanted in (True, False):
+            torch.manual_seed(0)
+            hx = states_of(layer, 3, wanted)
+            loss = sum(o.sum() for o in flat(layer(x, hx, **options)))
+            found.append(torch.autograd.grad(loss, [x, *layer.parameters()]))
+        for a, b in zip(*found, strict=True):
+            assert torch.equal(a, b)

@@ -46,7 +46,8 @@ class BackwardPass {
       if (g_.dh_last) convert(g_.dh0, g_.dh_last, g_.B * g_.P);
       if (g_.dc_last) convert(g_.dc0, g_.dc_last, g_.B * g_.H);
     }
-    for (int p = 0; p < N; ++p) {
+    // the first one's product is for the step before
+    for (int p = g_.T > 1 || g_.of_states ? 0 : 1; p < N; ++p) {
       const Phase& phase = Cell::kPhases[p];
       const X* w = phase.matrix == Matrix::kWhr ? g_.w_hr : g_.w_hh + phase.first * g_.H * g_.P;
       const int64_t K = values_of(phase) * outputs_of(phase, g_.H, g_.P);
@@ -69,23 +70,24 @@ class BackwardPass {
         pointwise(t, place, rows);
       }
       if (!place.wait()) return;
-      down<N - 1>(t, place, rows);
+      down<N - 1>(t, place, rows, step > 0 || g_.of_states);
       // the next step's reads of dh are this thread's own, but for those of a later phase's product
       if (N > 1 && !place.wait()) return;
     }
   }
 
   // The phases from p to the first: each one's product, and with it the pointwise part before.
+  // before: whether the step before, or the first state, needs its gradient.
   template <int p>
-  void down(int64_t t, const Place& place, const Rows& rows) {
+  void down(int64_t t, const Place& place, const Rows& rows, bool before) {
     if constexpr (p == 0) {
-      first_product(t, place, rows);
+      if (before) first_product(t, place, rows);
     } else {
       product<p>(place, rows, [&](int64_t i, int64_t j, int64_t n, V d) {
         unit_of_product<p - 1>(t, rows, i, j, n, d);
       });
       if (!place.wait()) return;
-      down<p - 1>(t, place, rows);
+      down<p - 1>(t, place, rows, before);
     }
   }
 

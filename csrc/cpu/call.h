@@ -50,6 +50,7 @@ struct Back {
   Tensor dgx, dh0;
   std::optional<Tensor> dgh_own, dh_total, dc0;
   double grad_clip_time;
+  bool of_states = true;
 };
 
 template <class S, class Tensor>
@@ -156,6 +157,7 @@ void backward(const Given<Tensor>& in, const Back<Tensor>& back, int threads) {
   g.dh_last = data<const X>(back.dh_last), g.dc_last = data<const X>(back.dc_last);
   g.dgx = data<D>(back.dgx), g.dgh_own = data<D>(back.dgh_own);
   g.dh_total = data<D>(back.dh_total), g.dh0 = data<S>(back.dh0), g.dc0 = data<S>(back.dc0);
+  g.of_states = back.of_states;
   run(in.cell, g, sizeof(X));
 }
 

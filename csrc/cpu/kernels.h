@@ -74,6 +74,7 @@ struct Backward : Scan<X> {
   TimeClip<S> clip;            // of dh and dc, after each step
   S* dh0 = nullptr;            // [B, P], out: gradient of h0
   S* dc0 = nullptr;            // [B, H], the same for c
+  bool of_states = true;       // else nobody reads dh0 and dc0, and the product for dh0 is left out
   void* workspace = nullptr;   // Kernels::workspace() bytes, 64-byte aligned
 };
 

@@ -232,7 +232,7 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
                         const Optional& lengths, const Optional& resets, bool reverse,
                         const Optional& dy, const Optional& dc, const Tensor& dh_last,
                         const Optional& dc_last, double grad_clip_time,
-                        const std::optional<Ref>& jobs) {
+                        const std::optional<Ref>& jobs, bool of_states) {
   const Given in = given(name, gates, w_hh, w_hr, h0, c0, lengths, resets, reverse, true);
   const ScalarType dtype = w_hh.scalar_type();
   const int64_t T = in.T, B = in.B, H = in.H, P = in.P, GH = in.cell.gates * H;
@@ -259,7 +259,7 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
     back.dc_last = checked("dc_last", *dc_last, dtype, {B, H});
     back.dc0 = empty({B, H}, summed);
   }
-  back.grad_clip_time = grad_clip_time;
+  back.grad_clip_time = grad_clip_time, back.of_states = of_states;
   if (B > 0) {
     run_or_leave(jobs, [=](int threads) {
       cpu::with_storage(dtype, [&](auto x) {
@@ -297,7 +297,7 @@ void bind_cpu(std::vector<PyMethodDef>& functions) {
   bind<&layer>(functions, "cpu_layer", "cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, training");
   bind<&backward>(functions, "cpu_backward",
                   "*, cell, gates, extra, y, c, w_hh, w_hr, h0, c0, lengths, resets, reverse, dy, "
-                  "dc, dh_last, dc_last, grad_clip_time, jobs");
+                  "dc, dh_last, dc_last, grad_clip_time, jobs, of_states");
   auto& jobs = *new Type<Jobs>;  // for as long as the process lives
   jobs.method<&Jobs::run>("run", "").property<&Jobs::count>("count");
   Type<Jobs>::add("rnnfast._cpu.Jobs", jobs);

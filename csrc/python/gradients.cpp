@@ -216,17 +216,18 @@ Tensor input_gradient(const Tensor& dgx, const Tensor& w_ih_) {
 
 using Gradients = std::tuple<Optional, Tensor, Optional, std::vector<Tensor>>;
 
-// (dx if `of_input`, dh0, dc0, the gradients of the weights of these names), of a scan of x that
-// keeps no trace of the other states.
-Gradients gradients(const std::string& cell, const Names& names, bool of_input, const Tensor& x,
-                    const Tensor& w_ih, const Tensor& gates, const Optional& extra, const Tensor& y,
-                    const Optional& c, const Tensor& w_hh, const Optional& w_hr, const Tensor& h0,
-                    const Optional& c0, const Optional& lengths, const Optional& resets,
-                    bool reverse, const Optional& dy, const Optional& dc, const Tensor& dh_last,
-                    const Optional& dc_last, double grad_clip_time, int64_t groups) {
+// (dx if `of_input`, dh0, dc0, which have no meaning unless `of_states`, the gradients of the weights
+// of these names), of a scan of x that keeps no trace of the other states.
+Gradients gradients(const std::string& cell, const Names& names, bool of_input, bool of_states,
+                    const Tensor& x, const Tensor& w_ih, const Tensor& gates, const Optional& extra,
+                    const Tensor& y, const Optional& c, const Tensor& w_hh, const Optional& w_hr,
+                    const Tensor& h0, const Optional& c0, const Optional& lengths,
+                    const Optional& resets, bool reverse, const Optional& dy, const Optional& dc,
+                    const Tensor& dh_last, const Optional& dc_last, double grad_clip_time,
+                    int64_t groups) {
   const auto [dgx, dgh_own, dh_total, dh0, dc0] =
       backward(cell, gates, extra, y, c, w_hh, w_hr, h0, c0, lengths, resets, reverse, dy, dc,
-               dh_last, dc_last, grad_clip_time, std::nullopt);
+               dh_last, dc_last, grad_clip_time, std::nullopt, of_states);
   std::vector<Tensor> made;
   if (!names.empty())
     made = weight_gradients(cell, names, x, y, extra, h0, dgx, dgh_own, dh_total, lengths, resets,
@@ -239,7 +240,7 @@ Gradients gradients(const std::string& cell, const Names& names, bool of_input, 
 // Those of a layer of one direction, as `layer` of cpu.cpp made it; the states and the gradients of
 // the last ones are [1, B, …], and what is not given of them is zero.
 Gradients layer_gradients(const std::string& name, const Names& names, bool of_input,
-                          const Tensor& x, const Tensor& w_ih, const Tensor& w_hh,
+                          bool of_states, const Tensor& x, const Tensor& w_ih, const Tensor& w_hh,
                           const Optional& w_hr, const Optional& h0, const Optional& c0,
                           const Tensor& y, const Optional& c, const Optional& extra,
                           const Optional& gates, const Optional& dy, const Optional& dh,
@@ -252,9 +253,9 @@ Gradients layer_gradients(const std::string& name, const Names& names, bool of_i
   };
   Optional c_first, dc_last;
   if (find_cell(name).states == 2) c_first = state("c0", c0, H), dc_last = state("dc", dc, H);
-  return gradients(name, names, of_input, x, w_ih, gates ? *gates : y, extra, y, c, w_hh, w_hr,
-                   state("h0", h0, P), c_first, std::nullopt, std::nullopt, false, dy, std::nullopt,
-                   state("dh", dh, P), dc_last, 0, 0);
+  return gradients(name, names, of_input, of_states, x, w_ih, gates ? *gates : y, extra, y, c, w_hh,
+                   w_hr, state("h0", h0, P), c_first, std::nullopt, std::nullopt, false, dy,
+                   std::nullopt, state("dh", dh, P), dc_last, 0, 0);
 }
 
 }  // namespace
@@ -263,12 +264,14 @@ void bind_gradients(std::vector<PyMethodDef>& functions) {
   bind<&weight_gradients>(functions, "cpu_weight_gradients",
                           "*, cell, names, x, y, extra, h0, dgx, dgh_own, dh_total, lengths, "
                           "resets, reverse, groups");
-  bind<&gradients>(functions, "cpu_gradients",
-                   "*, cell, names, of_input, x, w_ih, gates, extra, y, c, w_hh, w_hr, h0, c0, "
-                   "lengths, resets, reverse, dy, dc, dh_last, dc_last, grad_clip_time, groups");
-  bind<&layer_gradients>(functions, "cpu_layer_gradients",
-                         "cell, names, of_input, x, w_ih, w_hh, w_hr, h0, c0, y, c, extra, gates, "
-                         "dy, dh, dc");
+  bind<&gradients>(
+      functions, "cpu_gradients",
+      "*, cell, names, of_input, of_states, x, w_ih, gates, extra, y, c, w_hh, w_hr, h0, c0, "
+      "lengths, resets, reverse, dy, dc, dh_last, dc_last, grad_clip_time, groups");
+  bind<&layer_gradients>(
+      functions, "cpu_layer_gradients",
+      "cell, names, of_input, of_states, x, w_ih, w_hh, w_hr, h0, c0, y, c, extra, gates, "
+      "dy, dh, dc");
 }
 
 }  // namespace rnnfast::python

@@ -15,7 +15,8 @@ using BackwardResult =
     std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>, Tensor, std::optional<Tensor>>;
 
 // `gates` as forward left them, or what it put into `fixed`. Of 16-bit tensors gradients are float32,
-// but for bfloat16's of gates and of h' where they are multiplied in pairs. With `jobs` the results are only written when those run. In cpu.cpp.
+// but for bfloat16's of gates and of h' where they are multiplied in pairs. dh0 and dc0 have no
+// meaning unless `of_states`. With `jobs` the results are only written when those run. In cpu.cpp.
 BackwardResult backward(const std::string& cell, const Tensor& gates,
                         const std::optional<Tensor>& extra, const Tensor& y,
                         const std::optional<Tensor>& c, const Tensor& w_hh,
@@ -24,7 +25,7 @@ BackwardResult backward(const std::string& cell, const Tensor& gates,
                         const std::optional<Tensor>& resets, bool reverse,
                         const std::optional<Tensor>& dy, const std::optional<Tensor>& dc,
                         const Tensor& dh_last, const std::optional<Tensor>& dc_last,
-                        double grad_clip_time, const std::optional<Ref>& jobs);
+                        double grad_clip_time, const std::optional<Ref>& jobs, bool of_states);
 
 // A state [1, B, width] of a layer as the scan has it, zeros if not given. In cpu.cpp.
 Tensor first_state(const char* name, const std::optional<Tensor>& given, ScalarType dtype,

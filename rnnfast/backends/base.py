@@ -43,9 +43,9 @@ class WholeLayer(NamedTuple):
     ``forward(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, training)`` makes (y, last h, last c,
     every c, extra, gates), the last three only for ``gradients``.
 
-    ``gradients(cell, names, of_input, x, w_ih, w_hh, w_hr, h0, c0, y, every c, extra, gates, dy,
-    dh, dc)`` makes those of (x, if ``of_input``; h0; c0, both without the 1; the weights of these
-    names, a list).
+    ``gradients(cell, names, of_input, of_states, x, w_ih, w_hh, w_hr, h0, c0, y, every c, extra,
+    gates, dy, dh, dc)`` makes those of (x, if ``of_input``; h0; c0, both without the 1 and without
+    meaning unless ``of_states``; the weights of these names, a list).
 
     ``to_save(scan, made)``: what the backend keeps of such a scan, of (c, extra, gates) by name.
     """

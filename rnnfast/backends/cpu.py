@@ -189,6 +189,7 @@ class Cpu(KernelBackend):
         dx, dh0, dc0, dweights = module().cpu_gradients(
             names=names,
             of_input=needs.input,
+            of_states=needs.states,
             x=scan.input,
             w_ih=scan.weight("w_ih"),
             groups=needs.groups,
@@ -214,7 +215,9 @@ class Cpu(KernelBackend):
         self, scan: Scan, saved: Saved, cotangents: Cotangents, needs: Needs, jobs: Any = None
     ) -> Callable[[], Gradients]:
         arguments = self._backward_arguments(scan, saved, cotangents)
-        dgx, own_dgh, dh_total, dh0, dc0 = module().cpu_backward(**arguments, jobs=jobs)
+        dgx, own_dgh, dh_total, dh0, dc0 = module().cpu_backward(
+            **arguments, jobs=jobs, of_states=needs.states
+        )
 
         def finished() -> Gradients:
             dstates = [dh0] if dc0 is None else [dh0, dc0]
