@@ -114,7 +114,7 @@ def test_cells_of_ones_own_in_part() -> None:
 
 @pytest.mark.slow
 def test_cells_of_ones_own() -> None:
-    assert run_pytest(OWN) == 228
+    assert run_pytest(OWN) == 246
 
 
 def test_what_happens_on_another_device() -> None:
