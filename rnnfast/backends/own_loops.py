@@ -21,7 +21,7 @@ from ..problem import (
 from ..products.projection import own_projection
 from ..steps import passes
 from ..steps.layout import Layout
-from ..steps.run import Loops
+from ..steps.loops import Loops
 from . import own_saved
 from .base import TensorLike
 from .own_products import Left
