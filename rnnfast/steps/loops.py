@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..problem import Scan
+from ..problem import Gradients, Needs, Scan
 from . import passes
 from .passes import Pass
 from .source import Source
@@ -227,6 +227,13 @@ class Loops:
     def sums(self, kind: str) -> Sequence[WeightSums]:
         """The gradients of weights that one pass of sums makes, of scans of this kind."""
         return ()
+
+    def gradients(
+        self, own: Pass, given: Sequence[Tensor | None], scan: Scan, needs: Needs
+    ) -> Gradients | None:
+        """All that ``needs`` names by one call, as ``run`` is given its pass backward; None where
+        there is no such call for ``scan``."""
+        return None
 
 
 def _count(number: int, what: str) -> str:

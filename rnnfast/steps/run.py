@@ -14,7 +14,8 @@ from torch import Tensor
 from .. import _ext, library
 from ..cells import CELLS, CellSpec
 from ..cells.step_error import StepError
-from ..problem import Scan
+from ..problem import Gradients, Needs, Scan
+from ..products import multiply
 from ..products.projection import multiplied_by_kernel
 from . import passes
 from .check import check
@@ -36,6 +37,7 @@ class Kernel(Loops):
         self._cost = _cost(made)
         self._split = functools.lru_cache(maxsize=64)(self._split_of)
         self._made: dict[Pass, Any] = {}
+        self._differentiated: set[Pass] = set()  # those that know what they leave
         self._orders: dict[str, _Order] = {}
         self._sums: dict[str, list[WeightSums]] = {}
 
@@ -71,6 +73,52 @@ class Kernel(Loops):
         )
         names = ["gx", *own.returned] if projected and options.training else own.returned
         return dict(zip(names, tensors, strict=True))
+
+    def gradients(
+        self, own: Pass, given: Sequence[Tensor | None], scan: Scan, needs: Needs
+    ) -> Gradients | None:
+        if needs.groups or not self._sums_up(scan):
+            return None
+        rows, units, _ = self.split(scan.input.shape[1])
+        dx, dstates, dweights = self._differentiating(own).gradients(
+            given,
+            scan.input,
+            scan.weights,
+            scan.lengths,
+            scan.resets,
+            of_input=needs.input,
+            of_weights=needs.weights,
+            rows=rows,
+            units=units,
+            reverse=scan.options.reverse,
+            grad_clip_time=scan.options.grad_clip_time,
+        )
+        return Gradients(dx, dstates if needs.states else None, dweights if needs.weights else None)
+
+    def _sums_up(self, scan: Scan) -> bool:
+        """Whether one pass of sums makes the gradients of all weights, and our product that of the
+        input."""
+        if not multiplied_by_kernel(scan) or self.layout.widths["gx"] > multiply.MOST_STEPS:
+            return False
+        sums = self.sums(scan.kind)
+        return len(sums) == 1 and len(sums[0].numbers) == len(scan.weights)
+
+    def _differentiating(self, own: Pass) -> Any:
+        """The pass, which knows what ``gradients`` makes of it."""
+        found = self._pass(own)
+        if own not in self._differentiated:
+            self._differentiated.add(own)
+            (sums,), order = self.sums("dense"), self._order("dense")
+            names = [*(value.name for value in own.given), *own.returned]
+            found.leaves(
+                sums=sums.plan,
+                tensors=[-1 if name == "x" else names.index(name) for name in sums.tensors],
+                weights=order.of_loop,
+                w_ih=order.of_input[0],
+                dgx=names.index("dgx"),
+                dstates=[names.index(f"dinit{k}") for k in range(len(self.spec.states))],
+            )
+        return found
 
     def _order(self, kind: str) -> _Order:
         if kind not in self._orders:
