@@ -128,26 +128,47 @@ class Pass {
     return found;
   }
 
-  // A layer of one direction without gradients, x: [T, B, I]: what is to last, in order, the last
-  // states [1, B, H] like the first ones, of which there may be none: they are zeros.
+  // A layer of one direction, x: [T, B, I], as `run`, but the last states are [1, B, H] like the
+  // first ones, of which there may be none: they are zeros.
   std::vector<Tensor> layer(const Tensor& x, const std::vector<Tensor>& states,
                             const std::vector<Tensor>& weights, const Optional& w_ih,
-                            const Optional& b_ih, int rows, int units) const {
+                            const Optional& b_ih, int rows, int units, bool training) const {
     check_value(x.dim() == 3, "x must be 3-D");
     check_value(states.empty() || states.size() + 1 == given_.size(), "expected ",
                 given_.size() - 1, " states");
-    Call call{x.size(0), x.size(1), rows, units, false, false, 0};
+    Call call{x.size(0), x.size(1), rows, units, false, training, 0};
     call.rows_of_states = true;
     call.input = input_of(x, w_ih, b_ih, dtype_, columns());
     begin(call);
     if (states.empty()) {
-      const Tensor zeros = empty({call.B, H_}, dtype_);
-      std::fill_n(zeros.mutable_data_ptr<char>(), Call::bytes_of(zeros), 0);
+      const Tensor zeros = first_state("a state", std::nullopt, dtype_, call.B, H_);
       for (size_t k = 1; k < given_.size(); ++k) call.find(zeros, given_[k], dtype_);
     }
     for (const Tensor& state : states)
       call.keep(call.kept, checked("a state", state, dtype_, {1, call.B, H_}));
     return finished(call, weights);
+  }
+
+  // `gradients` of a layer that `layer` made, of states and their gradients [1, B, H], zeros where
+  // they are None. Those of the initial ones are [B, H].
+  Gradients layer_gradients(std::vector<Optional> given, const Tensor& x,
+                            const std::vector<Tensor>& weights, bool of_input, bool of_weights,
+                            int rows, int units) const {
+    check_value(x.dim() == 3 && given.size() == given_.size(), "expected x, 3-D, and ",
+                given_.size(), " tensors");
+    Optional zeros;
+    for (size_t k = 0; k < given.size(); ++k) {
+      if (Extent(std::get<0>(given_[k])) != Extent::kSequences) continue;
+      if (given[k] || !zeros) {
+        const Tensor state = first_state("a state", given[k], dtype_, x.size(1), H_);
+        if (!given[k]) zeros = state;
+        given[k] = state;
+      } else {
+        given[k] = zeros;
+      }
+    }
+    return gradients(given, x, weights, std::nullopt, std::nullopt, of_input, of_weights, rows,
+                     units, false, 0);
   }
 
  private:
@@ -367,7 +388,9 @@ void bind_steps(std::vector<PyMethodDef>& functions) {
   pass.method<&Pass::gradients>("gradients",
                                 "given, x, weights, lengths, resets, *, of_input, of_weights, "
                                 "rows, units, reverse, grad_clip_time");
-  pass.method<&Pass::layer>("layer", "x, states, weights, w_ih, b_ih, rows, units");
+  pass.method<&Pass::layer>("layer", "x, states, weights, w_ih, b_ih, rows, units, training");
+  pass.method<&Pass::layer_gradients>("layer_gradients",
+                                      "given, x, weights, of_input, of_weights, rows, units");
   Type<Pass>::add("rnnfast._cpu.Pass", pass);
   bind<&make_pass>(functions, "cpu_pass",
                    "*, function, bytes, H, dtype, products, in_place, weights, views, constants, "

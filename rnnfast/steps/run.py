@@ -36,9 +36,9 @@ class Kernel(Loops):
         self.spec, self._bias, self._dtype = spec, bias, dtype
         self._cost = _cost(made)
         self._split = functools.lru_cache(maxsize=64)(self._split_of)
-        self._made: dict[Pass, Any] = {}
+        self._passes: dict[Pass, Any] = {}
         self._differentiated: set[Pass] = set()  # those that know what they leave
-        self._orders: dict[str, _Order] = {}
+        self._orders: dict[str, Order] = {}
         self._sums: dict[str, list[WeightSums]] = {}
 
     def split(self, B: int) -> tuple[int, int, str]:
@@ -53,11 +53,11 @@ class Kernel(Loops):
         return multiplied_by_kernel(scan)
 
     def run(self, own: Pass, given: Sequence[Tensor | None], scan: Scan) -> dict[str, Tensor]:
-        order, weights, options = self._order(scan.kind), scan.weights, scan.options
+        order, weights, options = self.order(scan.kind), scan.weights, scan.options
         projected = own.given[0].name == "gx" and given[0] is None
         w_ih, b_ih = order.of_input if projected else (None, None)
         rows, units, _ = self.split(scan.input.shape[1])
-        tensors = self._pass(own).run(
+        tensors = self.made(own).run(
             given,
             [weights[k] for k in order.of_loop],
             scan.input if projected else None,
@@ -77,10 +77,10 @@ class Kernel(Loops):
     def gradients(
         self, own: Pass, given: Sequence[Tensor | None], scan: Scan, needs: Needs
     ) -> Gradients | None:
-        if needs.groups or not self._sums_up(scan):
+        if needs.groups or not (multiplied_by_kernel(scan) and self.sums_up(scan.kind)):
             return None
         rows, units, _ = self.split(scan.input.shape[1])
-        dx, dstates, dweights = self._differentiating(own).gradients(
+        dx, dstates, dweights = self.differentiating(own).gradients(
             given,
             scan.input,
             scan.weights,
@@ -95,20 +95,19 @@ class Kernel(Loops):
         )
         return Gradients(dx, dstates if needs.states else None, dweights if needs.weights else None)
 
-    def _sums_up(self, scan: Scan) -> bool:
+    def sums_up(self, kind: str) -> bool:
         """Whether one pass of sums makes the gradients of all weights, and our product that of the
         input."""
-        if not multiplied_by_kernel(scan) or self.layout.widths["gx"] > multiply.MOST_STEPS:
-            return False
-        sums = self.sums(scan.kind)
-        return len(sums) == 1 and len(sums[0].numbers) == len(scan.weights)
+        sums, weights = self.sums(kind), self.spec.weight_names(kind, self._bias)
+        known = len(sums) == 1 and len(sums[0].numbers) == len(weights)
+        return known and self.layout.widths["gx"] <= multiply.MOST_STEPS
 
-    def _differentiating(self, own: Pass) -> Any:
+    def differentiating(self, own: Pass) -> Any:
         """The pass, which knows what ``gradients`` makes of it."""
-        found = self._pass(own)
+        found = self.made(own)
         if own not in self._differentiated:
             self._differentiated.add(own)
-            (sums,), order = self.sums("dense"), self._order("dense")
+            (sums,), order = self.sums("dense"), self.order("dense")
             names = [*(value.name for value in own.given), *own.returned]
             found.leaves(
                 sums=sums.plan,
@@ -120,20 +119,20 @@ class Kernel(Loops):
             )
         return found
 
-    def _order(self, kind: str) -> _Order:
+    def order(self, kind: str) -> Order:
         if kind not in self._orders:
             names = self.spec.weight_names(kind, self._bias)
             w_ih, b_ih = (names.index(n) if n in names else None for n in ("w_ih", "b_ih"))
             of_loop = [names.index(name) for name in self.source.needs.weights]
-            self._orders[kind] = _Order(of_loop, (w_ih, b_ih))
+            self._orders[kind] = Order(of_loop, (w_ih, b_ih))
         return self._orders[kind]
 
-    def _pass(self, own: Pass) -> Any:
-        if own not in self._made:
+    def made(self, own: Pass) -> Any:
+        if own not in self._passes:
             H, needs = self.layout.traced.hidden, self.source.needs
             function, size = (ctypes.cast(f, ctypes.c_void_p).value for f in self.calls[own.name])
             buffers = self.source.forward if own.name == "forward" else self.source.backward
-            self._made[own] = _module().cpu_pass(
+            self._passes[own] = _module().cpu_pass(
                 function=function,
                 bytes=size,
                 H=H,
@@ -147,7 +146,7 @@ class Kernel(Loops):
                 made=[(v.extent, v.width, v.zeroed, v.lasting) for v in own.made],
                 buffers=list(passes.numbers(own, buffers)),
             )
-        return self._made[own]
+        return self._passes[own]
 
     def sums(self, kind: str) -> Sequence[WeightSums]:
         if kind not in self._sums:
@@ -171,7 +170,7 @@ class Kernel(Loops):
         return call
 
 
-class _Order(NamedTuple):
+class Order(NamedTuple):
     """Which of a scan's weights the loop reads, in its order; w_ih and b_ih."""
 
     of_loop: list[int]
