@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -332,6 +334,36 @@ def test_weight_norm() -> None:
         expected = layer(x, h)[0]
     assert not torch.equal(layer(x, h)[0], before)
     torch.testing.assert_close(layer(x, h)[0], expected)
+
+
+def test_threads_and_a_forked_child() -> None:
+    layers = [of("gru", 40, 200) for _ in range(4)]
+    steps = [torch.randn(T, 20, 40, dtype=torch.float64) for T in (1, 2)]
+
+    def found(layer: rnnfast.Recurrent) -> list[Tensor]:
+        with rnnfast.use_backend("cpu"), torch.no_grad():
+            inferred = [layer(x)[0] for x in (steps[0][:, :1], *steps)]
+        with rnnfast.use_backend("cpu"), torch.enable_grad():
+            dw = torch.autograd.grad(layer(steps[1])[0].sum(), list(layer.parameters()))
+        return [*inferred, *dw]
+
+    expected = [found(layer) for layer in layers]
+
+    def often(k: int) -> bool:
+        same = True
+        for _ in range(10):
+            again = found(layers[k])
+            same &= all(torch.equal(a, b) for a, b in zip(again, expected[k], strict=True))
+        return same
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(often, range(4)))
+    child = os.fork()
+    if child == 0:
+        with rnnfast.use_backend("cpu"), torch.no_grad():
+            same = torch.equal(layers[0](steps[0])[0], expected[0][1])
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_another_cell_of_the_same_name() -> None:

@@ -37,7 +37,7 @@ class Kernel(Loops):
         self._cost = _cost(made)
         self._split = functools.lru_cache(maxsize=64)(self._split_of)
         self._passes: dict[Pass, Any] = {}
-        self._differentiated: set[Pass] = set()  # those that know what they leave
+        self._differentiating: dict[Pass, Any] = {}
         self._orders: dict[str, Order] = {}
         self._sums: dict[str, list[WeightSums]] = {}
 
@@ -103,12 +103,11 @@ class Kernel(Loops):
         return known and self.layout.widths["gx"] <= multiply.MOST_STEPS
 
     def differentiating(self, own: Pass) -> Any:
-        """The pass, which knows what ``gradients`` makes of it."""
-        found = self.made(own)
-        if own not in self._differentiated:
-            self._differentiated.add(own)
+        """A pass backward that knows what ``gradients`` makes of it."""
+        if own not in self._differentiating:
             (sums,), order = self.sums("dense"), self.order("dense")
             names = [*(value.name for value in own.given), *own.returned]
+            found = self._new(own)
             found.leaves(
                 sums=sums.plan,
                 tensors=[-1 if name == "x" else names.index(name) for name in sums.tensors],
@@ -117,9 +116,11 @@ class Kernel(Loops):
                 dgx=names.index("dgx"),
                 dstates=[names.index(f"dinit{k}") for k in range(len(self.spec.states))],
             )
-        return found
+            self._differentiating[own] = found  # only now: other threads may look for it
+        return self._differentiating[own]
 
     def order(self, kind: str) -> Order:
+        """Of scans of this kind."""
         if kind not in self._orders:
             names = self.spec.weight_names(kind, self._bias)
             w_ih, b_ih = (names.index(n) if n in names else None for n in ("w_ih", "b_ih"))
@@ -128,25 +129,29 @@ class Kernel(Loops):
         return self._orders[kind]
 
     def made(self, own: Pass) -> Any:
+        """The pass as C++ runs it."""
         if own not in self._passes:
-            H, needs = self.layout.traced.hidden, self.source.needs
-            function, size = (ctypes.cast(f, ctypes.c_void_p).value for f in self.calls[own.name])
-            buffers = self.source.forward if own.name == "forward" else self.source.backward
-            self._passes[own] = _module().cpu_pass(
-                function=function,
-                bytes=size,
-                H=H,
-                dtype=self._dtype,
-                products=self._cost[0],
-                in_place=own.name == "forward" and all(_lies_together(v) for v in needs.views),
-                weights=[self.spec.weight_shape(name, H) for name in needs.weights],
-                views=[tuple(getattr(v, field[0]) for field in v._fields_) for v in self._views],
-                constants=list(self._constants),
-                given=[(value.extent, value.width, value.optional) for value in own.given],
-                made=[(v.extent, v.width, v.zeroed, v.lasting) for v in own.made],
-                buffers=list(passes.numbers(own, buffers)),
-            )
+            self._passes[own] = self._new(own)
         return self._passes[own]
+
+    def _new(self, own: Pass) -> Any:
+        H, needs = self.layout.traced.hidden, self.source.needs
+        function, size = (ctypes.cast(f, ctypes.c_void_p).value for f in self.calls[own.name])
+        buffers = self.source.forward if own.name == "forward" else self.source.backward
+        return _module().cpu_pass(
+            function=function,
+            bytes=size,
+            H=H,
+            dtype=self._dtype,
+            products=self._cost[0],
+            in_place=own.name == "forward" and all(_lies_together(v) for v in needs.views),
+            weights=[self.spec.weight_shape(name, H) for name in needs.weights],
+            views=[tuple(getattr(v, field[0]) for field in v._fields_) for v in self._views],
+            constants=list(self._constants),
+            given=[(value.extent, value.width, value.optional) for value in own.given],
+            made=[(v.extent, v.width, v.zeroed, v.lasting) for v in own.made],
+            buffers=list(passes.numbers(own, buffers)),
+        )
 
     def sums(self, kind: str) -> Sequence[WeightSums]:
         if kind not in self._sums:
