@@ -20,7 +20,7 @@ from rnnfast.cells import CELLS
 from rnnfast.products import multiply
 
 from . import own_cells
-from .steps.test_own_cpu import everything, product_last
+from .steps.test_own_cpu import assert_close, everything, product_last, results, scan_of
 from .stream.test_changes import CHANGES
 from .test_single_steps import equal, flat, served
 
@@ -144,6 +144,16 @@ def test_gradients_of_one_step(name: str) -> None:
                 to += torch.autograd.grad(loss, list(layer.parameters()), allow_unused=True)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b)
+
+
+@pytest.mark.parametrize("kind", ["tokens", "gates", "16 bit"])
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_one_step_of_another_input(name: str, kind: str) -> None:
+    options = {"kind": kind} if kind != "16 bit" else {"dtype": torch.bfloat16}
+    tolerance = 1e-10 if kind != "16 bit" else 2 * torch.finfo(torch.bfloat16).eps
+    with torch.enable_grad():
+        scan = scan_of(CELLS_HERE[name], T=1, B=3, **options)
+        assert_close(results(scan, "cpu"), results(scan, "loop"), tolerance)
 
 
 # --- a layer in one call -------------------------------------------------------------------------
