@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .backends.base import Backend, WholeLayer
-from .cells import CELLS
 from .direct import Job, differentiable, is_differentiated
-from .ops import filled, saved_tensors
+from .ops import filled, saved_tensors, take
 from .problem import Cotangents, Needs, Problem, Saved, Scan
 from .selection import Assigned
-
-WEIGHTS = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
 
 
 class LayerCall:
@@ -24,10 +21,6 @@ class LayerCall:
 
     def __init__(self, layer: Any, problem: Problem, backend: Backend, whole: WholeLayer) -> None:
         self.problem, self.backend, self.whole = problem, backend.name, whole
-        self.names = CELLS[problem.cell].weight_names("dense", layer.bias)
-        self.places = tuple(
-            self.names.index(name) if name in self.names else None for name in WEIGHTS
-        )
         self._batch_first = layer.batch_first
 
     @classmethod
@@ -37,104 +30,67 @@ class LayerCall:
         whole = backend.whole_layer(problem) if len(served) == 1 else None
         return None if whole is None else cls(layer, problem, backend, whole)
 
-    def __call__(self, input: Tensor, states: Sequence[Tensor], weights: list[Tensor]) -> Any:
+    def __call__(
+        self, input: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]
+    ) -> tuple[Tensor, Sequence[Tensor]]:
         """(output, final states), those as the layer returns them."""
         x = input.transpose(0, 1) if self._batch_first else input
-        h0, c0 = (*states, None, None)[:2]
+        final: Sequence[Tensor]
         if self.problem.options.training:
-            y, h, c = _Trained.apply(self, x, h0, c0, *weights)
+            y, *final = _Trained.apply(self, len(states), x, *states, *weights)
         else:
-            y, h, c, *_ = self.forward(x, h0, c0, weights)
-        y = y.transpose(0, 1) if self._batch_first else y
-        return y, (h,) if c is None else (h, c)
-
-    def forward(self, x: Tensor, h0: Any, c0: Any, weights: Sequence[Tensor]) -> Any:
-        """As ``WholeLayer.forward``."""
-        training = self.problem.options.training
-        return self.whole.forward(self.problem.cell, x, h0, c0, *self.named(weights), training)
-
-    def named(self, weights: Sequence[Tensor]) -> list[Tensor | None]:
-        """By ``WEIGHTS``, None for one that the layer lacks."""
-        return [None if place is None else weights[place] for place in self.places]
+            y, final, _ = self.whole.forward(x, states, weights, False)
+        return y.transpose(0, 1) if self._batch_first else y, final
 
 
 class _Trained(torch.autograd.Function):
-    """(call, x, h0, c0, *weights) -> (y, last h, last c)."""
+    """(call, how many states are given, x, *states, *weights) -> (y, *last states)."""
 
     @staticmethod
-    def forward(ctx: Any, call: LayerCall, x: Tensor, h0: Any, c0: Any, *weights: Tensor) -> Any:
-        y, h, c, *saved = call.forward(x, h0, c0, weights)
-        ctx.call = call
+    def forward(ctx: Any, call: LayerCall, count: int, x: Tensor, *others: Tensor) -> Any:
+        states, weights = others[:count], others[count:]
+        y, final, saved = call.whole.forward(x, states, weights, True)
+        ctx.call, ctx.count = call, count
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, h0, c0, y, *saved, *weights)
-        return y, h, c
+        ctx.save_for_backward(x, *others, y, *saved)
+        return y, *final
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        call, flags = ctx.call, ctx.needs_input_grad[1:]
-        x, h0, c0, y, *rest = saved_tensors(ctx)
-        saved, weights = rest[:3], rest[3:]
-        needs = Needs(flags[0], flags[1] or flags[2], any(flags[3:]))
-        of = _recorded if is_differentiated(grads) else _by_kernel
-        dx, dstates, dweights = of(call, needs, (x, h0, c0), weights, y, saved, grads)
+    def backward(ctx: Any, dy: Any, *dlast: Any) -> tuple[Any, ...]:
+        call, count, flags = ctx.call, ctx.count, ctx.needs_input_grad[2:]
+        kept = saved_tensors(ctx)
+        (x,), states = take(kept, 1), take(kept, count)
+        weights, (y,) = take(kept, len(flags) - 1 - count), take(kept, 1)
+        of_states, of_weights = flags[1 : 1 + count], flags[1 + count :]
+        needs = Needs(flags[0], any(of_states), any(of_weights))
+        recorded = is_differentiated((dy, *dlast))
+        gradients = functools.partial(_recorded, call) if recorded else call.whole.gradients
+        dx, dstates, dweights = gradients(needs, x, states, weights, y, kept, dy, dlast)
         return (
             None,
+            None,
             dx if needs.input else None,
-            *(d[None] if flag else None for d, flag in zip_longest(dstates or (), flags[1:3])),
-            *((dweights if needs.weights else None) or [None] * len(weights)),
+            *(dstates[k][None] if flag else None for k, flag in enumerate(of_states)),
+            *(dweights if needs.weights else [None] * len(weights)),
         )
-
-
-def _by_kernel(
-    call: LayerCall,
-    needs: Needs,
-    given: Sequence[Any],
-    weights: list[Tensor],
-    y: Tensor,
-    saved: Sequence[Any],
-    grads: Sequence[Any],
-) -> Any:
-    """(dx, dstates without the 1 and None for one that the cell lacks, dweights)."""
-    names = call.names if needs.weights else ()
-    w_ih, w_hh, _, _, w_hr = call.named(weights)
-    x, h0, c0 = given
-    dx, dh0, dc0, dweights = call.whole.gradients(
-        call.problem.cell,
-        names,
-        needs.input,
-        needs.states,
-        x,
-        w_ih,
-        w_hh,
-        w_hr,
-        h0,
-        c0,
-        y,
-        *saved,
-        *grads,
-    )
-    return dx, (dh0, dc0), dweights
 
 
 def _recorded(
     call: LayerCall,
     needs: Needs,
-    given: Sequence[Any],
+    x: Tensor,
+    given: Sequence[Tensor],
     weights: list[Tensor],
     y: Tensor,
     saved: Sequence[Any],
-    grads: Sequence[Any],
+    dy: Any,
+    dlast: Sequence[Any],
 ) -> Any:
-    """The same, to be differentiated or mapped: of the scan that the call was."""
-    problem, (x, *first) = call.problem, given
-    spec, B = problem.spec, problem.B
-    states = [
-        x.new_zeros(B, width) if state is None else state.squeeze(0)
-        for state, width in zip(first, spec.state_widths(problem.P, problem.H), strict=False)
-    ]
+    """As ``WholeLayer.gradients``, to be differentiated or mapped: of the scan the call was."""
+    problem = call.problem
+    widths = problem.spec.state_widths(problem.P, problem.H)
+    states = [s.squeeze(0) for s in given] or [x.new_zeros(problem.B, w) for w in widths]
     scan = Scan(problem.cell, "dense", x, states, weights, None, None, problem.options)
-    kept = call.whole.to_save(scan, dict(zip(("c", spec.extra, "gates"), saved, strict=True)))
-    dy, *dlast = grads
-    dfinal = [None if d is None else d.squeeze(0) for d in dlast[: len(states)]]
-    cotangents = Cotangents(dy, filled(dfinal, states), [])
-    return differentiable(Job(scan, Saved(y, [], kept), cotangents, needs), call.backend)
+    dfinal = filled([None if d is None else d.squeeze(0) for d in dlast], states)
+    kept = Saved(y, [], call.whole.to_save(scan, saved))
+    return differentiable(Job(scan, kept, Cotangents(dy, dfinal, []), needs), call.backend)

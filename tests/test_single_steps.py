@@ -191,7 +191,6 @@ def test_who_does_not_take_the_one_call() -> None:
         rnnfast.LSTM(5, 8, num_layers=2),
         rnnfast.LSTM(5, 8, bidirectional=True),
         rnnfast.LSTM(5, 8).bfloat16(),
-        rnnfast.IndRNN(5, 8),
     ):
         given = x.to(next(layer.parameters()).dtype)
         equal(layer(given), layer(given))

@@ -104,7 +104,8 @@ void fill(Scan<X>& a, const Given<Tensor>& in, int threads, bool makes_input) {
 template <class Pass>
 void run(const CellInfo& cell, Pass& pass, int storage_bytes, int64_t I = 0) {
   int64_t bytes = kernels().workspace(cell.id, pass.B, pass.H, pass.P, storage_bytes, pass.split);
-  if (I > 0) bytes += kernels().input_room(cell.id, pass.B, I, pass.H, storage_bytes, pass.split);
+  if (I > 0)
+    bytes += kernels().input_room(cell.gates * pass.H, pass.B, I, storage_bytes, pass.split);
   pass.workspace = scratch(bytes);
   if (call(cell.id, pass)) crowd().seen();
 }

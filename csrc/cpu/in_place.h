@@ -36,7 +36,7 @@ inline void load_square(const WeightRows<S>& of, int64_t k, int64_t n,
 }
 
 // Adds to the sums of rows [first, first + R) what the segment's steps give; lane l of a sum is that
-// of weight row l.
+// of weight row l, whose values are those of the segment's steps.
 template <int R, class S>
 __attribute__((noinline)) void add_in_place(const Segment<S>& segment, int64_t first,
                                             const WeightRows<S>& of, Vec<S> (&sum)[R]) {
@@ -52,7 +52,7 @@ __attribute__((noinline)) void add_in_place(const Segment<S>& segment, int64_t f
   int64_t k = 0;
   V square[L];
   for (; of.lanes >= L && k + L <= segment.K; k += L) {
-    load_square<true>(of, segment.offset + k, L, square);
+    load_square<true>(of, k, L, square);
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i) {
 #pragma GCC unroll 4
@@ -61,10 +61,32 @@ __attribute__((noinline)) void add_in_place(const Segment<S>& segment, int64_t f
   }
   for (; k < segment.K; k += L) {
     const int64_t n = segment.K - k < L ? segment.K - k : L;
-    load_square<false>(of, segment.offset + k, n, square);
+    load_square<false>(of, k, n, square);
     for (int64_t i = 0; i < n; ++i) {
       for (int r = 0; r < R; ++r) total[r].v += V(row[r][k + i]).v * square[i].v;
     }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) sum[r] = total[r];
+}
+
+// The same of weights whose columns lie together, `stride` apart: lane l of a sum is that of the
+// columns' value l.
+template <int R, class S>
+__attribute__((noinline)) void add_columns_in_place(const Segment<S>& segment, int64_t first,
+                                                    const WeightRows<S>& of, Vec<S> (&sum)[R]) {
+  using V = Vec<S>;
+  const S* row[R];
+  V total[R];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) {
+    row[r] = segment.rows[first + r] + segment.offset;
+    total[r] = sum[r];
+  }
+  for (int64_t k = 0; k < segment.K; ++k) {
+    const V w = V::load(of.w + k * of.stride, of.lanes);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) total[r].v += V(row[r][k]).v * w.v;
   }
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) sum[r] = total[r];

@@ -58,8 +58,8 @@ class InputSteps {
                          Vec<S> (&made)[R]) const {
     const int64_t I = f_->I;
     const Vec<S> bias = f_->b_ih ? Vec<S>::load(f_->b_ih + column, lanes) : Vec<S>(S(0));
-    const WeightRows<S> rows{f_->w_ih + column * I, I, lanes};
     Part::each_block(I, [&](int64_t k, int64_t K) {
+      const WeightRows<S> rows{f_->w_ih + column * I + k, I, lanes};
       Vec<S> sum[R];
       for (int r = 0; r < R; ++r) sum[r] = Vec<S>(S(0));
       add_in_place<R>(Segment<S>{x, K, k}, 0, rows, sum);

@@ -9,6 +9,7 @@
 #include "cpu/gemm_problem.h"
 #include "cpu/storage.h"
 #include "cpu/sums_problem.h"
+#include "scan/steps.h"
 #include "scan/time_clip.h"
 
 namespace rnnfast::cpu {
@@ -101,8 +102,12 @@ struct Kernels {
   bool (*backward_f64)(CellId, const Backward<double>&);
   // Bytes that a scan of these sizes needs, forward or backward. storage_bytes: of a number.
   int64_t (*workspace)(CellId, int64_t B, int64_t H, int64_t P, int storage_bytes, Split);
-  // And how many more, if it makes the input's part of the gates itself.
-  int64_t (*input_room)(CellId, int64_t B, int64_t I, int64_t H, int storage_bytes, Split);
+  // And how many more, if it makes the input's part of the gates itself, of so many columns.
+  int64_t (*input_room)(int64_t columns, int64_t B, int64_t I, int storage_bytes, Split);
+  // The same of a loop that is compiled at run time: of f, which it keeps, what concerns the input is
+  // set. The workspace is of input_room() bytes.
+  steps::Input (*loop_input_f32)(const Forward<float>& f, int64_t columns);
+  steps::Input (*loop_input_f64)(const Forward<double>& f, int64_t columns);
   int64_t in_place_rows;  // sequences of a step whose weights may be read where they lie, at most
   GemmTimes (*gemm_f32)(const Gemm<float>&);
   GemmTimes (*gemm_f64)(const Gemm<double>&);

@@ -105,19 +105,6 @@ bool keeps_fixed(const CellInfo& cell, ScalarType dtype) {
   return wide(dtype) == ScalarType::Float && cell.bounded_gates;
 }
 
-// Whether a scan should make the input's part of the gates itself: each thread has sequences of its
-// own, enough of them for the product, and its packed weights do not fill the cache. The plan counts
-// the recurrent product only: where it leaves threads idle, a large product of the input needs them.
-bool makes_input(const CellInfo& cell, int64_t B, int64_t I, int64_t H, int64_t P,
-                 int scalar_bytes) {
-  constexpr int64_t kMostBytes = int64_t(4) << 20, kLeastRows = 16, kMostWork = 100000;
-  const HostPlan chosen = plan(cell, B, H, P, scalar_bytes);
-  const int64_t weights = cell.gates * H * I;
-  const bool idle = chosen.rows < host_threads();
-  return chosen.units == 1 && B / chosen.rows >= kLeastRows && I > 0 &&
-         weights * scalar_bytes <= kMostBytes && !(idle && weights * B > kMostWork);
-}
-
 using ForwardResult = std::tuple<Tensor, Tensor, Optional, Optional, Optional, Optional>;
 
 // Runs a scan of x, if there is `input`, else of made.gates. What is made beside its last states,
@@ -132,7 +119,11 @@ cpu::Made<Tensor> run_forward(const Given& in, std::optional<Input> input, cpu::
   const ScalarType summed = wide(dtype);
   const int scalar_bytes = summed == ScalarType::Double ? 8 : 4;
   const bool in_place = cpu::is_in_place(T, B, static_cast<int>(in.w_hh.element_size()));
-  const bool large = input && !in_place && !makes_input(in.cell, B, input->I, H, P, scalar_bytes);
+  bool large = input && !in_place;
+  if (large) {
+    const HostPlan chosen = plan(in.cell, B, H, P, scalar_bytes);
+    large = !makes_input(chosen.rows, chosen.units, B, input->I, GH, scalar_bytes);
+  }
   if (large || (input && saves && !fixed)) made.gates = empty({T, B, GH}, summed);
   if (saves && fixed) made.fixed = empty({T, B, GH}, ScalarType::Short);
   if (in.cell.states == 2 && all_c) made.c = empty({T, B, H}, dtype);

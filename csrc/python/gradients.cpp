@@ -201,6 +201,8 @@ void of_input(const Tensor& dgx, const Tensor& w_ih, const Tensor& dx, int threa
   cpu::multiply(g, threads, cpu::scratch);
 }
 
+}  // namespace
+
 Tensor input_gradient(const Tensor& dgx, const Tensor& w_ih_) {
   const ScalarType dtype = dgx.scalar_type();
   check_number(dtype);
@@ -213,6 +215,8 @@ Tensor input_gradient(const Tensor& dgx, const Tensor& w_ih_) {
   }
   return dx;
 }
+
+namespace {
 
 using Gradients = std::tuple<Optional, Tensor, Optional, std::vector<Tensor>>;
 

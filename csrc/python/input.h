@@ -26,6 +26,19 @@ inline Input input_of(const Tensor& x_, const std::optional<Tensor>& w_ih_,
   return {x, w_ih, checked("b_ih", b_ih_, dtype, {columns}), I, x.stride(0), x.stride(1)};
 }
 
+// Whether a scan of B sequences on rows × units threads should make the input's part of the gates,
+// of so many columns, itself: each thread has sequences of its own, enough of them for the product,
+// and its packed weights do not fill the cache. Where the plan, which counts the recurrent product
+// only, leaves threads idle, a large product of the input needs them.
+inline bool makes_input(int rows, int units, int64_t B, int64_t I, int64_t columns,
+                        int scalar_bytes) {
+  constexpr int64_t kMostBytes = int64_t(4) << 20, kLeastRows = 16, kMostWork = 100000;
+  const int64_t weights = columns * I;
+  const bool idle = rows < host_threads();
+  return units == 1 && B / rows >= kLeastRows && I > 0 && weights * scalar_bytes <= kMostBytes &&
+         !(idle && weights * B > kMostWork);
+}
+
 // x·W_ihᵀ + b_ih into gates [T, B, …].
 template <class X>
 void project(const Input& input, const Tensor& gates, int threads) {

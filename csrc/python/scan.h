@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "python/tensor.h"
 
@@ -30,5 +31,14 @@ BackwardResult backward(const std::string& cell, const Tensor& gates,
 // A state [1, B, width] of a layer as the scan has it, zeros if not given. In cpu.cpp.
 Tensor first_state(const char* name, const std::optional<Tensor>& given, ScalarType dtype,
                    int64_t B, int64_t width);
+
+// dgx·W_ih: the gradient of x, in float32 or float64. In gradients.cpp.
+Tensor input_gradient(const Tensor& dgx, const Tensor& w_ih);
+
+// What rnnfast._cpu's SumPlan makes of tensors, results like `weights`. In sums.cpp.
+std::vector<Tensor> added_up(const Ref& plan, const std::vector<Tensor>& tensors,
+                             const std::vector<Tensor>& weights,
+                             const std::optional<Tensor>& lengths,
+                             const std::optional<Tensor>& resets, bool reverse);
 
 }  // namespace rnnfast::python

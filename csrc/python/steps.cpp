@@ -9,10 +9,12 @@
 #include <tuple>
 #include <vector>
 
+#include "cpu/call.h"
 #include "cpu/threads.h"
 #include "python/bind.h"
 #include "python/input.h"
 #include "python/module.h"
+#include "python/scan.h"
 #include "python/type.h"
 
 namespace rnnfast::python {
@@ -38,18 +40,25 @@ using Made = std::tuple<int64_t, int64_t, bool, bool>;
 using Buffer = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, bool>;
 using View = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t>;
 using Step = std::tuple<double, int, int>;  // StepCost
+// dx, those of the initial states, those of the weights
+using Gradients = std::tuple<Optional, std::vector<Tensor>, std::vector<Tensor>>;
 
 class Pass {
  public:
   using Bytes = int64_t (*)(const steps::Arguments*);
 
-  Pass(int64_t function, int64_t bytes, int64_t H, ScalarType dtype, std::vector<Shape> weights,
-       const std::vector<View>& views, std::vector<double> constants, std::vector<Given> given,
-       std::vector<Made> made, std::vector<Buffer> buffers)
+  // products: multiply-adds of a step of one sequence. in_place: whether one step of few sequences
+  // may read the weights where they lie.
+  Pass(int64_t function, int64_t bytes, int64_t H, ScalarType dtype, int64_t products,
+       bool in_place, std::vector<Shape> weights, const std::vector<View>& views,
+       std::vector<double> constants, std::vector<Given> given, std::vector<Made> made,
+       std::vector<Buffer> buffers)
       : function_(reinterpret_cast<steps::HostPass>(function)),
         bytes_(reinterpret_cast<Bytes>(bytes)),
         H_(H),
         dtype_(dtype),
+        products_(products),
+        in_place_(in_place),
         weights_(std::move(weights)),
         constants_(std::move(constants)),
         given_(std::move(given)),
@@ -65,33 +74,112 @@ class Pass {
     }
   }
 
-  // Where x is not None the first of `given` is x·W_ihᵀ + b_ih, and made here. Returns that, and then
-  // of what is made what is to last, in order.
+  // Where x is not None the first of `given` is x·W_ihᵀ + b_ih, and made here. Returns that, if
+  // training, and then of what is made what is to last, in order.
   std::vector<Tensor> run(const std::vector<Optional>& given, const std::vector<Tensor>& weights,
                           const Optional& x, const Optional& w_ih, const Optional& b_ih,
                           const Optional& lengths, const Optional& resets, int rows, int units,
                           bool reverse, bool training, double grad_clip_time) const {
-    check_value(given.size() == given_.size() && weights.size() == weights_.size(), "expected ",
-                given_.size(), " tensors and ", weights_.size(), " weights");
+    check_value(given.size() == given_.size(), "expected ", given_.size(), " tensors");
     const auto& like = x ? x : given[0];
     check_value(like && like->dim() == 3, "the first tensor must be 3-D");
-    Call call{like->size(0), like->size(1), host_threads()};
-    if (x) call.project(*x, w_ih, b_ih, dtype_, std::get<1>(given_[0]));
-    for (size_t k = 0; k < given_.size(); ++k)
-      if (!x || k > 0) call.find(given[k], given_[k], dtype_);
-    for (const Made& one : made_) call.make(one, dtype_);
-    for (size_t k = 0; k < weights_.size(); ++k)
-      call.weights.push_back(checked("a weight", weights[k], dtype_, weights_[k]));
+    Call call{like->size(0), like->size(1), rows, units, reverse, training, grad_clip_time};
+    if (x) call.input = input_of(*x, w_ih, b_ih, dtype_, columns());
     if (lengths) call.lengths = checked("lengths", *lengths, ScalarType::Long, {call.B});
     if (resets) call.resets = checked("resets", *resets, ScalarType::Bool, {call.T, call.B});
-    if (call.B > 0) loop(call, rows, units, reverse, training, grad_clip_time);
-    return call.returned;
+    begin(call);
+    for (size_t k = x ? 1 : 0; k < given_.size(); ++k) call.find(given[k], given_[k], dtype_);
+    return finished(call, weights);
+  }
+
+  // What `gradients` makes of a pass backward: the sums of all weights' gradients, and by number what
+  // they are given, the weights that the loop reads, w_ih, and where dgx and the gradients of the
+  // initial states are. Of tensors the numbers count what is given and then returned; -1 is x.
+  void leaves(const Ref& sums, const std::vector<int64_t>& tensors,
+              const std::vector<int64_t>& weights, int64_t w_ih, int64_t dgx,
+              const std::vector<int64_t>& dstates) {
+    left_ = Left{sums, tensors, weights, w_ih, dgx, dstates};
+  }
+
+  // The gradients of a scan of x that are wanted; `weights`: all of them.
+  Gradients gradients(const std::vector<Optional>& given, const Tensor& x,
+                      const std::vector<Tensor>& weights, const Optional& lengths,
+                      const Optional& resets, bool of_input, bool of_weights, int rows, int units,
+                      bool reverse, double grad_clip_time) const {
+    check_value(left_.has_value(), "nothing was said of what the pass leaves");
+    std::vector<Tensor> of_loop;
+    for (const int64_t k : left_->weights) of_loop.push_back(weights.at(k));
+    const std::vector<Tensor> made =
+        run(given, of_loop, std::nullopt, std::nullopt, std::nullopt, lengths, resets, rows, units,
+            reverse, true, grad_clip_time);
+    const int64_t count = static_cast<int64_t>(given.size());
+    const auto tensor = [&](int64_t k) {
+      return k < 0 ? x : k < count ? given.at(k).value() : made.at(k - count);
+    };
+    Gradients found;
+    auto& [dx, dstates, dweights] = found;
+    for (const int64_t k : left_->dstates) dstates.push_back(tensor(k));
+    if (of_weights) {
+      std::vector<Tensor> tensors;
+      for (const int64_t k : left_->tensors) tensors.push_back(tensor(k));
+      dweights = added_up(left_->sums, tensors, weights, lengths, resets, reverse);
+    }
+    if (of_input) dx = input_gradient(tensor(left_->dgx), weights.at(left_->w_ih));
+    return found;
+  }
+
+  // A layer of one direction, x: [T, B, I], as `run`, but the last states are [1, B, H] like the
+  // first ones, of which there may be none: they are zeros.
+  std::vector<Tensor> layer(const Tensor& x, const std::vector<Tensor>& states,
+                            const std::vector<Tensor>& weights, const Optional& w_ih,
+                            const Optional& b_ih, int rows, int units, bool training) const {
+    check_value(x.dim() == 3, "x must be 3-D");
+    check_value(states.empty() || states.size() + 1 == given_.size(), "expected ",
+                given_.size() - 1, " states");
+    Call call{x.size(0), x.size(1), rows, units, false, training, 0};
+    call.rows_of_states = true;
+    call.input = input_of(x, w_ih, b_ih, dtype_, columns());
+    begin(call);
+    if (states.empty()) {
+      const Tensor zeros = first_state("a state", std::nullopt, dtype_, call.B, H_);
+      for (size_t k = 1; k < given_.size(); ++k) call.find(zeros, given_[k], dtype_);
+    }
+    for (const Tensor& state : states)
+      call.keep(call.kept, checked("a state", state, dtype_, {1, call.B, H_}));
+    return finished(call, weights);
+  }
+
+  // `gradients` of a layer that `layer` made, of states and their gradients [1, B, H], zeros where
+  // they are None. Those of the initial ones are [B, H].
+  Gradients layer_gradients(std::vector<Optional> given, const Tensor& x,
+                            const std::vector<Tensor>& weights, bool of_input, bool of_weights,
+                            int rows, int units) const {
+    check_value(x.dim() == 3 && given.size() == given_.size(), "expected x, 3-D, and ",
+                given_.size(), " tensors");
+    Optional zeros;
+    for (size_t k = 0; k < given.size(); ++k) {
+      if (Extent(std::get<0>(given_[k])) != Extent::kSequences) continue;
+      if (given[k] || !zeros) {
+        const Tensor state = first_state("a state", given[k], dtype_, x.size(1), H_);
+        if (!given[k]) zeros = state;
+        given[k] = state;
+      } else {
+        given[k] = zeros;
+      }
+    }
+    return gradients(given, x, weights, std::nullopt, std::nullopt, of_input, of_weights, rows,
+                     units, false, 0);
   }
 
  private:
   struct Call {
     int64_t T, B;
-    int threads;
+    int rows, units;
+    bool reverse, training;
+    double grad_clip_time;
+    bool rows_of_states = false;     // [1, B, width]
+    bool in_place = false;           // one step, with weights as they lie
+    std::optional<Input> input{};    // where the loop makes the gates
     std::vector<void*> at{};         // of what is given and made; null where it is not there yet
     std::vector<Tensor> kept{};      // what is given
     std::vector<Tensor> returned{};  // what is made and is to last
@@ -104,17 +192,6 @@ class Pass {
       return {2, B, width};
     }
 
-    void project(const Tensor& x, const Optional& w_ih, const Optional& b_ih, ScalarType dtype,
-                 int64_t columns) {
-      const Input input = input_of(x, w_ih, b_ih, dtype, columns);
-      const Tensor gates = empty({T, B, columns}, dtype);
-      if (B > 0) {
-        dtype == ScalarType::Float ? python::project<float>(input, gates, threads)
-                                   : python::project<double>(input, gates, threads);
-      }
-      keep(returned, gates);
-    }
-
     void find(const Optional& tensor, const Given& given, ScalarType dtype) {
       const auto [extent, width, optional] = given;
       if (optional && (!tensor || !tensor->has_memory())) return at.push_back(nullptr);
@@ -125,7 +202,9 @@ class Pass {
     void make(const Made& made, ScalarType dtype) {
       const auto [extent, width, zeroed, lasting] = made;
       if (!lasting) return at.push_back(nullptr);
-      const Tensor tensor = empty(shape(extent, width), dtype);
+      Shape sizes = shape(extent, width);
+      if (rows_of_states && Extent(extent) == Extent::kSequences) sizes.insert(sizes.begin(), 1);
+      const Tensor tensor = empty(sizes, dtype);
       if (zeroed) std::fill_n(tensor.mutable_data_ptr<char>(), bytes_of(tensor), 0);
       keep(returned, tensor);
     }
@@ -135,6 +214,66 @@ class Pass {
       at.push_back(tensor.mutable_data_ptr());
       among.push_back(tensor);
     }
+  };
+
+  int64_t columns() const { return std::get<1>(given_[0]); }
+
+  // How the call is run; the input's part of the gates, unless the loop makes it a few steps at a
+  // time, which nobody keeps but training.
+  void begin(Call& call) const {
+    const int threads = host_threads();
+    const int64_t B = call.B, I = call.input ? call.input->I : 0;
+    call.in_place = in_place_ && cpu::is_in_place(call.T, B, scalar_bytes());
+    if (call.in_place) {
+      call.rows = 1;
+      call.units = cpu::in_place_threads(products_ + columns() * I, threads);
+    }
+    if (!call.input) return;
+    const bool steps = call.in_place || B == 0 ||
+                       makes_input(call.rows, call.units, B, I, columns(), scalar_bytes());
+    if (steps && !call.training) return call.at.push_back(nullptr);
+    const Tensor gates = empty({call.T, B, columns()}, dtype_);
+    call.keep(call.training ? call.returned : call.kept, gates);
+    if (steps) return;
+    dtype_ == ScalarType::Float ? project<float>(*call.input, gates, threads)
+                                : project<double>(*call.input, gates, threads);
+    call.input.reset();
+  }
+
+  std::vector<Tensor> finished(Call& call, const std::vector<Tensor>& weights) const {
+    check_value(weights.size() == weights_.size(), "expected ", weights_.size(), " weights");
+    for (const Made& one : made_) call.make(one, dtype_);
+    for (size_t k = 0; k < weights_.size(); ++k)
+      call.weights.push_back(checked("a weight", weights[k], dtype_, weights_[k]));
+    if (call.B > 0) dtype_ == ScalarType::Float ? loop<float>(call) : loop<double>(call);
+    return call.returned;
+  }
+
+  // What the loop's calls of Input read.
+  template <class S>
+  static cpu::Forward<S> forward_of(const Call& call, const steps::Arguments& a) {
+    cpu::Forward<S> f;
+    f.T = call.T, f.B = call.B, f.reverse = call.reverse;
+    f.split = {static_cast<int>(a.rows), static_cast<int>(a.units)};
+    f.in_place = call.in_place;
+    f.gates = static_cast<S*>(call.at[0]);
+    f.x = cpu::data<const S>(call.input->x), f.w_ih = cpu::data<const S>(call.input->w_ih);
+    f.b_ih = cpu::data<const S>(call.input->b_ih);
+    f.I = call.input->I, f.x_step = call.input->x_step, f.x_row = call.input->x_row;
+    return f;
+  }
+  static steps::Input called(const cpu::Forward<float>& f, int64_t columns) {
+    return cpu::kernels().loop_input_f32(f, columns);
+  }
+  static steps::Input called(const cpu::Forward<double>& f, int64_t columns) {
+    return cpu::kernels().loop_input_f64(f, columns);
+  }
+
+  struct Left {
+    Ref sums;
+    std::vector<int64_t> tensors, weights;
+    int64_t w_ih, dgx;
+    std::vector<int64_t> dstates;
   };
 
   static constexpr int64_t kLine = 64;
@@ -148,12 +287,12 @@ class Pass {
   }
   int scalar_bytes() const { return dtype_ == ScalarType::Float ? 4 : 8; }
 
-  void loop(Call& call, int rows, int units, bool reverse, bool training,
-            double grad_clip_time) const {
+  template <class S>
+  void loop(Call& call) const {
     steps::Arguments a{};
     a.T = call.T, a.B = call.B, a.H = H_;
-    a.reverse = reverse, a.training = training;
-    a.rows = rows, a.units = crowd().known() ? 1 : units;
+    a.reverse = call.reverse, a.training = call.training, a.in_place = call.in_place;
+    a.rows = call.rows, a.units = crowd().known() ? 1 : call.units;
     a.lengths = cpu::data<const int64_t>(call.lengths);
     a.resets = cpu::data<const bool>(call.resets);
     std::vector<steps::Buffer> buffers;
@@ -163,10 +302,15 @@ class Pass {
     for (const Tensor& weight : call.weights) weights.push_back(weight.const_data_ptr());
     a.buffers = buffers.data(), a.weights = weights.data();
     a.views = views_.data(), a.constants = constants_.data();
-    a.grad_clip_time = grad_clip_time, a.team = &run_team;
+    a.grad_clip_time = call.grad_clip_time, a.team = &run_team;
     const int64_t own = lines(bytes_(&a));
     int64_t size = own;
     for (const Made& made : made_) size += room(made, call.B);
+    cpu::Forward<S> f;
+    if (call.input) {
+      f = forward_of<S>(call, a);
+      size += cpu::kernels().input_room(columns(), f.B, f.I, scalar_bytes(), f.split);
+    }
     char* const memory = static_cast<char*>(cpu::scratch(size));
     a.workspace = memory;
     char* next = memory + own;
@@ -180,6 +324,13 @@ class Pass {
       const auto& [base, init, last, width, kind, clear] = buffers_[k];
       buffers[k].base = address(base), buffers[k].init = address(init);
       buffers[k].last = address(last);
+      if (call.input && base == 0) buffers[k].kind = static_cast<int64_t>(steps::Kind::kMade);
+    }
+    steps::Input input;
+    if (call.input) {
+      f.workspace = next;
+      input = called(f, columns());
+      a.input = &input;
     }
     bool dissolved = false;
     {
@@ -193,21 +344,24 @@ class Pass {
   const Bytes bytes_;
   const int64_t H_;
   const ScalarType dtype_;
+  const int64_t products_;
+  const bool in_place_;
   const std::vector<Shape> weights_;
   std::vector<steps::View> views_;
   const std::vector<double> constants_;
   const std::vector<Given> given_;
   const std::vector<Made> made_;
   const std::vector<Buffer> buffers_;
+  std::optional<Left> left_;
 };
 
 // function, bytes: addresses, in a library that stays loaded.
-Ref make_pass(int64_t function, int64_t bytes, int64_t H, ScalarType dtype,
-              const std::vector<Shape>& weights, const std::vector<View>& views,
+Ref make_pass(int64_t function, int64_t bytes, int64_t H, ScalarType dtype, int64_t products,
+              bool in_place, const std::vector<Shape>& weights, const std::vector<View>& views,
               const std::vector<double>& constants, const std::vector<Given>& given,
               const std::vector<Made>& made, const std::vector<Buffer>& buffers) {
-  return Type<Pass>::make(std::make_unique<Pass>(function, bytes, H, dtype, weights, views,
-                                                 constants, given, made, buffers));
+  return Type<Pass>::make(std::make_unique<Pass>(function, bytes, H, dtype, products, in_place,
+                                                 weights, views, constants, given, made, buffers));
 }
 
 // (rows, units, in words).
@@ -230,10 +384,17 @@ void bind_steps(std::vector<PyMethodDef>& functions) {
       "run",
       "given, weights, x, w_ih, b_ih, lengths, resets, *, rows, units, reverse, "
       "training, grad_clip_time");
+  pass.method<&Pass::leaves>("leaves", "*, sums, tensors, weights, w_ih, dgx, dstates");
+  pass.method<&Pass::gradients>("gradients",
+                                "given, x, weights, lengths, resets, *, of_input, of_weights, "
+                                "rows, units, reverse, grad_clip_time");
+  pass.method<&Pass::layer>("layer", "x, states, weights, w_ih, b_ih, rows, units, training");
+  pass.method<&Pass::layer_gradients>("layer_gradients",
+                                      "given, x, weights, of_input, of_weights, rows, units");
   Type<Pass>::add("rnnfast._cpu.Pass", pass);
   bind<&make_pass>(functions, "cpu_pass",
-                   "*, function, bytes, H, dtype, weights, views, constants, given, made, "
-                   "buffers");
+                   "*, function, bytes, H, dtype, products, in_place, weights, views, constants, "
+                   "given, made, buffers");
 }
 
 }  // namespace rnnfast::python

@@ -10,6 +10,7 @@
 #include "cpu/weight_sums.h"
 #include "python/bind.h"
 #include "python/module.h"
+#include "python/scan.h"
 #include "python/tensor.h"
 #include "python/type.h"
 
@@ -257,6 +258,13 @@ Ref make_plan(const std::vector<Operand>& operands, const std::vector<Columns>& 
 }
 
 }  // namespace
+
+std::vector<Tensor> added_up(const Ref& plan, const std::vector<Tensor>& tensors,
+                             const std::vector<Tensor>& weights, const Optional& lengths,
+                             const Optional& resets, bool reverse) {
+  check_type(Type<SumPlan>::is(plan.get()), "sums must be what cpu_sum_plan() made");
+  return held<SumPlan>(plan.get()).run(tensors, weights, lengths, resets, reverse);
+}
 
 void bind_sums(std::vector<PyMethodDef>& functions) {
   auto& plan = *new Type<SumPlan>;  // for as long as the process lives

@@ -1,4 +1,4 @@
-// What the loops of a cell generated from a step are given, by Python (rnnfast/steps/run.py has the
+// What the loops of a cell generated from a step are given, by Python (rnnfast/steps/loops.py has the
 // same structures). Pointers are to the memory of the device that the loop runs on, but for those
 // to these tables.
 #pragma once
@@ -17,6 +17,7 @@ enum class Kind : int64_t {
   kNew,       // the state after the step: base [T, B, width]
   kIncoming,  // backward: the gradient of the state after the step: base [2, B, width] or init
   kOutgoing,  // backward: that of the state before the step, there
+  kMade,      // row b of what Input::before returned
 };
 
 struct Buffer {
@@ -32,6 +33,17 @@ struct Buffer {
 // block b of a block-diagonal one b·block further on.
 struct View {
   int64_t weight, offset, row, column, block;
+};
+
+// What makes the input's part of the gates for a loop on the host, a few steps at a time
+// (csrc/cpu/loop_input.h). Pointers, since its products are compiled with the host's kernels.
+struct Input {
+  const void* of;
+  // Thread `id` of n's share of what has to be done before the first step.
+  void (*begin)(const void* of, int id, int n);
+  // Before step `step`, of the sequences [first, last), which are those of row part `row`: where row
+  // b of the step's gates is, at b · their width from what is returned.
+  void* (*before)(const void* of, int64_t step, int row, int64_t first, int64_t last);
 };
 
 // Runs body(context, id, n) for each id of n threads, or of fewer if no more are to be had.
@@ -51,6 +63,9 @@ struct Arguments {
   void* workspace;
   Team team;       // the host's
   int64_t packed;  // the host's: whether the workspace has the packed weights of a call before
+  // The host's: one step of few sequences, weights are read where they lie. rows is 1 then.
+  int64_t in_place;
+  const Input* input;  // the host's: what makes the gates of kMade, or null
 };
 
 // A pass on the host. Returns whether threads had to leave, since they waited for most of the time.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,23 +36,35 @@ class Call(NamedTuple):
     packed: bool
 
 
-class WholeLayer(NamedTuple):
-    """A layer of one direction of a dense input. The states are [1, B, ...], None for zeros or for
-    one that the cell lacks.
-
-    ``forward(cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, training)`` makes (y, last h, last c,
-    every c, extra, gates), the last three only for ``gradients``.
-
-    ``gradients(cell, names, of_input, of_states, x, w_ih, w_hh, w_hr, h0, c0, y, every c, extra,
-    gates, dy, dh, dc)`` makes those of (x, if ``of_input``; h0; c0, both without the 1 and without
-    meaning unless ``of_states``; the weights of these names, a list).
-
-    ``to_save(scan, made)``: what the backend keeps of such a scan, of (c, extra, gates) by name.
+class WholeLayer:
+    """A layer of one direction of a dense input, in calls that need not be prepared. States are
+    [1, B, ...], or there are none: they are zeros. Weights are those of ``CellSpec.weight_names``.
     """
 
-    forward: Callable[..., Any]
-    gradients: Callable[..., Any]
-    to_save: Callable[..., list[Tensor]]
+    def forward(
+        self, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], training: bool
+    ) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor | None]]:
+        """Of x [T, B, I] (y, the last states, what ``gradients`` is given as ``saved``)."""
+        raise NotImplementedError
+
+    def gradients(
+        self,
+        needs: Needs,
+        x: Tensor,
+        states: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        y: Tensor,
+        saved: Sequence[Tensor | None],
+        dy: Tensor | None,
+        dlast: Sequence[Tensor | None],
+    ) -> tuple[Tensor | None, Sequence[Tensor], Sequence[Tensor]]:
+        """Those of x, of the first states (without the 1) and of the weights, which have no meaning
+        unless ``needs`` names them. Of the last states and y None is zeros."""
+        raise NotImplementedError
+
+    def to_save(self, scan: Scan, saved: Sequence[Tensor | None]) -> list[Tensor]:
+        """What the backend saves of such a scan."""
+        raise NotImplementedError
 
 
 class Backend:

@@ -89,14 +89,12 @@ class Cpu(KernelBackend):
         return self._forward(scan)()
 
     def whole_layer(self, problem: Problem) -> WholeLayer | None:
-        known = (
-            problem.kind == "dense" and problem.spec.recurrent is not None and not problem.spec.own
-        )
         steps = problem.spec.gates * problem.H if problem.options.training else problem.I
-        ours = problem.dtype == wide(problem.dtype) and 0 < problem.I <= multiply.MOST_STEPS
-        if not (known and ours and steps <= multiply.MOST_STEPS and multiply.is_faster()):
+        known = problem.kind == "dense" and problem.dtype == wide(problem.dtype)
+        ours = 0 < problem.I <= multiply.MOST_STEPS and steps <= multiply.MOST_STEPS
+        if not (known and ours and multiply.is_faster()):
             return None
-        return WholeLayer(module().cpu_layer, module().cpu_layer_gradients, self.to_save)
+        return own_cpu.layer(problem) if problem.spec.own else _Layer(self, problem)
 
     def forward_over(self, scan: Scan) -> Forward:
         return own_cpu.forward(scan, over=True) if scan.spec.own else self.forward(scan)
@@ -233,6 +231,51 @@ class Cpu(KernelBackend):
             return _gradients(left, needs, dstates)
 
         return finished
+
+
+class _Layer(WholeLayer):
+    """Of a built-in cell."""
+
+    def __init__(self, backend: Cpu, problem: Problem) -> None:
+        self._run, self._back = module().cpu_layer, module().cpu_layer_gradients
+        self._backend, self._spec = backend, problem.spec
+        names = self._names = problem.spec.weight_names("dense", problem.bias)
+        wanted = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
+        self._places = tuple(names.index(name) if name in names else None for name in wanted)
+
+    def _named(self, weights: Sequence[Tensor]) -> list[Tensor | None]:
+        return [None if place is None else weights[place] for place in self._places]
+
+    def forward(
+        self, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], training: bool
+    ) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor | None]]:
+        h0, c0 = (*states, None, None)[:2]
+        y, h, c, *saved = self._run(self._spec.name, x, h0, c0, *self._named(weights), training)
+        return y, (h,) if c is None else (h, c), saved
+
+    def gradients(
+        self,
+        needs: Needs,
+        x: Tensor,
+        states: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        y: Tensor,
+        saved: Sequence[Tensor | None],
+        dy: Tensor | None,
+        dlast: Sequence[Tensor | None],
+    ) -> tuple[Tensor | None, Sequence[Tensor], Sequence[Tensor]]:
+        names = self._names if needs.weights else ()
+        w_ih, w_hh, _, _, w_hr = self._named(weights)
+        (h0, c0), (dh, dc) = (*states, None, None)[:2], (*dlast, None)[:2]
+        wanted = (names, needs.input, needs.states)
+        dx, dh0, dc0, dweights = self._back(
+            self._spec.name, *wanted, x, w_ih, w_hh, w_hr, h0, c0, y, *saved, dy, dh, dc
+        )
+        return dx, (dh0,) if dc0 is None else (dh0, dc0), dweights
+
+    def to_save(self, scan: Scan, saved: Sequence[Tensor | None]) -> list[Tensor]:
+        named = dict(zip(("c", self._spec.extra, "gates"), saved, strict=True))
+        return self._backend.to_save(scan, named)
 
 
 def _gradients(left: Backward, needs: Needs, dstates: list[Tensor]) -> Gradients:

@@ -11,6 +11,7 @@ from ..steps.run import Kernel
 from ..surroundings import constant_while_tracing
 from . import own_loops
 from .base import TensorLike
+from .own_layer import OwnLayer
 
 
 @constant_while_tracing
@@ -33,6 +34,15 @@ def _kernel_of(scan: Scan) -> Kernel:
 def strategy(problem: Problem) -> str:
     kernel = _kernel(problem.cell, problem.H, problem.bias, problem.dtype)
     return f"compiled from the step ({kernel.describe()}); {kernel.split(problem.B)[2]}"
+
+
+def layer(problem: Problem) -> OwnLayer | None:
+    """A layer of one direction like ``problem``; None in training where its gradients are more than
+    one call."""
+    kernel = _kernel(problem.cell, problem.H, problem.bias, problem.dtype)
+    if problem.options.training and not kernel.sums_up("dense"):
+        return None
+    return OwnLayer(kernel, problem.options.training)
 
 
 def saved_like(problem: Problem) -> list[TensorLike]:

@@ -21,7 +21,7 @@ from ..problem import (
 from ..products.projection import own_projection
 from ..steps import passes
 from ..steps.layout import Layout
-from ..steps.run import Loops
+from ..steps.loops import Loops
 from . import own_saved
 from .base import TensorLike
 from .own_products import Left
@@ -84,6 +84,8 @@ def backward(
     for k, (state, dlast) in enumerate(zip(own.states, cotangents.dfinal, strict=True)):
         dy = dys[k] if k < len(dys) else None
         given += [state, cast(dlast, dtype), None if dy is None else cast(dy, dtype)]
+    if storage == dtype and (made_at_once := kernel.gradients(found, given, own, needs)):
+        return made_at_once
     made = kernel.run(found, given, own)
     dstates = [made[f"dinit{k}"] for k in range(len(own.states))]
     buffers = {v.name: t for v, t in zip(found.given, given, strict=True) if t is not None}

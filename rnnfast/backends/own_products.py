@@ -16,7 +16,7 @@ from ..products.gradients import Backward, BeganWith
 from ..steps.evaluate import view
 from ..steps.graph import Matrix
 from ..steps.layout import Layout, MatrixGradient, Place
-from ..steps.run import WeightSums
+from ..steps.loops import WeightSums
 
 
 class _Part(NamedTuple):

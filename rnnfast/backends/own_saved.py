@@ -106,7 +106,7 @@ def _gaps(taken: Iterable[tuple[int, int]], first: int, width: int) -> Iterator[
 
 
 @functools.lru_cache(maxsize=256)
-def _whole(layout: Layout) -> tuple[str, ...]:
+def whole(layout: Layout) -> tuple[str, ...]:
     """Of the rows that are kept as they are, those that there are."""
     names = dict.fromkeys(part.buffer for part in _parts(layout))
     return (*names, *(("scalars",) if layout.widths["scalars"] else ()))
@@ -129,7 +129,7 @@ def like(
     dtype = wide(storage)
     found: list[TensorLike] = []
     if storage == dtype:
-        found += [((T, B, layout.widths[name]), dtype) for name in _whole(layout)]
+        found += [((T, B, layout.widths[name]), dtype) for name in whole(layout)]
     else:
         for fixed in _kinds(layout):
             width = sum(part.width for part in _parts(layout) if part.fixed == fixed)
@@ -150,7 +150,7 @@ def to_save(
     """As ``like`` says. ``rows``: by name, [T, B, width] of what a loop wrote, of those that there
     are."""
     states = [cast(history[k], storage) for k in apart(layout, all_states)]
-    buffers = {name: rows[name] for name in _whole(layout)}
+    buffers = {name: rows[name] for name in whole(layout)}
     if storage == wide(storage):
         return [*buffers.values(), *states]
     found = []
@@ -167,7 +167,7 @@ def restored(
     """The rows by name, and the states' values that no output holds."""
     dtype, left = wide(storage), list(saved)
     if storage == dtype:
-        rows = {name: left.pop(0) for name in _whole(layout)}
+        rows = {name: left.pop(0) for name in whole(layout)}
         return rows, dict(zip(apart(layout, all_states), left, strict=True))
     rows = {}
     for fixed in _kinds(layout):

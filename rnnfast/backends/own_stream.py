@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..steps import passes
-from ..steps.run import Call, Kernel, Loop, Rows
+from ..steps.loops import Call, Loop, Rows
+from ..steps.run import Kernel
 
 
 class Held(NamedTuple):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from .code import Class, Code, Emitter, Needs, indented
 from .graph import Node
 from .stages import Group, Program, Stage, Store, by_width, reduced_width
@@ -24,7 +22,10 @@ class _Class(Emitter):
         steps: list[str] = []
         for index, stage in enumerate(self.program.stages):
             steps += self._stage(index, stage)
-        pack = [line for k, group in enumerate(self.products) for line in self._pack(k, group)]
+        pack = [
+            f"this->template pack_product<{len(group.nodes)}>(place, {k});"
+            for k, group in enumerate(self.products)
+        ]
         shapes = [
             f"if (k == {k}) return {{{len(g.nodes)}, {self.needs.units(g.width)}, "
             f"{self.needs.units(sum(arg.width for arg in g.operands))}, {g.blocks}}};"
@@ -47,6 +48,8 @@ class _Class(Emitter):
             "  static constexpr Product product(int k, int64_t H) {",
             *indented(2, [*shapes, "return {1, H, H, 1};"]),
             "  }",
+            "",
+            *indented(1, self._terms()),
             "",
             "  void pack(const Place& place) {",
             *indented(2, pack),
@@ -90,15 +93,16 @@ class _Class(Emitter):
         }
         return alike and all(self.program.operand(arg)[0] != "tmp" for arg in group.operands)
 
-    def _pack(self, k: int, group: Group) -> Iterator[str]:
-        first = self.views(group)
-        terms = group.terms(self.program.operand)
-        widths = ", ".join(self.needs.units(term.width) for term in terms)
-        yield f"const int64_t K{k}[] = {{{widths}}};"
-        yield (
-            f"this->template pack_product<{len(group.nodes)}>(place, {k}, {first}, "
-            f"{len(terms)}, K{k});"
-        )
+    def _terms(self) -> list[str]:
+        """What the products sum up."""
+        each = [group.terms(self.program.operand) for group in self.products]
+        kind = f"Terms<{max(map(len, each), default=1)}>"
+        found = [f"static constexpr {kind} terms(int k, int64_t H) {{"]
+        for k, (group, terms) in enumerate(zip(self.products, each, strict=True)):
+            widths = ", ".join(self.needs.units(term.width) for term in terms)
+            value = f"{self.views(group)}, {len(terms)}, {{{widths}}}"
+            found.append(f"  if (k == {k}) return {{{value}}};")
+        return [*found, "  return {};", "}"]
 
     def _multiply(self, group: Group, done: list[str]) -> list[str]:
         k = len(self.products)

@@ -1,7 +1,7 @@
 """The memory of a pass of a compiled loop: the tensors that it is given, those that it makes, and
 which of them each row is that the loop reads and writes.
 
-Shapes: T steps, B sequences. csrc/python/steps.cpp makes the memory on the CPU, ``run.Loops`` on
+Shapes: T steps, B sequences. csrc/python/steps.cpp makes the memory on the CPU, ``loops.Loops`` on
 any other device.
 """
 

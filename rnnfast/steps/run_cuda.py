@@ -18,9 +18,9 @@ from . import resident
 from .cuda_text import cuda_source
 from .gpu import layout_of
 from .layout import Layout
+from .loops import Arguments, Loop, Loops, Rows
 from .resident import Budget, Shape
 from .resident_text import facts, resident_source
-from .run import Arguments, Loop, Loops, Rows
 from .source import Source
 
 SCALED_EXPONENT = 5  # float16: gradients are scaled to at most 2**5; 2**11 is left for their growth

@@ -89,7 +89,7 @@ Found<S> run(const cpu::Kernels& kernels, const Inputs& in, const Multiplied& m,
   if (itself) {
     f.x = x.data(), f.w_ih = w_ih.data(), f.b_ih = b_ih.data();
     f.I = m.s.I, f.x_step = m.step(), f.x_row = m.row();
-    bytes += kernels.input_room(p.cell, p.B, m.s.I, p.H, sizeof(S), f.split);
+    bytes += kernels.input_room(p.gate_width(), p.B, m.s.I, sizeof(S), f.split);
   }
   Workspace workspace(bytes);
   f.workspace = workspace.data();

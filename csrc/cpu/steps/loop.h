@@ -3,6 +3,7 @@
 // scan, the rows that a step reads and writes, threads and packed weights are here.
 #pragma once
 
+#include "cpu/in_place.h"
 #include "cpu/steps/math.h"
 #include "cpu/workspace.h"
 #include "scan/steps.h"
@@ -53,6 +54,14 @@ struct Product {
   }
 };
 
+// What a product sums up: terms of K values each, of all blocks. Its views begin at `first`, of each
+// output term by term.
+template <int N>
+struct Terms {
+  int first, count;
+  int64_t K[N];
+};
+
 // A thread's list of the sequences that are alive in the step at hand, and its rows of each buffer.
 template <class S>
 struct Live {
@@ -63,8 +72,8 @@ struct Live {
   S* scalars = nullptr;  // [i, count]
 };
 
-// What every generated class has: Self is it, with kBuffers, kScalars, kBackward, product(k),
-// pack(place) and step(place, live).
+// What every generated class has: Self is it, with kBuffers, kScalars, kBackward, product(k, H),
+// terms(k, H), pack(place) and step(place, live).
 template <class Self, class S, int kProducts>
 class Pass {
  public:
@@ -93,10 +102,7 @@ class Pass {
     const Split split{int(a_.rows), int(a_.units)};
     fill_zero(zeros_, zeros_width_);
     return with_team(split, [&](const Place& place) {
-      if (!a_.packed) {
-        self().pack(place);
-        place.wait_for_all();
-      }
+      begin(place);
       scan(place);
     });
   }
@@ -106,10 +112,9 @@ class Pass {
   S constant(int k) const { return static_cast<S>(a_.constants[k]); }
   bool training() const { return a_.training != 0; }
 
-  // Packs product k of the `planes` × `terms` views that begin at `first`; K: of each term, of all
-  // blocks.
   template <int planes>
-  void pack_product(const Place& place, int k, int first, int terms, const int64_t* K) {
+  void pack_product(const Place& place, int k) {
+    const auto terms = Self::terms(k, H);
     constexpr int U = panel_units_of(planes), NV = U * planes;
     const Product product = Self::product(k, H);
     const int64_t width = product.block_width(), each = product.block_panels(L);
@@ -118,10 +123,10 @@ class Pass {
     for (int64_t q = mine.begin; q < mine.end; ++q) {
       const int64_t block = q / each, begin = q % each * U * L;
       S* to = panels.panel(q);
-      for (int term = 0; term < terms; ++term) {
-        const int64_t values = K[term] / product.blocks;
+      for (int term = 0; term < terms.count; ++term) {
+        const int64_t values = terms.K[term] / product.blocks;
         for (int g = 0; g < planes; ++g) {
-          const View& view = a_.views[first + g * terms + term];
+          const View& view = a_.views[terms.first + g * terms.count + term];
           for (int u = 0; u < U; ++u) {
             pack_columns<NV>(view, block, begin + u * L, width, values, to + (u * planes + g) * L);
           }
@@ -167,6 +172,9 @@ class Pass {
   template <int planes, int N, class Done>
   void multiply(const Place& place, const Live<S>& live, int k, const Segment<S> (&segments)[N],
                 const Done& done) {
+    if constexpr (kTransposes && !Self::kBackward) {
+      if (in_place()) return multiply_in_place<planes>(place, live, k, segments, done);
+    }
     constexpr int U = panel_units_of(planes);
     const Panels<S>& panels = panels_[k];
     const Product product = Self::product(k, H);
@@ -241,8 +249,70 @@ class Pass {
   Self& self() { return static_cast<Self&>(*this); }
   int64_t threads() const { return a_.rows * a_.units; }
 
+  bool in_place() const { return kTransposes && !Self::kBackward && a_.in_place; }
+
+  // This thread's share of what is done before the first step.
+  void begin(const Place& place) {
+    const bool packs = !a_.packed && !in_place();
+    if (packs) self().pack(place);
+    if (a_.input) a_.input->begin(a_.input->of, int(place.id()), int(place.threads()));
+    if (packs || a_.input) place.wait_for_all();
+  }
+
+  // `multiply` with weights as they lie.
+  template <int planes, int N, class Done>
+  __attribute__((noinline)) void multiply_in_place(const Place& place, const Live<S>& live, int k,
+                                                   const Segment<S> (&segments)[N],
+                                                   const Done& done) const {
+    const Product product = Self::product(k, H);
+    const int64_t width = product.block_width(), each = divide_up(width, L);
+    const Range mine = part(product.blocks * each, 1, place.unit, place.split.units);
+    for (int64_t v = mine.begin; v < mine.end; ++v) {
+      const int64_t block = v / each, j = v % each * L;
+      const auto rows = [&](auto count, int64_t i) {
+        V sum[count][planes];
+        sum_in_place(k, block, j, segments, i, sum);
+        for (int r = 0; r < count; ++r) done(i + r, block * width + j, width - j, sum[r]);
+      };
+      int64_t i = 0;
+      for (; i + 4 <= live.n; i += 4) rows(Index<4>{}, i);
+      for (; i + 2 <= live.n; i += 2) rows(Index<2>{}, i);
+      for (; i < live.n; ++i) rows(Index<1>{}, i);
+    }
+  }
+
+  // Of product k the units [j, j + L) of a block, of rows [first, first + R). Segments may be several
+  // terms one behind the other.
+  template <int R, int planes, int N>
+  void sum_in_place(int k, int64_t block, int64_t j, const Segment<S> (&segments)[N], int64_t first,
+                    V (&sum)[R][planes]) const {
+    const Product product = Self::product(k, H);
+    const auto terms = Self::terms(k, H);
+    const int64_t lanes = product.block_width() - j;
+    for (int g = 0; g < planes; ++g) {
+      V found[R];
+      for (int r = 0; r < R; ++r) found[r] = V(S(0));
+      int64_t done = 0;  // values of the segment
+      for (int term = 0, s = 0; term < terms.count; ++term) {
+        const int64_t values = terms.K[term] / product.blocks;
+        const int64_t whole = segments[s].K / product.blocks;
+        const View& view = a_.views[terms.first + g * terms.count + term];
+        const S* w = weight(int(view.weight)) + view.offset + block * view.block + j * view.row;
+        const Segment<S> own{segments[s].rows, values, segments[s].offset + block * whole + done};
+        if (view.column == 1) {
+          add_in_place<R>(own, first, WeightRows<S>{w, view.row, lanes}, found);
+        } else {
+          add_columns_in_place<R>(own, first, WeightRows<S>{w, view.column, lanes}, found);
+        }
+        done += values;
+        if (done == whole) ++s, done = 0;
+      }
+      for (int r = 0; r < R; ++r) sum[r][g] = found[r];
+    }
+  }
+
   void take(Arena& arena) {
-    for (int k = 0; k < kProducts; ++k) {
+    for (int k = 0; k < kProducts && !in_place(); ++k) {
       const Product p = Self::product(k, H);
       const int64_t columns = panel_units_of(p.planes) * p.planes * L;
       const int64_t count = p.blocks * p.block_panels(L);
@@ -281,14 +351,20 @@ class Pass {
     const Range mine = part(a_.B, 1, place.row, place.split.rows);
     for (int64_t count = 0; count < a_.T; ++count) {
       const int64_t t = rules_.time(Self::kBackward ? a_.T - 1 - count : count);
-      collect(count, t, mine, place, live);
+      collect(count, t, made_before(count, mine, place), mine, place, live);
       self().step(place, live);
       if (place.gone) return;
     }
     if (place.wait() && place.unit == 0) keep_last(mine);
   }
 
-  void collect(int64_t count, int64_t t, Range mine, const Place& place, Live<S>& live) {
+  // The gates of a step, where they are made here: row b is at b · their width.
+  S* made_before(int64_t count, Range mine, const Place& place) const {
+    if (!a_.input || mine.size() == 0) return nullptr;
+    return static_cast<S*>(a_.input->before(a_.input->of, count, place.row, mine.begin, mine.end));
+  }
+
+  void collect(int64_t count, int64_t t, S* made, Range mine, const Place& place, Live<S>& live) {
     live.n = 0;
     for (int64_t b = mine.begin; b < mine.end; ++b) {
       if (!rules_.alive(t, b)) {
@@ -298,7 +374,11 @@ class Pass {
       const int64_t i = live.n++;
       live.b[i] = b;
       live.reset[i] = rules_.reset(t, b);
-      for (int k = 0; k < Self::kBuffers; ++k) live.p[k][i] = row(a_.buffers[k], count, t, b);
+      for (int k = 0; k < Self::kBuffers; ++k) {
+        const Buffer& buffer = a_.buffers[k];
+        const bool here = static_cast<Kind>(buffer.kind) == Kind::kMade;
+        live.p[k][i] = here ? made + b * buffer.width : row(buffer, count, t, b);
+      }
     }
   }
 
@@ -324,6 +404,8 @@ class Pass {
       case Kind::kNewSlot:
       case Kind::kOutgoing:
         return base + ((count & 1) * a_.B + b) * w;
+      case Kind::kMade:
+        break;
     }
     return nullptr;
   }
