@@ -71,6 +71,23 @@ def differentiate(
     return grads
 
 
+def wanted_inputs(ctx: Any, first: int) -> list[bool]:
+    """``ctx.needs_input_grad`` from argument ``first`` on, all tensors, but false where the
+    backward at work has no use for a gradient: torch.autograd.grad asks for some only."""
+    needs = list(ctx.needs_input_grad[first:])
+    nodes = [node for node, _ in ctx.next_functions]
+    if len(nodes) != len(needs):
+        return needs
+    return [on and _is_executed(node) for on, node in zip(needs, nodes, strict=True)]
+
+
+def _is_executed(node: Any) -> bool:
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:  # raised of a leaf that torch.autograd.grad asks for
+        return True
+
+
 def vjp(
     function: Callable[..., tuple[Tensor, ...]], primals: Sequence[Tensor]
 ) -> tuple[tuple[Tensor, ...], Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]]:

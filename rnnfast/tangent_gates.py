@@ -73,13 +73,15 @@ class GatesAlong:
         """The input and its tangent side by side, [T, B, 2, I]; for a bias with a column more, of 1
         and of 0."""
         if self._both_inputs is None:
-            values = torch.stack([self.scan.input, dinput], 2)
-            if self.scan.weight("b_ih") is not None:
-                one = dinput.new_ones(2)
-                one[1] = 0
-                column = one.view(1, 1, 2, 1).expand(*values.shape[:3], 1)
-                values = torch.cat([values, column], -1)
-            self._both_inputs = values
+            given = [self.scan.input, dinput]
+            if self.scan.weight("b_ih") is None:
+                self._both_inputs = torch.stack(given, 2)
+            elif unwatched(given):
+                self._both_inputs = _side_by_side(*given)
+            else:
+                column = dinput.new_ones(()).expand(*dinput.shape[:2], 1)
+                columns = torch.stack([column, torch.zeros_like(column)], 2)
+                self._both_inputs = torch.cat([torch.stack(given, 2), columns], -1)
         return self._both_inputs
 
     def of_tangents(self) -> GatesAlong:
@@ -118,6 +120,17 @@ class GatesAlong:
         if scan.weight("b_ih") is not None:
             found["b_ih"] = of_value.sum((0, 1))
         return found
+
+
+def _side_by_side(input: Tensor, dinput: Tensor) -> Tensor:
+    """With the column, in one copy."""
+    T, B, I = input.shape
+    found = input.new_empty(T, B, 2, I + 1)
+    found[:, :, 0, :I].copy_(input)
+    found[:, :, 1, :I].copy_(dinput)
+    found[:, :, 0, I].fill_(1)
+    found[:, :, 1, I].zero_()
+    return found
 
 
 def _linear(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

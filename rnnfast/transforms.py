@@ -19,13 +19,22 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import batching, levels, nodes, ops  # noqa: F401
+from .autodiff import wanted_inputs
 from .ops import load_scan, take
 from .problem import Cotangents, Scan, ScanResult
 from .schema import BACKWARD, FORWARD, Nest, in_order, named, needs_among, pack, scan_of
 from .scratch import with_tensors
 from .second import asked_of, filled_cotangents, second, tangent_of_gradients
 from .surroundings import forward_mode_is_innermost, in_dispatch_mode, of_older_vmap, untraced
-from .tangents import Moved, Tangents, linearize, linearized_by_loop, moved, tangents_of
+from .tangents import (
+    Moved,
+    Tangents,
+    is_differentiated,
+    linearize,
+    linearized_by_loop,
+    moved,
+    tangents_of,
+)
 
 
 @untraced
@@ -225,7 +234,7 @@ class _Forward(levels.Leveled):
     @untraced
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         parts = _parts(ctx, ctx.n_saved)
-        flags, asked = _by_call(ctx.nest, ctx.needs_input_grad[1:]), []
+        flags, asked = _by_call(ctx.nest, wanted_inputs(ctx, 1)), []
         for part, given, own in zip(parts, flags, _shared_out(grads, len(parts)), strict=True):
             wanted = ctx.nest.nested_alone(given)
             (dy,), dfinal = take(own, 1), take(own, part.form.n_states)
@@ -294,6 +303,10 @@ def _both_gradients(
     tensors, half = scan.tensors, len(own) // 2
     moving = own[half:]
     run = nest.moves.find(0, [*own[: len(tensors)], *moving[: len(tensors)]])
+    clip = scan.options.grad_clip_time
+    if run is None or (clip != 0 and is_differentiated(own, inside=0)):
+        return []
+    run = run.limited(clip)
     if run is None or (needs.weights and not run.moves_weights):
         return []
     has_dy, count = given["dy"] is not None, len(scan.states)
@@ -320,7 +333,7 @@ class _Backward(levels.Leveled):
             return None
         given = named(BACKWARD, nest.nested(tensors))
         needs = needs_among(given)
-        if needs.groups or given["grad_clip_time"] != 0:
+        if needs.groups:
             return None
         dy = [] if given["dy"] is None else [given["dy"]]
         every = [given["input"], *given["states"], *given["weights"]]
@@ -362,7 +375,7 @@ class _Backward(levels.Leveled):
     @untraced
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         parts, found = _parts(ctx, ctx.n_saved), list[Any]()
-        every = _by_call(ctx.nest, ctx.needs_input_grad[1:])
+        every = _by_call(ctx.nest, wanted_inputs(ctx, 1))
         for part, given, own in zip(parts, every, _shared_out(grads, len(parts)), strict=True):
             asked = asked_of(part, scan_forward, scan_backward)
             flags = named(BACKWARD, ctx.nest.nested_alone(given))

@@ -230,8 +230,9 @@ class Loops:
         """Calls the loop; what is of a device in the arguments is not filled in yet."""
         raise NotImplementedError
 
-    def sums(self, kind: str) -> Sequence[WeightSums]:
-        """The gradients of weights that one pass of sums makes, of scans of this kind."""
+    def sums(self, kind: str, leading: int | None) -> Sequence[WeightSums]:
+        """The gradients of weights that one pass of sums makes, of scans of this kind; ``leading``
+        as Needs has it."""
         return ()
 
 
@@ -247,7 +248,7 @@ class Kernel(Loops):
         self._split = functools.lru_cache(maxsize=64)(self._split_of)
         self._made: dict[Pass, Any] = {}
         self._orders: dict[str, _Order] = {}
-        self._sums: dict[str, list[WeightSums]] = {}
+        self._sums: dict[tuple[str, int | None], list[WeightSums]] = {}
 
     def split(self, B: int) -> tuple[int, int, str]:
         """Threads for the rows and for the units of a batch of B, and that in words."""
@@ -308,10 +309,11 @@ class Kernel(Loops):
             )
         return self._made[own]
 
-    def sums(self, kind: str) -> Sequence[WeightSums]:
-        if kind not in self._sums:
-            names = self.spec.weight_names(kind, self._bias)
-            self._sums[kind] = [
+    def sums(self, kind: str, leading: int | None) -> Sequence[WeightSums]:
+        key = kind, leading
+        if key not in self._sums:
+            names = self.spec.weight_names(kind, self._bias)[:leading]
+            self._sums[key] = [
                 WeightSums(
                     [names.index(name) for name in one.weights],
                     one.tensors,
@@ -319,7 +321,7 @@ class Kernel(Loops):
                 )
                 for one in sums_of(self.layout, kind, names)
             ]
-        return self._sums[kind]
+        return self._sums[key]
 
     def prepared(self, name: str, loop: Loop, rows: Mapping[str, Rows]) -> Call:
         """A call that is made elsewhere, more than once, with a workspace of its own; the tensors
