@@ -78,7 +78,8 @@ def wanted_inputs(ctx: Any, first: int) -> list[bool]:
     nodes = [node for node, _ in ctx.next_functions]
     if len(nodes) != len(needs):
         return needs
-    return [on and _is_executed(node) for on, node in zip(needs, nodes, strict=True)]
+    pairs = zip(needs, nodes, strict=True)
+    return [on and (node is None or _is_executed(node)) for on, node in pairs]
 
 
 def _is_executed(node: Any) -> bool:

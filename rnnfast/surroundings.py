@@ -161,15 +161,21 @@ def unwatched(tensors: Sequence[Tensor]) -> bool:
         return False
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return False
-    if _dual_level() and any(_has_tangent(t) for t in tensors):
+    if _dual_level() and any(unpacked(t)[1] is not None for t in tensors):
         return False
     return not torch.compiler.is_compiling() and not observed(tensors)
 
 
-def _has_tangent(tensor: Tensor) -> bool:
-    """As forward_ad.unpack_dual finds it, which takes some times as long."""
+def unpacked(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+    """As forward_ad.unpack_dual, which takes some times as long; there is but one level."""
     found: tuple[Tensor, Tensor | None] = torch._unpack_dual(tensor, level=0)
-    return found[1] is not None
+    return found
+
+
+def packed(tensor: Tensor, tangent: Tensor) -> Tensor:
+    """As forward_ad.make_dual, likewise, of what is known to be fit for it."""
+    found: Tensor = torch._make_dual(tensor, tangent, level=0)
+    return found
 
 
 def of_older_vmap(tensor: Any) -> bool:

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import batching, levels, nodes, ops  # noqa: F401
 from .autodiff import wanted_inputs
@@ -25,7 +24,14 @@ from .problem import Cotangents, Scan, ScanResult
 from .schema import BACKWARD, FORWARD, Nest, in_order, named, needs_among, pack, scan_of
 from .scratch import with_tensors
 from .second import asked_of, filled_cotangents, second, tangent_of_gradients
-from .surroundings import forward_mode_is_innermost, in_dispatch_mode, of_older_vmap, untraced
+from .surroundings import (
+    forward_mode_is_innermost,
+    in_dispatch_mode,
+    of_older_vmap,
+    packed,
+    unpacked,
+    untraced,
+)
 from .tangents import (
     Moved,
     Tangents,
@@ -42,8 +48,8 @@ def run_transformed(scan: Scan, backend: str) -> ScanResult:
     """Runs ``scan`` where a transform surrounds it."""
     # who records backward beside it is to find the tangents in what forward saves
     if forward_mode_is_innermost() and not scan.options.training:
-        duals = [forward_ad.unpack_dual(t) for t in scan.tensors]
-        tangents = [dual.tangent for dual in duals if dual.tangent is not None]
+        duals = list(map(unpacked, scan.tensors))
+        tangents = [tangent for _, tangent in duals if tangent is not None]
         if tangents and not any(map(of_older_vmap, tangents)):  # which has no rule for make_dual
             return _with_tangents(scan, backend, duals)
     y, final, trace, _ = scan_forward(*pack(scan, backend))
@@ -64,10 +70,10 @@ def _with_tangents(scan: Scan, backend: str, duals: Sequence[Any]) -> ScanResult
         )
         return [t for y, final, trace in made for t in (y, *final, *trace)]
 
-    given = [*(d.primal for d in duals), *(d.tangent for d in duals), *ends]
+    given = [*(primal for primal, _ in duals), *(tangent for _, tangent in duals), *ends]
     flat: list[Any] = levels.without_level(run, given)
     pairs = zip(flat[len(flat) // 2 :], flat[: len(flat) // 2], strict=True)
-    y, *rest = (forward_ad.make_dual(*pair) for pair in pairs)
+    y, *rest = (packed(*pair) for pair in pairs)
     return ScanResult(y, take(rest, len(scan.states)), rest)
 
 
@@ -340,14 +346,14 @@ class _Backward(levels.Leveled):
         every += [*dy, *given["dfinal"], *given["dtrace"]]
         if any(map(of_older_vmap, every)):
             return None
-        tangents = [forward_ad.unpack_dual(t).tangent for t in every]
+        tangents = [unpacked(t)[1] for t in every]
         flat: list[Any] = levels.without_level(
             partial(_both_gradients, nest, given), [*every, *tangents]
         )
         if not flat:
             return None
         half = len(flat) // 2
-        made = [forward_ad.make_dual(d, t) for d, t in zip(flat[half:], flat[:half], strict=True)]
+        made = [packed(d, t) for d, t in zip(flat[half:], flat[:half], strict=True)]
         return tuple(made) if needs.input else (given["y"].new_empty(0), *made)
 
     @staticmethod
