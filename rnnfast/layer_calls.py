@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .autodiff import wanted_inputs
 from .backends.base import Backend, WholeLayer
 from .cells import CELLS
 from .direct import Job, differentiable, is_differentiated
@@ -71,8 +72,9 @@ class _Trained(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        call, flags = ctx.call, ctx.needs_input_grad[1:]
+        call = ctx.call
         x, h0, c0, y, *rest = saved_tensors(ctx)
+        flags = wanted_inputs(ctx, 1, [k for k, state in ((1, h0), (2, c0)) if state is None])
         saved, weights = rest[:3], rest[3:]
         needs = Needs(flags[0], flags[1] or flags[2], any(flags[3:]))
         of = _recorded if is_differentiated(grads) else _by_kernel

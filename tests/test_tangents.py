@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import grad, jvp, vjp
 
 import rnnfast
-from rnnfast import second, transforms
+from rnnfast import layer_calls, second, transforms
 from rnnfast.backends import registry
 from rnnfast.problem import Needs, Scan
 
@@ -138,6 +138,25 @@ def test_gradients_that_nobody_asked_for_are_not_made(
     torch.testing.assert_close(found, tuple(p.grad for p in layer.parameters()))
     assert x.grad is not None
     assert x.grad.abs().max() > 1e-3
+
+
+def test_nor_by_a_layer_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = LAYERS["lstm"]().double(), X.clone().requires_grad_()
+    made: list[bool] = []
+    kernel = layer_calls._by_kernel
+
+    def by_kernel(call: Any, needs: Needs, *rest: Any) -> Any:
+        made.append(needs.input)
+        return kernel(call, needs, *rest)
+
+    monkeypatch.setattr(layer_calls, "_by_kernel", by_kernel)
+    with rnnfast.use_backend("cpu"):
+        for _ in range(3):  # which is served so once it repeats itself
+            loss = layer(x)[0].square().sum()
+        found = torch.autograd.grad(loss, list(layer.parameters()), retain_graph=True)
+        loss.backward()
+    assert made == [False, True]
+    torch.testing.assert_close(found, tuple(p.grad for p in layer.parameters()))
 
 
 LIMITED: dict[str, Any] = {
