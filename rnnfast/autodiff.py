@@ -71,6 +71,25 @@ def differentiate(
     return grads
 
 
+def wanted_inputs(ctx: Any, first: int, absent: Sequence[int] = ()) -> list[bool]:
+    """``ctx.needs_input_grad`` from argument ``first`` on, but false where the backward at work has
+    no use for a gradient: torch.autograd.grad asks for some only. All are tensors, but for those
+    that are ``absent``, counted from there."""
+    needs = list(ctx.needs_input_grad[first:])
+    tensors, nodes = [k for k in range(len(needs)) if k not in absent], ctx.next_functions
+    if len(tensors) == len(nodes):  # else all that have gradients
+        for k, (node, _) in zip(tensors, nodes, strict=True):
+            needs[k] = needs[k] and (node is None or _is_executed(node))
+    return needs
+
+
+def _is_executed(node: Any) -> bool:
+    try:
+        return bool(torch._C._will_engine_execute_node(node))
+    except RuntimeError:  # raised of a leaf that torch.autograd.grad asks for
+        return True
+
+
 def vjp(
     function: Callable[..., tuple[Tensor, ...]], primals: Sequence[Tensor]
 ) -> tuple[tuple[Tensor, ...], Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]]:

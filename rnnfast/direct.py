@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import transforms
 from .autocast import without_autocast
-from .autodiff import differentiate
+from .autodiff import differentiate, wanted_inputs
 from .backends.base import Backend
 from .ops import alias, filled, input_grads, load_scan, needs_of, save_scan, saved_tensors, take
 from .problem import Cotangents, Gradients, Needs, Saved, Scan, ScanResult
@@ -103,7 +103,7 @@ class _Direct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         kept, incoming = saved_tensors(ctx), list(grads)
-        flags = list(ctx.needs_input_grad[2:])
+        flags = wanted_inputs(ctx, 2)
         jobs = [_job(part, take(kept, part.n_kept), incoming, flags) for part in ctx.parts]
         if is_differentiated(grads):
             found = [differentiable(job, ctx.backend.name) for job in jobs]
@@ -143,7 +143,7 @@ class _Whole(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Any, *grads: Any) -> tuple[Any, ...]:
         kept, incoming = saved_tensors(ctx), list(grads)
-        flags = list(ctx.needs_input_grad[2:])
+        flags = wanted_inputs(ctx, 2)
         jobs: list[Job] = []
         for level, part in enumerate(ctx.parts):
             top = level + 1 == len(ctx.parts)

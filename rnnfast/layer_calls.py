@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .autodiff import wanted_inputs
 from .backends.base import Backend, WholeLayer
 from .direct import Job, differentiable, is_differentiated
 from .ops import filled, saved_tensors, take
@@ -57,7 +58,7 @@ class _Trained(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Any, *dlast: Any) -> tuple[Any, ...]:
-        call, count, flags = ctx.call, ctx.count, ctx.needs_input_grad[2:]
+        call, count, flags = ctx.call, ctx.count, wanted_inputs(ctx, 2)
         kept = saved_tensors(ctx)
         (x,), states = take(kept, 1), take(kept, count)
         weights, (y,) = take(kept, len(flags) - 1 - count), take(kept, 1)

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
@@ -21,11 +20,11 @@ from torch.autograd.function import _SingleLevelFunction
 from . import ops
 from .onnx_export import exporting
 from .ops import load_scan, take
-from .problem import Cotangents
+from .problem import Cotangents, Scan
 from .schema import BACKWARD, FORWARD, Nest, in_order, lib, named, needs_among
-from .second import Asked, asked_of, second, tangent_of_gradients
-from .surroundings import untraced
-from .tangents import Tangents, linearize
+from .second import Asked, asked_of, is_limited_by_loop, second, tangent_of_gradients
+from .surroundings import forward_levels, untraced, within_torch_func
+from .tangents import Tangents, has_kernels, linearize
 
 FORWARD_OP = torch.ops.rnnfast.scan_forward.default
 BACKWARD_OP = torch.ops.rnnfast.scan_backward.default
@@ -49,11 +48,27 @@ def _check_forward_mode() -> None:
     Raises:
         NotImplementedError: there is one.
     """
-    found = torch._C._functorch.get_interpreter_stack() or ()
-    if sum(level.key() == TransformType.Jvp for level in found) > 1:
+    if forward_levels() > 1:
         raise NotImplementedError(
             "forward mode in forward mode has no rule for recurrent layers under a compiler: take "
             "the inner derivative by reverse mode (jacrev, vjp), or call it uncompiled"
+        )
+
+
+def _check_kernels(
+    scan: Scan, along: Tangents, backend: str, clip: float = 0.0, of_loop: bool = False
+) -> None:
+    """The loop takes its own derivatives by torch.func, which within a jvp of an op's kernel can't
+    be called. ``of_loop``: there are no kernels for what is asked for.
+
+    Raises:
+        NotImplementedError: the loop would have to run there.
+    """
+    if within_torch_func() and (of_loop or not has_kernels(scan, along, backend, clip)):
+        raise NotImplementedError(
+            "forward mode of recurrent layers under a compiler needs kernels for tangents, and "
+            "there are none for these (with grad_clip_time none that are differentiated): take "
+            "the derivative by reverse mode (jacrev, vjp), or call it uncompiled"
         )
 
 
@@ -96,6 +111,7 @@ class _Forward(_Node):
         scan, _rest = load_scan(ctx, ctx.saved_tensors)
         given = named(FORWARD, ctx.nest.nested_alone(tangents))
         along = Tangents(given["input"], given["states"], given["weights"])
+        _check_kernels(scan, along, ctx.form.backend)
         made = linearize(scan, along, ctx.form.backend, torch.ops.rnnfast.scan_forward)
         y, final, trace = made.tangent
         return (y, *final, *trace, *(None for _ in range(ctx.counts[1])))
@@ -133,7 +149,12 @@ class _Backward(_Node):
         given = named(BACKWARD, ctx.nest.nested_alone(tangents))
         along = Tangents(given["input"], given["states"], given["weights"])
         cotangents = Cotangents(given["dy"], given["dfinal"], given["dtrace"])
-        return tangent_of_gradients(_Backward._asked(ctx), along, cotangents)
+        asked = _Backward._asked(ctx)._replace(inside=forward_levels())
+        if not asked.needs.groups:  # whose scans have nodes of their own
+            clip = asked.scan.options.grad_clip_time
+            of_loop = is_limited_by_loop(asked, along, cotangents)
+            _check_kernels(asked.scan, along, asked.backend, clip, of_loop)
+        return tangent_of_gradients(asked, along, cotangents)
 
 
 @untraced

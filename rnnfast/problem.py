@@ -159,12 +159,14 @@ class Cotangents(NamedTuple):
 
 class Needs(NamedTuple):
     """Which gradients are wanted. ``groups``: the batch is of so many parts, and each has gradients
-    of the weights of its own, [groups, …]; 0: the weights have one gradient, as they are."""
+    of the weights of its own, [groups, …]; 0: the weights have one gradient, as they are.
+    ``leading``: of the weights so many at least, from the first on; None: all."""
 
     input: bool
     states: bool
     weights: bool
     groups: int = 0
+    leading: int | None = None
 
 
 class Gradients(NamedTuple):

@@ -1,7 +1,8 @@
 """The derivatives of a scan's backward: the gradients of its gradients, and their tangents.
 
-Both are a scan of the tangent cell and its backward (``tangents``), but for a backward with
-grad_clip_time, whose gradients are no product of tangents: those are differentiated in plain torch.
+Both are a scan of the tangent cell and its backward (``tangents``), but for the gradients of
+gradients with grad_clip_time, which are no product of tangents: those are differentiated in plain
+torch.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from .ops import load_scan, take
 from .problem import Cotangents, Needs, Scan
 from .scratch import limited_gradients, with_tensors
 from .surroundings import of_older_vmap
-from .tangents import Moved, Op, Tangents, linearized_by_loop, moved
+from .tangents import Moved, Op, Tangents, is_differentiated, linearized_by_loop, moved
 
 
 class Asked(NamedTuple):
-    """What a scan_backward was asked for."""
+    """What a scan_backward was asked for. ``inside``: of how many levels of forward mode that are
+    its own; a jvp of ``transforms`` has left them."""
 
     scan: Scan
     cotangents: Cotangents
@@ -31,6 +33,7 @@ class Asked(NamedTuple):
     backend: str
     forward: Op
     backward: Op
+    inside: int = 0
 
     def tangents(self, grads: Sequence[Any]) -> Tangents:
         """What came in for each gradient that was made, as the scan's tensors are."""
@@ -183,13 +186,18 @@ def tangent_of_gradients(
         *(needs.weights for _ in scan.weights),
     ]
     places = [k for k, on in enumerate(wanted) if on]
-    if scan.options.grad_clip_time != 0 or _mapped_by_older_vmap(asked, along, given):
+    clip = scan.options.grad_clip_time
+    if _mapped_by_older_vmap(asked, along, given) or is_limited_by_loop(asked, along, given):
         rest = _tangent_of_limited(asked, along, given, places)
     else:
+        if run is not None:
+            run = run.limited(clip)
         if run is None:
-            run = moved(scan, along, asked.backend, asked.forward, values=True, kept=True)
+            ways = {"values": True, "kept": True}
+            run = moved(scan, along, asked.backend, asked.forward, **ways, clip=clip)
         if run is None:
-            rest = _tangent_by_loop(asked, along, given, places)
+            by_loop = _tangent_by_loop if clip == 0 else _tangent_of_limited
+            rest = by_loop(asked, along, given, places)
         else:
             ops, moving = (
                 (asked.forward, asked.backward),
@@ -198,6 +206,13 @@ def tangent_of_gradients(
             made = run.pulled(asked.cotangents, moving, wanted, *ops)
             rest = [d for d in made if d is not None]
     return (take(rest, 1)[0] if needs.input else None, *rest)
+
+
+def is_limited_by_loop(asked: Asked, along: Tangents, given: Cotangents) -> bool:
+    """Whether the tangents of a backward with grad_clip_time are the loop's, since they are
+    differentiated: of the kernels' there is no derivative."""
+    every = (*asked.scan.tensors, *along.flat, *tree_leaves((tuple(asked.cotangents), given)))
+    return asked.scan.options.grad_clip_time != 0 and is_differentiated(every, asked.inside)
 
 
 def filled_cotangents(given: Cotangents, like: Cotangents) -> Cotangents:

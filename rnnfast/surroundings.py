@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 from torch._C._functorch import TransformType
-from torch.autograd import forward_ad
 
 # torch.jit.trace warns of each check of a size, but not of those in torch's own modules
 warnings.filterwarnings(
@@ -115,6 +114,12 @@ def _within(kinds: Sequence[TransformType]) -> bool:
     return any(level.key() in kinds for level in levels)
 
 
+def forward_levels() -> int:
+    """How many levels of torch.func's forward mode surround the call."""
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return sum(level.key() == TransformType.Jvp for level in levels)
+
+
 def forward_mode_is_innermost() -> bool:
     """Whether the innermost transform is forward mode: of torch.func's levels the last, or where
     there are none, dual numbers."""
@@ -156,9 +161,21 @@ def unwatched(tensors: Sequence[Tensor]) -> bool:
         return False
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return False
-    if _dual_level() and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+    if _dual_level() and any(unpacked(t)[1] is not None for t in tensors):
         return False
     return not torch.compiler.is_compiling() and not observed(tensors)
+
+
+def unpacked(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
+    """As forward_ad.unpack_dual, which takes some times as long; there is but one level."""
+    found: tuple[Tensor, Tensor | None] = torch._unpack_dual(tensor, level=0)
+    return found
+
+
+def packed(tensor: Tensor, tangent: Tensor) -> Tensor:
+    """As forward_ad.make_dual, likewise, of what is known to be fit for it."""
+    found: Tensor = torch._make_dual(tensor, tangent, level=0)
+    return found
 
 
 def of_older_vmap(tensor: Any) -> bool:

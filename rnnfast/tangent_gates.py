@@ -4,13 +4,16 @@ products."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from copy import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import _ext
 from .problem import Scan, cast
 from .products import multiply
 from .products.projection import projected_by, weight_of_input
@@ -50,9 +53,12 @@ class GatesAlong:
         if dinput is None:
             gates = self._projected(w_ih, b_ih)
             return torch.cat([gates, torch.zeros_like(gates)], -1)
+        given = [scan.input, dinput, w_ih, *([] if b_ih is None else [b_ih])]
+        if unwatched(given) and multiply.is_ours(*given):
+            return _both_products(scan.input, dinput, w_ih.t(), b_ih)
         if b_ih is not None:
             w_ih = torch.cat([w_ih, b_ih.unsqueeze(-1)], -1)
-        found = _linear(self._inputs(dinput), w_ih)
+        found = F.linear(self._inputs(dinput), w_ih)
         width = found.shape[2] * found.shape[3]  # -1 would not do for no sequence
         return found.reshape(*found.shape[:2], width)  # under the older vmap there is no flatten
 
@@ -73,13 +79,13 @@ class GatesAlong:
         """The input and its tangent side by side, [T, B, 2, I]; for a bias with a column more, of 1
         and of 0."""
         if self._both_inputs is None:
-            values = torch.stack([self.scan.input, dinput], 2)
-            if self.scan.weight("b_ih") is not None:
-                one = dinput.new_ones(2)
-                one[1] = 0
-                column = one.view(1, 1, 2, 1).expand(*values.shape[:3], 1)
-                values = torch.cat([values, column], -1)
-            self._both_inputs = values
+            given = [self.scan.input, dinput]
+            if self.scan.weight("b_ih") is None:
+                self._both_inputs = torch.stack(given, 2)
+            else:
+                column = dinput.new_ones(()).expand(*dinput.shape[:2], 1)
+                columns = torch.stack([column, torch.zeros_like(column)], 2)
+                self._both_inputs = torch.cat([torch.stack(given, 2), columns], -1)
         return self._both_inputs
 
     def of_tangents(self) -> GatesAlong:
@@ -98,11 +104,24 @@ class GatesAlong:
             return _linear(of_value, w_ih.t())
         return _linear(dgates, torch.cat([w_ih, self.dw_ih]).t())
 
+    def _sums(self, given: list[Tensor]) -> dict[str, Tensor]:
+        """As ``gradients_of_weights``: of the gates' gradients and what they multiplied."""
+        dgates, *inputs = given
+        names = [name for name in ("w_ih", "b_ih") if self.scan.weight(name) is not None]
+        weights = [w for w in map(self.scan.weight, names) if w is not None]
+        plan = _plan(dgates.shape[-1] // 2, self.part, len(inputs), "b_ih" in names)
+        return dict(
+            zip(names, plan.run([dgates, *inputs], weights, None, None, False), strict=True)
+        )
+
     def gradients_of_weights(self, dgates: Tensor) -> dict[str, Tensor]:
         """Of w_ih and b_ih, as far as the scan has them."""
         scan, dinput = self.scan, self.dinput
         if scan.kind == "gates":
             return {}
+        given = [dgates, scan.input] if dinput is None else [dgates, scan.input, dinput]
+        if scan.kind == "dense" and unwatched(given) and multiply.is_ours(*given):
+            return self._sums(given)
         of_value = dgates.chunk(2, -1)[self.part]
         if scan.kind == "tokens":
             none = torch.zeros_like(weight_of_input(scan))
@@ -118,6 +137,30 @@ class GatesAlong:
         if scan.weight("b_ih") is not None:
             found["b_ih"] = of_value.sum((0, 1))
         return found
+
+
+def _both_products(input: Tensor, dinput: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Side by side; of the tangent without the bias."""
+    (T, B, I), width = input.shape, weight.shape[1]
+    found = input.new_empty(T, B, 2 * width)
+    value, moved = found.view(T * B, 2 * width).split(width, 1)
+    multiply.product_into(value, input.reshape(T * B, I), weight, bias)
+    multiply.product_into(moved, dinput.reshape(T * B, I), weight)
+    return found
+
+
+@functools.cache
+def _plan(width: int, part: int, terms: int, bias: bool) -> Any:
+    """The gradients of w_ih and b_ih as one pass of sums (steps/sums.py), of gates' gradients of
+    twice ``width`` units: of ``terms`` inputs, from ``part`` on."""
+    module: Any = _ext.cpu()
+    return module.cpu_sum_plan(
+        operands=[[(1 + term, -1, 0, 0) for term in range(terms)]],
+        gradients=[[(0, (part + term) * width, width) for term in range(terms)]],
+        products=[(0, 0, 0, 0, 0, 0, 1)],
+        sums=[(0, 1, 0)] if bias else [],
+        sequences=[],
+    )
 
 
 def _linear(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ and that scan's own output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,14 +20,13 @@ from torch import Tensor
 
 from .autocast import without_autocast
 from .backends import registry
-from .backends.base import Backend
 from .backends.preference import order
 from .cells.tangent import tangent_cell
-from .problem import Cotangents, Needs, Saved, Scan, ScanResult, cast, problem_of, wide
+from .problem import Cotangents, Needs, Problem, Saved, Scan, ScanResult, cast, problem_of, wide
 from .rules import without_padding
 from .schema import pack
 from .scratch import linearized_loop
-from .surroundings import unwatched, wants_gradients
+from .surroundings import forward_levels, unwatched, wants_gradients
 from .tangent_gates import GatesAlong
 
 Op = Callable[..., tuple[Any, ...]]  # scan_forward or scan_backward: its arguments, its results
@@ -72,9 +71,8 @@ def linearize(
     return linearized_by_loop(scan, tangents) if made is None else made.results()
 
 
-def kernels_for(scan: Scan, backend: str) -> str | None:
+def kernels_for(problem: Problem, backend: str) -> str | None:
     """The backend with kernels for a scan of tangents: the one named, or the next that takes it."""
-    problem = problem_of(scan)
     for name in (backend, *order(problem).names):
         one = registry.BACKENDS[name]
         if not one.composite and registry.refusal(one, problem) is None:
@@ -83,23 +81,44 @@ def kernels_for(scan: Scan, backend: str) -> str | None:
 
 
 def moved(
-    scan: Scan, tangents: Tangents, backend: str, op: Op, values: bool, kept: bool = False
+    scan: Scan,
+    tangents: Tangents,
+    backend: str,
+    op: Op,
+    values: bool,
+    kept: bool = False,
+    clip: float = 0.0,
 ) -> Moved | None:
     """The scan of the tangents of ``scan``, run; None where nobody has kernels for it. ``values``:
-    it has the results of the scan at each step, too. ``kept``: it keeps what ``pulled`` needs."""
+    it has the results of the scan at each step, too. ``kept``: it keeps what ``pulled`` needs.
+    ``clip``: the grad_clip_time of what is pulled."""
     own, gates = tangent_scan(scan, tangents, values, kept)
-    name = kernels_for(own, backend)
+    problem = problem_of(_limited(own, clip))
+    name = kernels_for(problem, backend)
     if name is None:
         return None
     if not unwatched(own.tensors):
-        return Moved(scan, own, gates, name, False, *op(*pack(own, name)))
+        return Moved(scan, own, gates, name, False, clip, *op(*pack(own, name)))
     with torch.no_grad(), without_autocast(own.input.device.type):
-        (y, final, trace), saved = _backend(name, own).forward_over(own)
-    return Moved(scan, own, gates, name, True, y, final, trace, saved)
+        (y, final, trace), saved = registry.named(name, problem).forward_over(own)
+    return Moved(scan, own, gates, name, True, clip, y, final, trace, saved)
 
 
-def _backend(name: str, scan: Scan) -> Backend:
-    return registry.named(name, problem_of(scan))
+def has_kernels(scan: Scan, tangents: Tangents, backend: str, clip: float = 0.0) -> bool:
+    """Whether ``moved`` finds any."""
+    own, _ = tangent_scan(scan, tangents, values=False, kept=True)
+    return kernels_for(problem_of(_limited(own, clip)), backend) is not None
+
+
+def is_differentiated(tensors: Iterable[Tensor | None], inside: int) -> bool:
+    """Whether somebody takes derivatives of what is made of ``tensors``, beside the levels of
+    forward mode that it is made for, of which it is still ``inside``."""
+    there = (t for t in tensors if t is not None)
+    return forward_levels() > inside or wants_gradients(there)
+
+
+def _limited(scan: Scan, clip: float) -> Scan:
+    return scan._replace(options=scan.options._replace(grad_clip_time=clip))
 
 
 class Moved(NamedTuple):
@@ -109,6 +128,7 @@ class Moved(NamedTuple):
         scan: whose tangents. own: the scan of the tangent cell.
         gates: how its input was made. backend: who ran it.
         alone: nobody looked on, and the input was written over.
+        clip: the grad_clip_time of what is pulled: as that of a backward and its derivative.
         y, final, trace, saved: what scan_forward returned.
     """
 
@@ -117,10 +137,19 @@ class Moved(NamedTuple):
     gates: GatesAlong
     backend: str
     alone: bool
+    clip: float
     y: Tensor
     final: list[Tensor]
     trace: list[Tensor]
     saved: list[Tensor]
+
+    def limited(self, clip: float) -> Moved | None:
+        """With ``clip``; None where who ran it can't. What is pulled then has no derivative."""
+        if clip != 0:
+            problem = problem_of(_limited(self.own, clip))
+            if registry.refusal(registry.BACKENDS[self.backend], problem) is not None:
+                return None
+        return self._replace(clip=clip)
 
     def results(self) -> Linearized:
         series, count = [self.y, *self.trace], len(self.scan.states)
@@ -182,7 +211,9 @@ class Moved(NamedTuple):
         pairs = list(zip(self._names(), wanted[1 + n_states :], strict=True))
         of_gates = wanted[0] or any(on and name in _OF_INPUT for name, on in pairs)
         recurrent = any(on and name not in _OF_INPUT for name, on in pairs)
-        needs = Needs(of_gates, any(wanted[1 : 1 + n_states]), recurrent)
+        count = sum(name not in _OF_INPUT for name in self._names())
+        leading = None if True in which else count  # those of the weights, and not of tangents
+        needs = Needs(of_gates, any(wanted[1 : 1 + n_states]), recurrent, leading=leading)
         made = self._backward(self._cotangents(tangent, value), needs, backward)
         return [self._gradients(made, wanted, of_tangents) for of_tangents in which]
 
@@ -213,17 +244,18 @@ class Moved(NamedTuple):
         """Run so that it can be looked at."""
         own = self.own._replace(input=self.gates.both())
         made = forward(*pack(own, self.backend))
-        return Moved(self.scan, own, self.gates, self.backend, False, *made)
+        return Moved(self.scan, own, self.gates, self.backend, False, self.clip, *made)
 
     def _backward(self, incoming: Cotangents, needs: Needs, backward: Op) -> tuple[Any, Any, Any]:
         """(dinput, dstates, dweights) of the scan of tangents."""
-        own = self.own
+        own = _limited(self.own, self.clip)
         if not self.alone:
             outputs = (self.y, self.trace, self.saved, list(needs[:3]), 0)
             found: tuple[Any, Any, Any] = backward(*pack(own, self.backend), *incoming, *outputs)
             return found
         with torch.no_grad(), without_autocast(own.input.device.type):
-            backend, saved = _backend(self.backend, own), Saved(self.y, self.trace, self.saved)
+            saved = Saved(self.y, self.trace, self.saved)
+            backend = registry.named(self.backend, problem_of(own))
             dinput, dstates, dweights = backend.backward(own, saved, incoming, needs)
         return dinput, dstates or [], dweights or []
 

@@ -16,16 +16,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import batching, levels, nodes, ops  # noqa: F401
+from .autodiff import wanted_inputs
 from .ops import load_scan, take
 from .problem import Cotangents, Scan, ScanResult
 from .schema import BACKWARD, FORWARD, Nest, in_order, named, needs_among, pack, scan_of
 from .scratch import with_tensors
 from .second import asked_of, filled_cotangents, second, tangent_of_gradients
-from .surroundings import forward_mode_is_innermost, in_dispatch_mode, of_older_vmap, untraced
-from .tangents import Moved, Tangents, linearize, linearized_by_loop, moved, tangents_of
+from .surroundings import (
+    forward_mode_is_innermost,
+    in_dispatch_mode,
+    of_older_vmap,
+    packed,
+    unpacked,
+    untraced,
+)
+from .tangents import (
+    Moved,
+    Tangents,
+    is_differentiated,
+    linearize,
+    linearized_by_loop,
+    moved,
+    tangents_of,
+)
 
 
 @untraced
@@ -33,8 +48,8 @@ def run_transformed(scan: Scan, backend: str) -> ScanResult:
     """Runs ``scan`` where a transform surrounds it."""
     # who records backward beside it is to find the tangents in what forward saves
     if forward_mode_is_innermost() and not scan.options.training:
-        duals = [forward_ad.unpack_dual(t) for t in scan.tensors]
-        tangents = [dual.tangent for dual in duals if dual.tangent is not None]
+        duals = list(map(unpacked, scan.tensors))
+        tangents = [tangent for _, tangent in duals if tangent is not None]
         if tangents and not any(map(of_older_vmap, tangents)):  # which has no rule for make_dual
             return _with_tangents(scan, backend, duals)
     y, final, trace, _ = scan_forward(*pack(scan, backend))
@@ -55,10 +70,10 @@ def _with_tangents(scan: Scan, backend: str, duals: Sequence[Any]) -> ScanResult
         )
         return [t for y, final, trace in made for t in (y, *final, *trace)]
 
-    given = [*(d.primal for d in duals), *(d.tangent for d in duals), *ends]
+    given = [*(primal for primal, _ in duals), *(tangent for _, tangent in duals), *ends]
     flat: list[Any] = levels.without_level(run, given)
     pairs = zip(flat[len(flat) // 2 :], flat[: len(flat) // 2], strict=True)
-    y, *rest = (forward_ad.make_dual(*pair) for pair in pairs)
+    y, *rest = (packed(*pair) for pair in pairs)
     return ScanResult(y, take(rest, len(scan.states)), rest)
 
 
@@ -225,7 +240,7 @@ class _Forward(levels.Leveled):
     @untraced
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         parts = _parts(ctx, ctx.n_saved)
-        flags, asked = _by_call(ctx.nest, ctx.needs_input_grad[1:]), []
+        flags, asked = _by_call(ctx.nest, wanted_inputs(ctx, 1)), []
         for part, given, own in zip(parts, flags, _shared_out(grads, len(parts)), strict=True):
             wanted = ctx.nest.nested_alone(given)
             (dy,), dfinal = take(own, 1), take(own, part.form.n_states)
@@ -294,6 +309,10 @@ def _both_gradients(
     tensors, half = scan.tensors, len(own) // 2
     moving = own[half:]
     run = nest.moves.find(0, [*own[: len(tensors)], *moving[: len(tensors)]])
+    clip = scan.options.grad_clip_time
+    if run is None or (clip != 0 and is_differentiated(own, inside=0)):
+        return []
+    run = run.limited(clip)
     if run is None or (needs.weights and not run.moves_weights):
         return []
     has_dy, count = given["dy"] is not None, len(scan.states)
@@ -320,21 +339,21 @@ class _Backward(levels.Leveled):
             return None
         given = named(BACKWARD, nest.nested(tensors))
         needs = needs_among(given)
-        if needs.groups or given["grad_clip_time"] != 0:
+        if needs.groups:
             return None
         dy = [] if given["dy"] is None else [given["dy"]]
         every = [given["input"], *given["states"], *given["weights"]]
         every += [*dy, *given["dfinal"], *given["dtrace"]]
         if any(map(of_older_vmap, every)):
             return None
-        tangents = [forward_ad.unpack_dual(t).tangent for t in every]
+        tangents = [unpacked(t)[1] for t in every]
         flat: list[Any] = levels.without_level(
             partial(_both_gradients, nest, given), [*every, *tangents]
         )
         if not flat:
             return None
         half = len(flat) // 2
-        made = [forward_ad.make_dual(d, t) for d, t in zip(flat[half:], flat[:half], strict=True)]
+        made = [packed(d, t) for d, t in zip(flat[half:], flat[:half], strict=True)]
         return tuple(made) if needs.input else (given["y"].new_empty(0), *made)
 
     @staticmethod
@@ -362,7 +381,7 @@ class _Backward(levels.Leveled):
     @untraced
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         parts, found = _parts(ctx, ctx.n_saved), list[Any]()
-        every = _by_call(ctx.nest, ctx.needs_input_grad[1:])
+        every = _by_call(ctx.nest, wanted_inputs(ctx, 1))
         for part, given, own in zip(parts, every, _shared_out(grads, len(parts)), strict=True):
             asked = asked_of(part, scan_forward, scan_backward)
             flags = named(BACKWARD, ctx.nest.nested_alone(given))

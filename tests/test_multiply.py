@@ -57,6 +57,11 @@ def test_is_the_product(size: tuple[int, int, int], dtype: torch.dtype) -> None:
         row, total = torch.randn(2 * N, dtype=dtype)[::2], torch.randn(M, N, dtype=dtype)
         assert_near(kernel(left, right), left, right, 0.0)
         assert_near(kernel(left, right, row=row), left, right, row)
+        wide = torch.full((M, 2 * N + 3), torch.nan, dtype=dtype)
+        multiply.product_into(wide[:, 2 : 2 + N], left, right, row)
+        assert_near(wide[:, 2 : 2 + N], left, right, row)
+        assert wide[:, :2].isnan().all()
+        assert wide[:, 2 + N :].isnan().all()
         into = total.clone()
         assert kernel(left, right, into=into) is not None
         assert_near(into, left, right, total)
@@ -107,6 +112,11 @@ def test_bad_beginnings() -> None:
         kernel(left, right, into=torch.ones(4, 2).t())
     with pytest.raises(ValueError, match="into must be contiguous"):
         kernel(left, right, into=torch.ones(4, 4))
+    for out in (torch.ones(4, 2).t(), torch.ones(2, 5)):
+        with pytest.raises(ValueError, match="and whole rows"):
+            kernel(left, right, out=out)
+    with pytest.raises(TypeError, match="out must be Float"):
+        kernel(left, right, out=torch.ones(2, 4).double())
 
 
 def test_ours_is_for_plain_tensors_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:

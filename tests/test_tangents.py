@@ -3,6 +3,7 @@ are looked at."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,12 +13,15 @@ from torch import Tensor
 from torch.func import grad, jvp, vjp
 
 import rnnfast
-from rnnfast import second, transforms
+from rnnfast import layer_calls, second, transforms
+from rnnfast.backends import registry
+from rnnfast.problem import Needs, Scan
 
 from . import test_derivatives as derivatives
 from .test_derivatives import EVERY, Called, Parameters, assert_as_the_loop, sum_of_squares
 
 pytestmark = derivatives.pytestmark
+no_loop = derivatives.no_loop
 H, LAYERS, V, X = derivatives.H, derivatives.LAYERS, derivatives.V, derivatives.X
 
 
@@ -95,6 +99,144 @@ def test_second_derivatives_of_few_steps_and_of_no_sequences(shape: tuple[int, i
         return along, vjp(grad(f.loss), f.p, x)[1](f.dp)
 
     assert_as_the_loop(both, f)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_gradients_that_nobody_asked_for_are_not_made(
+    layers: int, order: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By torch.autograd.grad; .backward() makes all."""
+    layer, x = LAYERS["gru"](num_layers=layers).double(), X.clone().requires_grad_()
+    made: list[bool] = []
+    cpu = registry.BACKENDS["cpu"]
+    one = cpu.backward
+    several = cpu.backward_whole
+
+    def backward(scan: Scan, saved: Any, cotangents: Any, needs: Needs) -> Any:
+        made.append(needs.input)
+        return one(scan, saved, cotangents, needs)
+
+    def backward_whole(scans: Any, saved: Any, cotangents: Any, needs: list[Needs]) -> Any:
+        made.append(needs[0].input)
+        return several(scans, saved, cotangents, needs)
+
+    monkeypatch.setattr(cpu, "backward", backward)
+    monkeypatch.setattr(cpu, "backward_whole", backward_whole)
+    with rnnfast.use_backend("cpu"):
+        loss = layer(x)[0].square().sum()
+        if order == 2:
+            slopes = torch.autograd.grad(loss, list(layer.parameters()), create_graph=True)
+            loss = sum_of_squares(slopes)
+            made.clear()
+        found = torch.autograd.grad(loss, list(layer.parameters()), retain_graph=True)
+        without = made[-1]
+        assert not without
+        made.clear()
+        loss.backward()
+        assert made[-1]
+    torch.testing.assert_close(found, tuple(p.grad for p in layer.parameters()))
+    assert x.grad is not None
+    assert x.grad.abs().max() > 1e-3
+
+
+def test_nor_by_a_layer_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = LAYERS["lstm"]().double(), X.clone().requires_grad_()
+    made: list[bool] = []
+    kernel = layer_calls._by_kernel
+
+    def by_kernel(call: Any, needs: Needs, *rest: Any) -> Any:
+        made.append(needs.input)
+        return kernel(call, needs, *rest)
+
+    monkeypatch.setattr(layer_calls, "_by_kernel", by_kernel)
+    with rnnfast.use_backend("cpu"):
+        for _ in range(3):  # which is served so once it repeats itself
+            loss = layer(x)[0].square().sum()
+        found = torch.autograd.grad(loss, list(layer.parameters()), retain_graph=True)
+        loss.backward()
+    assert made == [False, True]
+    torch.testing.assert_close(found, tuple(p.grad for p in layer.parameters()))
+
+
+LIMITED: dict[str, Any] = {
+    "forward over reverse": EVERY["forward over reverse"],
+    "both": lambda f: jvp(lambda p: grad(f.loss)(p, X), (f.p,), (f.dp,)),
+    "by input": lambda f: jvp(grad(partial(f.loss, f.p)), (X,), (V,)),
+    "hessian": EVERY["hessian"],
+    "jvp of per sample": EVERY["jvp of per sample"],
+}
+ENDS = {
+    "lengths": torch.tensor([4, 0, 2]),
+    "resets": (torch.arange(12) % 5 == 3).view(4, 3),
+}
+
+
+@pytest.mark.parametrize("transform", LIMITED)
+@pytest.mark.parametrize("mode", [0.05, ("zero", 0.05)])
+def test_forward_mode_of_a_clipped_backward_is_the_kernels(
+    mode: Any, transform: str, no_loop: Callable[[], None]
+) -> None:
+    f = Called(LAYERS["lstm"](grad_clip_time=mode).double())
+    free = Called(LAYERS["lstm"]().double())
+    free.p, leaves = f.p, torch.utils._pytree.tree_leaves
+    with rnnfast.use_backend("reference"):
+        expected = LIMITED[transform](f)
+    no_loop()
+    with rnnfast.use_backend("cpu"):
+        found, other = LIMITED[transform](f), LIMITED[transform](free)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
+    pairs = zip(leaves(found), leaves(other), strict=True)
+    assert max(float((a - b).detach().abs().max()) for a, b in pairs) > 1e-3  # it was reached
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm_proj", "gru_reset_before", "own_gru", "mgu"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_forward_mode_of_a_clipped_backward_with_options(name: str, reverse: bool) -> None:
+    layers = {"num_layers": 2, "bidirectional": reverse, "bias": reverse}
+    f = Called(LAYERS[name](grad_clip_time=0.05, **layers).double(), **ENDS)
+    assert_as_the_loop(EVERY["forward over reverse"], f)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_a_derivative_of_forward_mode_of_a_clipped_backward(name: str) -> None:
+    """Which is the loop's. Of forward mode in forward mode torch loses a part in the loop's own, so
+    that it is held against finite differences."""
+
+    def along(f: Called, p: Parameters) -> Parameters:
+        return jvp(lambda p: grad(f.loss)(p, X), (p,), (f.dp,))[1]
+
+    f = Called(LAYERS[name](grad_clip_time=0.05).double(), **ENDS)
+    assert_as_the_loop(lambda f: grad(lambda p: sum_of_squares(along(f, p)))(f.p), f)
+    eps = 1e-6
+    with rnnfast.use_backend("cpu"):
+        found = jvp(partial(along, f), (f.p,), (f.dp,))[1]
+        above, below = (
+            along(f, {n: p + step * f.dp[n] for n, p in f.p.items()}) for step in (eps, -eps)
+        )
+    expected = {n: (above[n] - below[n]) / (2 * eps) for n in above}
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", [0.5, ("zero", 0.5)])
+def test_forward_mode_at_the_limit_itself(mode: Any) -> None:
+    """As torch.clamp has it, whichever it is; what is zeroed only beyond is kept."""
+    weights = [torch.ones(3, 1), torch.eye(3), torch.zeros(3), torch.zeros(3)]
+    dy = torch.tensor([[[0.5, -0.5, 0.75]]])
+
+    def dh(dy: Tensor) -> Tensor:
+        def y(h: Tensor) -> Tensor:
+            return rnnfast.scan(
+                "rnn_relu", torch.ones(1, 1, 1), [h], weights, grad_clip_time=mode, backend="cpu"
+            ).y
+
+        return vjp(y, torch.ones(1, 3))[1](dy)[0]
+
+    found = jvp(dh, (dy,), (torch.ones_like(dy),))[1]
+    expected = torch.tensor([[1.0, 1.0, 0.0]])
+    if mode == 0.5:
+        expected = jvp(lambda d: d.clamp(-0.5, 0.5), (dy,), (torch.ones_like(dy),))[1][0]
+    assert torch.equal(found, expected)
 
 
 @rnnfast.cell(gates=1, params={"v": "H", "d_v": "H"}, recurrent=None)

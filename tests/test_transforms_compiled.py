@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, hessian, jvp, vjp
 
 import rnnfast
-from rnnfast import _ext, library
+from rnnfast import _ext, library, tangents
 
 from .layers import makers
 
@@ -96,7 +97,7 @@ def test_a_compiled_transform_is_the_kernels(name: str, transform: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
-@pytest.mark.parametrize("transform", ["grad", "per sample"])
+@pytest.mark.parametrize("transform", ["grad", "per sample", "forward over reverse"])
 def test_the_compiled_gradient_is_clipped_on_its_way(backend: str, transform: str) -> None:
     with rnnfast.use_backend(backend):
         call = of_layer("gru", transform, grad_clip_time=0.05)
@@ -125,26 +126,51 @@ def test_forward_mode_in_forward_mode_is_refused_under_a_compiler() -> None:
         with pytest.raises(Exception, match="forward mode in forward mode"):
             compiled(X)
     torch._dynamo.reset()
-    assert torch.autograd.forward_ad._current_level < 0  # nothing is left of it
+    assert_no_level_is_left()
+
+
+@pytest.mark.parametrize("transform", ["jvp by input", "forward over reverse"])
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_forward_mode_under_a_compiler_needs_kernels(
+    clip: float, transform: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tangents, "kernels_for", lambda *_: None)
+    with rnnfast.use_backend("cpu"):
+        call = of_layer("gru", transform, grad_clip_time=clip)
+        call()
+        with pytest.raises(Exception, match="needs kernels for tangents"):
+            graphs_of(call)
+    torch._dynamo.reset()
+    assert_no_level_is_left()
+
+
+def assert_no_level_is_left() -> None:
+    assert torch.autograd.forward_ad._current_level < 0
     assert torch._C._functorch.get_interpreter_stack() is None
 
 
-def test_compiled_gradients_of_each_sample_are_differentiated() -> None:
-    torch.manual_seed(0)
-    layer = rnnfast.LSTM(3, 5, dtype=torch.float64)
-    x = torch.randn(4, 3, 3, dtype=torch.float64, requires_grad=True)
-    weights = dict(layer.named_parameters())
+def loss_of(p: dict[str, Tensor], x: Tensor) -> Tensor:
+    return functional_call(GIVEN_UP, p, (x[:, None],))[0].square().sum()
 
-    def loss(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-        y, _ = torch.func.functional_call(layer, weights, (x.unsqueeze(1),))
-        return y.sin().sum()
 
-    def each(weights: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
-        return torch.vmap(torch.func.grad(loss), in_dims=(None, 1))(weights, x)
+def given_up(p: dict[str, Tensor], x: Tensor) -> Tensor:
+    os.stat(os.devnull)  # which Dynamo can't trace
+    return loss_of(p, x)
 
-    found = []
-    for run in (each, torch.compile(each, backend="aot_eager")):
-        total = torch.stack([g.square().sum() for g in run(weights, x).values()]).sum()
-        found.append(torch.autograd.grad(total, [x, *weights.values()]))
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b)
+
+def per_sample() -> Any:
+    p = {n: w.detach() for n, w in GIVEN_UP.named_parameters()}
+    return torch.vmap(grad(given_up), in_dims=(None, 1))(p, X)
+
+
+GIVEN_UP = LAYERS["gru"]().double()
+
+
+def test_what_runs_where_dynamo_gives_up_is_not_compiled() -> None:
+    """There it tries each function within: it must not reach those of our nodes, which go through
+    the levels of torch.func, and which it takes for code without any."""
+    torch._dynamo.reset()
+    with rnnfast.use_backend("cpu"):
+        found = torch.compile(per_sample, backend="eager")()
+        torch.testing.assert_close(found, per_sample())
+    torch._dynamo.reset()

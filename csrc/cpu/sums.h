@@ -102,21 +102,26 @@ class SumsPass {
     int64_t strip = 0;
     do {
       const Range strips{strip, least(strip + kBlockStrips, strips_)};
-      GemmPart<D>::each_block(end - begin, [&](int64_t k, int64_t K) {
-        pack_strips(c, strips, begin + k, K, b);
-        for (int g = 0; g < s_.gradient_count; ++g) {
-          const Range mine = part(s_.gradients[g].M, R, p, parts);
-          for (int64_t m = mine.begin; m < mine.end; m += kBlockRows) {
-            const Range rows{m, least(m + kBlockRows, mine.end)};
-            pack_rows(c, g, rows, begin + k, K, a);
-            if (strip == 0) add_rows(g, rows, K, a, totals_ + c * biases_);
-            multiply(c, g, rows, strips, K, k > 0, a, b);
+      for (int term = 0; term < s_.terms; ++term) {
+        GemmPart<D>::each_block(end - begin, [&](int64_t k, int64_t K) {
+          pack_strips(c, term, strips, begin + k, K, b);
+          for (int g = 0; g < s_.gradient_count; ++g) {
+            if (!s_.gradients[g].terms[term].values && term > 0) continue;
+            const Range mine = part(s_.gradients[g].M, R, p, parts);
+            for (int64_t m = mine.begin; m < mine.end; m += kBlockRows) {
+              const Range rows{m, least(m + kBlockRows, mine.end)};
+              pack_rows(c, s_.gradients[g].terms[term], rows, begin + k, K, a);
+              if (strip == 0 && term == 0) add_rows(g, rows, K, a, totals_ + c * biases_);
+              multiply(c, g, term, rows, strips, K, k > 0 || term > 0, a, b);
+            }
           }
-        }
-      });
+        });
+      }
       strip = strips.end;
     } while (strip < strips_);
   }
+
+  bool has(int o, int term) const { return term == 0 || s_.operands[o].terms[term].values; }
 
   int64_t width(int o, int64_t strip) const {
     return least(s_.operands[o].N - (strip - first_strip_[o]) * kWidth, kWidth);
@@ -127,9 +132,8 @@ class SumsPass {
     return {begin > strips.begin ? begin : strips.begin, least(end, strips.end)};
   }
 
-  // Row (t, b) of operand o: zeros where it has none, so that no padding reaches a product.
-  const X* row(int o, int64_t t, int64_t b) const {
-    const SumOperand<X>& from = s_.operands[o];
+  // Row (t, b) of an operand's term: zeros where it has none, so that no padding reaches a product.
+  const X* row(const SumRows<X>& from, int64_t t, int64_t b) const {
     if (!rules_.alive(t, b)) return zeros_;
     if (from.initial) return rules_.previous(from.values, from.initial, zeros_, t, b, from.row);
     return from.values + t * from.step + b * from.row;
@@ -138,15 +142,16 @@ class SumsPass {
   // The first of the sequences that chunk c has: those of its group, or all.
   int64_t first_of(int64_t c) const { return s_.groups > 0 ? c * size_ : 0; }
 
-  void pack_strips(int64_t c, Range strips, int64_t k, int64_t K, Packed* to) const {
+  void pack_strips(int64_t c, int term, Range strips, int64_t k, int64_t K, Packed* to) const {
     if (K == 0) return;
     for (int o = 0; o < s_.operand_count; ++o) {
       const Range mine = of_operand(o, strips);
-      if (mine.size() <= 0) continue;
+      if (mine.size() <= 0 || !has(o, term)) continue;
+      const SumRows<X>& rows = s_.operands[o].terms[term];
       const int64_t first = first_of(c);
       int64_t t = k / size_, b = first + k % size_;
       const auto next = [&] {
-        const X* found = row(o, t, b) + (mine.begin - first_strip_[o]) * kWidth;
+        const X* found = row(rows, t, b) + (mine.begin - first_strip_[o]) * kWidth;
         if (++b == first + size_) b = first, ++t;
         return found;
       };
@@ -172,9 +177,9 @@ class SumsPass {
   // Between packed groups there is a gap, as in gemm.h.
   static int64_t group(int64_t words) { return words * R + L; }
 
-  void pack_rows(int64_t c, int g, Range rows, int64_t k, int64_t K, Packed* to) const {
+  void pack_rows(int64_t c, const SumValues<D>& from, Range rows, int64_t k, int64_t K,
+                 Packed* to) const {
     if (K == 0) return;
-    const SumGradients<D>& from = s_.gradients[g];
     const int64_t words = packed_steps<D>(K), first = first_of(c);
     int64_t t = k / size_, b = first + k % size_;
     const auto next = [&] {
@@ -253,11 +258,11 @@ class SumsPass {
     for (int c = 0; c < kChains; ++c) add_lanes(total[c], c * L, sums);
   }
 
-  void multiply(int64_t c, int g, Range rows, Range strips, int64_t K, bool add, const Packed* a,
-                const Packed* b) const {
+  void multiply(int64_t c, int g, int term, Range rows, Range strips, int64_t K, bool add,
+                const Packed* a, const Packed* b) const {
     const int64_t words = packed_steps<D>(K);
     for (int o = 0; o < s_.operand_count; ++o) {
-      if (!s_.gradients[g].products[o].to) continue;
+      if (!s_.gradients[g].products[o].to || !has(o, term)) continue;
       const Range mine = of_operand(o, strips);
       const SumProduct<S> result =
           partial() > 0

@@ -8,16 +8,24 @@
 
 namespace rnnfast::cpu {
 
-constexpr int kMostOperands = 16, kMostGradients = 32;
+constexpr int kMostOperands = 16, kMostGradients = 32, kMostTerms = 4;
 
 // What a product of the scan multiplied: [T, B, N], rows contiguous. Where `initial` [B, N] is not
 // null, `values` are the states that steps made, and each step multiplied that of the one before;
 // their rows, and those of `initial`, follow one another `row` apart.
 template <class X>
-struct SumOperand {
+struct SumRows {
   const X* values = nullptr;
-  int64_t N = 0, step = 0, row = 0;  // from one t, and one b, to the next
+  int64_t step = 0, row = 0;  // from one t, and one b, to the next
   const X* initial = nullptr;
+};
+
+// The same of a weight that multiplies several values in a step: its gradient is the sum of as many
+// products, term by term. A term that an operand or a gradient lacks adds nothing.
+template <class X>
+struct SumOperand {
+  int64_t N = 0;
+  SumRows<X> terms[kMostTerms];
 };
 
 // Where a product [M, N] goes, whose rows lie `row` apart, and those of groups `group`; or null.
@@ -27,14 +35,21 @@ struct SumProduct {
   int64_t row = 0, group = 0;
 };
 
-// Gradients [T, B, M], of which rows lie `row` apart, and where their sums go.
+// Gradients [T, B, M], of which rows lie `row` apart.
+template <class D>
+struct SumValues {
+  const D* values = nullptr;
+  int64_t row = 0;
+};
+
+// Those of each term, and where their sums go.
 template <class D>
 struct SumGradients {
   using S = Wide<D>;
-  const D* values = nullptr;
-  int64_t row = 0, M = 0;
+  int64_t M = 0;
+  SumValues<D> terms[kMostTerms];
   SumProduct<S> products[kMostOperands];  // of each operand
-  S* biases[2] = {};                      // [M], the sums of the gradients themselves, or null
+  S* biases[2] = {};                      // [M], the sums of the first term itself, or null
   int64_t bias_group = 0;                 // from those of a group to the next one's
 };
 
@@ -47,7 +62,7 @@ struct Sums {
   bool reverse = false;
   const int64_t* lengths = nullptr;  // [B] or null
   const bool* resets = nullptr;      // [T, B] or null
-  int operand_count = 0, gradient_count = 0;
+  int operand_count = 0, gradient_count = 0, terms = 1;
   SumOperand<X> operands[kMostOperands];
   SumGradients<D> gradients[kMostGradients];
   int threads = 1;

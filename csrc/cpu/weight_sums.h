@@ -29,9 +29,9 @@ class WeightSums {
       : w_(w), H_(H), P_(P), G_(cell.gates), sums_(sums) {
     const int64_t B = sums.B;
     sums.operand_count = kOperands;
-    if (w.dw_ih) sums.operands[kX] = {w.x, w.I, w.x_step, w.x_row, nullptr};
-    sums.operands[kH] = {w.y, P, B * P, P, w.h0};
-    if (cell.has_extra()) sums.operands[kExtra] = {w.extra, H, B * H, H, nullptr};
+    if (w.dw_ih) sums.operands[kX] = {w.I, {{w.x, w.x_step, w.x_row, nullptr}}};
+    sums.operands[kH] = {P, {{w.y, B * P, P, w.h0}}};
+    if (cell.has_extra()) sums.operands[kExtra] = {H, {{w.extra, B * H, H, nullptr}}};
     for (int p = 0; p < cell.phase_count; ++p) {
       const Phase& phase = cell.phases[p];
       if (phase.matrix == Matrix::kWhr) {
@@ -56,7 +56,7 @@ class WeightSums {
 
   SumGradients<D>& add(const D* values, int64_t row, int64_t M) {
     SumGradients<D>& g = sums_.gradients[sums_.gradient_count++];
-    g.values = values, g.row = row, g.M = M, g.bias_group = G_ * H_;
+    g.terms[0] = {values, row}, g.M = M, g.bias_group = G_ * H_;
     return g;
   }
 

@@ -96,9 +96,10 @@ void check_matrix(const char* name, const Tensor& matrix, int64_t dim, ScalarTyp
              matrix.scalar_type());
 }
 
-// a [M, K] · b [K, N], with `row` [N] added to each row; or into += a · b.
+// a [M, K] · b [K, N], with `row` [N] added to each row; or into += a · b. `out`: where the product
+// goes, of which the rows may lie apart.
 Tensor product(const Tensor& a, const Tensor& b, const std::optional<Tensor>& row,
-               const std::optional<Tensor>& into) {
+               const std::optional<Tensor>& into, const std::optional<Tensor>& out) {
   const ScalarType dtype = a.scalar_type();
   check_type(dtype == ScalarType::Float || dtype == ScalarType::Double,
              "expected float32 or float64, got ", dtype);
@@ -117,7 +118,12 @@ Tensor product(const Tensor& a, const Tensor& b, const std::optional<Tensor>& ro
     check_value(into->sizes() == Sizes(shape) && into->is_contiguous(),
                 "into must be contiguous and have shape ", Sizes(shape), ", got ", into->sizes());
   }
-  const Tensor c = into ? *into : empty(shape, dtype);
+  if (out) {
+    check_matrix("out", *out, 2, dtype);
+    check_value(!into && out->sizes() == Sizes(shape) && (shape[1] < 2 || out->stride(1) == 1),
+                "out must have shape ", Sizes(shape), " and whole rows, got ", out->sizes());
+  }
+  const Tensor c = into ? *into : out ? *out : empty(shape, dtype);
   std::optional<Tensor> begun = row;
   if (begun) begun = begun->resolve_neg().contiguous();
   dtype == ScalarType::Float ? multiply<float>(plain(a), plain(b), begun, into.has_value(), c)
@@ -159,7 +165,7 @@ double multiply_adds(int64_t rounds, int threads) {
 }  // namespace
 
 void bind_gemm(std::vector<PyMethodDef>& functions) {
-  bind<&product>(functions, "cpu_product", "a, b, *, row, into");
+  bind<&product>(functions, "cpu_product", "a, b, *, row, into, out");
   bind<&wide_product>(functions, "cpu_wide_product", "a, b");
   bind<&multiply_adds>(functions, "cpu_multiply_adds", "rounds, threads");
 }

@@ -22,6 +22,9 @@ using Optional = std::optional<Tensor>;
 // tensor, initial, offset, width: columns of a tensor [T, B, …], all of them where width is 0; of
 // states, which `initial` [B, …] are those before the first step of, each step's before. -1: none.
 using Operand = std::tuple<int64_t, int64_t, int64_t, int64_t>;
+// The operands that a weight multiplies in a step, or their gradients: terms of one sum.
+template <class T>
+using Terms = std::vector<T>;
 // tensor, offset, width.
 using Columns = std::tuple<int64_t, int64_t, int64_t>;
 // gradient, operand, result, offset, first, row, column: the product's value (m, n) is the result's
@@ -37,7 +40,7 @@ class Call;
 
 class SumPlan {
  public:
-  SumPlan(std::vector<Operand> operands, std::vector<Columns> gradients,
+  SumPlan(std::vector<Terms<Operand>> operands, std::vector<Terms<Columns>> gradients,
           std::vector<Product> products, std::vector<Sum> sums,
           std::vector<OverSequences> sequences)
       : operands_(std::move(operands)),
@@ -47,6 +50,12 @@ class SumPlan {
         sequences_(std::move(sequences)) {
     check_value(operands_.size() <= cpu::kMostOperands && gradients_.size() <= cpu::kMostGradients,
                 "more operands or gradients than one pass takes");
+    const auto fits = [](const auto& terms) {
+      return !terms.empty() && terms.size() <= cpu::kMostTerms;
+    };
+    check_value(std::all_of(operands_.begin(), operands_.end(), fits) &&
+                    std::all_of(gradients_.begin(), gradients_.end(), fits),
+                "a sum has no terms, or more than one pass takes");
   }
 
   // Of `tensors` the first is of the gradients [T, B, …]. Results are like `weights`, in order.
@@ -57,8 +66,8 @@ class SumPlan {
   template <class S>
   friend class Call;
 
-  std::vector<Operand> operands_;
-  std::vector<Columns> gradients_;
+  std::vector<Terms<Operand>> operands_;
+  std::vector<Terms<Columns>> gradients_;
   std::vector<Product> products_;
   std::vector<Sum> sums_;
   std::vector<OverSequences> sequences_;
@@ -94,8 +103,8 @@ class Call {
     sums_.T = T_, sums_.B = B_, sums_.reverse = reverse;
     sums_.lengths = cpu::data<const int64_t>(lengths);
     sums_.resets = cpu::data<const bool>(resets);
-    for (const Operand& operand : plan_.operands_) add(operand);
-    for (const Columns& gradient : plan_.gradients_) add(gradient);
+    for (const Terms<Operand>& operand : plan_.operands_) add(operand);
+    for (const Terms<Columns>& gradient : plan_.gradients_) add(gradient);
     for (const Product& product : plan_.products_) add(product);
     for (const Sum& sum : plan_.sums_) add_sum(sum);
     for (const OverSequences& sum : plan_.sequences_) add(sum);
@@ -144,29 +153,37 @@ class Call {
     return to.mutable_data_ptr<S>() + offset;
   }
 
-  void add(const Operand& operand) {
-    auto [tensor, initial, offset, width] = operand;
-    Tensor values = steps(tensor, offset, width);
-    if (width == 0) width = values.size(2);
+  void add(const Terms<Operand>& operand) {
     cpu::SumOperand<S>& o = sums_.operands[sums_.operand_count++];
-    if (initial >= 0) {  // whose rows and the states' lie alike
-      values = values.contiguous();
+    for (size_t term = 0; term < operand.size(); ++term) {
+      auto [tensor, initial, offset, width] = operand[term];
+      Tensor values = steps(tensor, offset, width);
+      if (width == 0) width = values.size(2);
+      check_value(term == 0 || width == o.N, "terms of one sum differ in width");
+      o.N = width;
+      if (initial >= 0) values = values.contiguous();  // whose rows and the states' lie alike
+      held_.push_back(values);
+      cpu::SumRows<S>& rows = o.terms[term];
+      rows = {values.const_data_ptr<S>() + offset, values.stride(0), values.stride(1), nullptr};
+      if (initial < 0) continue;
       const Tensor& first = sequences(initial, offset, width);
       check_value(first.size(1) == values.size(2), "initial states of another width");
-      held_.push_back(values);
-      o.initial = first.const_data_ptr<S>() + offset;
+      rows.initial = first.const_data_ptr<S>() + offset;
+      rows.step = B_ * values.size(2), rows.row = values.size(2);
     }
-    o.values = values.const_data_ptr<S>() + offset;
-    o.N = width, o.step = values.stride(0), o.row = values.stride(1);
-    if (initial >= 0) o.step = B_ * values.size(2), o.row = values.size(2);
+    sums_.terms = std::max(sums_.terms, static_cast<int>(operand.size()));
   }
 
-  void add(const Columns& gradient) {
-    const auto [tensor, offset, width] = gradient;
-    const Tensor values = steps(tensor, offset, width).contiguous();
-    held_.push_back(values);
-    sums_.gradients[sums_.gradient_count++] = {
-        values.const_data_ptr<S>() + offset, values.size(2), width, {}, {}};
+  void add(const Terms<Columns>& gradient) {
+    cpu::SumGradients<S>& g = sums_.gradients[sums_.gradient_count++];
+    for (size_t term = 0; term < gradient.size(); ++term) {
+      const auto [tensor, offset, width] = gradient[term];
+      check_value(term == 0 || width == g.M, "terms of one sum differ in width");
+      const Tensor values = steps(tensor, offset, width).contiguous();
+      held_.push_back(values);
+      g.M = width;
+      g.terms[term] = {values.const_data_ptr<S>() + offset, values.size(2)};
+    }
   }
 
   void add(const Product& product) {
@@ -250,9 +267,9 @@ std::vector<Tensor> SumPlan::run(const std::vector<Tensor>& tensors,
              : Call<double>(*this, tensors, dtype).made(weights, lengths, resets, reverse);
 }
 
-Ref make_plan(const std::vector<Operand>& operands, const std::vector<Columns>& gradients,
-              const std::vector<Product>& products, const std::vector<Sum>& sums,
-              const std::vector<OverSequences>& sequences) {
+Ref make_plan(const std::vector<Terms<Operand>>& operands,
+              const std::vector<Terms<Columns>>& gradients, const std::vector<Product>& products,
+              const std::vector<Sum>& sums, const std::vector<OverSequences>& sequences) {
   return Type<SumPlan>::make(
       std::make_unique<SumPlan>(operands, gradients, products, sums, sequences));
 }

@@ -327,6 +327,14 @@ def why_not_own(problem: Problem) -> str | None:
     return None
 
 
+def why_not_limited(problem: Problem) -> str | None:
+    """Why a GPU's kernels can't limit gradients in time: those of tangents have rules of their own
+    (time_clip.handed)."""
+    if problem.options.grad_clip_time != 0 and problem.spec.tangents:
+        return "its kernels have no derivative of a backward with grad_clip_time"
+    return None
+
+
 def why_no_kernel(problem: Problem, device: str, dtypes: Sequence[torch.dtype]) -> str | None:
     """The reasons that kernels of our own share."""
     if problem.device != device:

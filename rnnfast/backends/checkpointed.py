@@ -158,7 +158,7 @@ class _Sums:
                 total.add_(grad)
 
     def rounded(self, like: list[Tensor]) -> list[Tensor]:
-        return [t.to(w.dtype) for t, w in zip(self.total, like, strict=True)]
+        return [t.to(w.dtype) for t, w in zip(self.total, like, strict=False)]  # Needs.leading
 
 
 def _whole(problem: Problem) -> Problem:

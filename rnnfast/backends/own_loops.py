@@ -89,5 +89,6 @@ def backward(
     made = kernel.run(found, given, own)
     dstates = [made[f"dinit{k}"] for k in range(len(own.states))]
     buffers = {v.name: t for v, t in zip(found.given, given, strict=True) if t is not None}
-    left = Left(own, layout, buffers | made, history, storage, kernel.sums(own.kind))
+    sums = kernel.sums(own.kind, needs.leading)
+    left = Left(own, layout, buffers | made, history, storage, sums)
     return left.gradients(needs, dstates)

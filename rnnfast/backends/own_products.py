@@ -87,15 +87,14 @@ class Left:
         return Gradients(
             products.input() if needs.input else None,
             [cast(d, self.rounding.storage) for d in dstates] if needs.states else None,
-            self._weights(products) if needs.weights else None,
+            self._weights(products, needs.leading) if needs.weights else None,
         )
 
-    def _weights(self, products: Backward) -> list[Tensor]:
+    def _weights(self, products: Backward, leading: int | None) -> list[Tensor]:
         at_once = self._at_once()
-        count = len(self.scan.weights)
-        if len(at_once) == count:
-            return [at_once[k] for k in range(count)]
-        names = self.scan.spec.weight_names(self.scan.kind, self.scan.has_bias)
+        names = self.scan.spec.weight_names(self.scan.kind, self.scan.has_bias)[:leading]
+        if len(at_once) == len(names):
+            return [at_once[k] for k in range(len(names))]
         made = {names[k]: gradient for k, gradient in at_once.items()}
         left = [name for name in names if name not in made]
         made |= products.of_projection(left)
@@ -109,7 +108,7 @@ class Left:
                 total = self._sum(place, of_gx)
                 elements = Matrix(name, offset, 1, total.shape[-1], total.shape[-1], 1)
                 parts[name].append(_Part(elements, total.unsqueeze(-2)))
-        for name, weight in zip(names, self.scan.weights, strict=True):
+        for name, weight in zip(names, self.scan.weights, strict=False):
             if name in parts:
                 made[name] = self.rounding(_whole(parts[name], weight, self.groups))
         return [made[name] for name in names]

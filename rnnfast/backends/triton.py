@@ -28,7 +28,7 @@ from ..triton import cells
 from ..triton.device import facts_of
 from ..triton.plan import STRATEGY, why_not_resident
 from . import own_triton
-from .base import KernelBackend, TensorLike, why_no_kernel
+from .base import KernelBackend, TensorLike, why_no_kernel, why_not_limited
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -53,7 +53,7 @@ class Triton(KernelBackend):
             return f"{under}it computes on {needed} tensors only, not on {problem.device}"
         if problem.dtype == torch.float64:
             return "it has no kernel for torch.float64: its products are float32 at most"
-        reason = why_no_kernel(problem, needed, DTYPES)
+        reason = why_no_kernel(problem, needed, DTYPES) or why_not_limited(problem)
         if reason is None and problem.spec.own:
             return own_triton.why_not(problem.cell, problem.H, problem.bias)
         reason = reason or cells.why_not(problem.spec)

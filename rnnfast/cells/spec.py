@@ -138,6 +138,11 @@ class CellSpec:
             {(k, b): self._weight_names(kinds[k], b) for k in kinds for b in (False, True)},
         )
 
+    @property
+    def tangents(self) -> int:
+        """So many states, the first, are tangents of those behind them (cells/tangent.py)."""
+        return 0
+
     def weight_names(self, kind: str, bias: bool) -> tuple[str, ...]:
         """Names of the weights that a scan takes, in order.
 

@@ -29,6 +29,10 @@ class TangentCell(OwnCell):
     of: CellSpec | None = None
     weights_too: bool = False
 
+    @property
+    def tangents(self) -> int:
+        return len(self.states) // 2
+
     def tangent_of(self, weight: str) -> str:
         """The name of a weight's tangent."""
         assert self.of is not None

@@ -56,6 +56,15 @@ def product_to(out: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return torch.mm(left, right, out=out) if kernel is None else out.copy_(kernel(left, right))
 
 
+def product_into(out: Tensor, left: Tensor, right: Tensor, row: Tensor | None = None) -> None:
+    """``out``, whose rows may lie apart, becomes left @ right, with ``row`` added to each row."""
+    kernel = _kernel(left, right, out) if row is None else _kernel(left, right, out, row)
+    if kernel is not None:
+        kernel(left, right, row=row, out=out)
+    else:
+        out.copy_(product(left, right, row))
+
+
 def is_faster() -> bool:
     """Whether our kernel is the faster one on this processor."""
     return _loaded() is not None

@@ -100,8 +100,8 @@ class Code:
     def stored(self, address: str, value: str) -> str:
         raise NotImplementedError
 
-    def handed(self, value: str) -> str:
-        """What is left of a gradient on its way to the step before."""
+    def handed(self, value: str, buffer: str) -> str:
+        """What is left of a gradient on its way to the step before, which reads ``buffer``."""
         raise NotImplementedError
 
     def load_scalar(self, name: str, index: int) -> str:
@@ -120,7 +120,7 @@ class Code:
         if add:
             value = f"{self.loaded(to)} + {value}"
         if buffer.startswith("dold"):
-            value = self.handed(value)
+            value = self.handed(value, buffer)
         condition = "" if always else "if (training()) "
         self.stores.append(f"{condition}{self.stored(to, value)};")
 
@@ -159,7 +159,8 @@ class Code:
 
     def scalar(self, node: Node) -> str:
         if node.op == "const":
-            return self.own.needs.constant(node.attrs[0])
+            value, text = node.attrs
+            return self.own.needs.constant(value) if text == repr(value) else str(text)
         if self.outer is not None:
             return self.outer.scalar(node)
         if node not in self.names:

@@ -7,14 +7,17 @@ from .graph import Node
 from .stages import Group, Program, Stage, Store, by_width, reduced_width
 
 
-def emit(name: str, program: Program, needs: Needs, backward: bool) -> Class:
-    return _Class(name, program, needs, backward).made()
+def emit(name: str, program: Program, needs: Needs, backward: bool, tangents: int = 0) -> Class:
+    """``tangents``: as Traced has it."""
+    return _Class(name, program, needs, backward, tangents).made()
 
 
 class _Class(Emitter):
-    def __init__(self, name: str, program: Program, needs: Needs, backward: bool) -> None:
+    def __init__(
+        self, name: str, program: Program, needs: Needs, backward: bool, tangents: int
+    ) -> None:
         super().__init__(name, program, needs)
-        self.backward = backward
+        self.backward, self.tangents = backward, tangents
         self.products: list[Group] = []
         self.members: list[str] = []
 
@@ -36,8 +39,9 @@ class _Class(Emitter):
             f"class {self.name} : public Pass<{self.name}<S>, S, {len(self.products)}> {{",
             f"  using Base = Pass<{self.name}<S>, S, {len(self.products)}>;",
             "  using V = Vec<S>;",
-            "  using Base::constant, Base::every, Base::handed, Base::held, Base::H, Base::L;",
-            "  using Base::largest, Base::sum, Base::training, Base::units, Base::weight;",
+            "  using Base::across, Base::bound, Base::constant, Base::every, Base::handed;",
+            "  using Base::H, Base::held, Base::L, Base::largest, Base::sum, Base::training;",
+            "  using Base::units, Base::weight;",
             "",
             " public:",
             "  using Base::Base;",
@@ -65,6 +69,12 @@ class _Class(Emitter):
         ]
         return Class("\n".join(lines) + "\n", self.buffers)
 
+    def handed(self, buffer: str) -> str:
+        """What a state's gradient goes through on its way to the step before. Of a state that has a
+        tangent it is limited already, as a derivative is (layout.py)."""
+        derivative = 0 < self.tangents <= int(buffer.removeprefix("dold"))
+        return "across" if derivative else "handed"
+
     # --- stages -----------------------------------------------------------------------------------
 
     def _stage(self, index: int, stage: Stage) -> list[str]:
@@ -87,11 +97,13 @@ class _Class(Emitter):
         first, last = self.program.stages[0], len(self.program.stages) - 1
         if not self.backward or index != last or index == 0 or first.groups or first.waves:
             return False
-        (group,) = stage.groups
-        alike = len(group.nodes) == group.blocks == 1 and {s.node.width for s in first.stores} == {
-            group.width
-        }
-        return alike and all(self.program.operand(arg)[0] != "tmp" for arg in group.operands)
+        widths = {store.node.width for store in first.stores}
+        return all(
+            len(group.nodes) == group.blocks == 1
+            and widths == {group.width}
+            and all(self.program.operand(arg)[0] != "tmp" for arg in group.operands)
+            for group in stage.groups
+        )
 
     def _terms(self) -> list[str]:
         """What the products sum up."""
@@ -104,26 +116,61 @@ class _Class(Emitter):
             found.append(f"  if (k == {k}) return {{{value}}};")
         return [*found, "  return {};", "}"]
 
-    def _multiply(self, group: Group, done: list[str]) -> list[str]:
-        k = len(self.products)
+    def _product(self, group: Group) -> int:
+        """Its number. Those of the same matrices are packed once."""
+        for k, known in enumerate(self.products):
+            if self._packed(known) == self._packed(group):
+                return k
         self.products.append(group)
+        return len(self.products) - 1
+
+    def _packed(self, group: Group) -> tuple[object, ...]:
+        matrices = [term.matrices for term in group.terms(self.program.operand)]
+        return (group.width, group.blocks, len(group.nodes), matrices)
+
+    def _segments(self, group: Group) -> list[str]:
         runs: list[tuple[str, int, int]] = []  # (row, first, last) of operands side by side
         for name, first, width, _ in group.terms(self.program.operand):
             last = first + width
             if runs and group.blocks == 1 and (name, first) == (runs[-1][0], runs[-1][2]):
                 first = runs.pop()[1]
             runs.append((name, first, last))
-        segments = [
+        return [
             f"{{live.p[{self.number(name)}], {self.needs.units(last - first)}, "
             f"{self.needs.units(first)}}}"
             for name, first, last in runs
         ]
+
+    def _multiply(self, group: Group, done: list[str]) -> list[str]:
+        k = self._product(group)
         return [
             "{",
-            f"  const Segment<S> segments[] = {{{', '.join(segments)}}};",
+            f"  const Segment<S> segments[] = {{{', '.join(self._segments(group))}}};",
             f"  this->template multiply<{len(group.nodes)}>(",
             f"      place, live, {k}, segments,",
             "      [&](int64_t i, int64_t j, int64_t n, const V* x) {",
+            *indented(3, done),
+            "      });",
+            "}",
+        ]
+
+    def _multiply_together(self, groups: list[Group], done: list[str]) -> list[str]:
+        """Of products that are alike; those with fewer segments get some of no values."""
+        numbers = [self._product(group) for group in groups]
+        segments = [self._segments(group) for group in groups]
+        most = max(map(len, segments))
+        nothing = f"{{live.p[{self.number(self.program.operand(groups[0].operands[0])[0])}], 0, 0}}"
+        rows = [own + [nothing] * (most - len(own)) for own in segments]
+        sets, planes = len(groups), len(groups[0].nodes)
+        return [
+            "{",
+            f"  constexpr int products[] = {{{', '.join(map(str, numbers))}}};",
+            f"  const Segment<S> segments[{sets}][{most}] = {{",
+            *(f"      {{{', '.join(row)}}}," for row in rows),
+            "  };",
+            f"  this->template multiply_together<{planes}>(",
+            "      place, live, products, segments,",
+            "      [&](int64_t i, int64_t j, int64_t n, const V* const* x) {",
             *indented(3, done),
             "      });",
             "}",
@@ -139,12 +186,18 @@ class _Class(Emitter):
         return self._multiply(group, done)
 
     def _fused(self, index: int, stage: Stage) -> list[str]:
-        (group,) = stage.groups
-        code = _Code(self, index, {node: f"x[{k}]" for k, node in enumerate(group.nodes)})
+        several = len(stage.groups) > 1
+        names = {
+            node: f"x[{s}][{k}]" if several else f"x[{k}]"
+            for s, group in enumerate(stage.groups)
+            for k, node in enumerate(group.nodes)
+        }
+        code = _Code(self, index, names)
+        sums = "const V* const* x" if several else "const V* x"
         self.members += [
             "template <class M>",
             "__attribute__((noinline)) void "
-            f"unit{index}(const Live<S>& live, int64_t i, int64_t j, M m, const V* x) const {{",
+            f"unit{index}(const Live<S>& live, int64_t i, int64_t j, M m, {sums}) const {{",
             *indented(1, code.body(stage.stores)),
             "}",
         ]
@@ -152,7 +205,9 @@ class _Class(Emitter):
             f"if (n >= L) unit{index}(live, i, j, Whole{{}}, x);",
             f"else unit{index}(live, i, j, Lanes{{n}}, x);",
         ]
-        return self._multiply(group, done)
+        if several:
+            return self._multiply_together(stage.groups, done)
+        return self._multiply(stage.groups[0], done)
 
     def _rows(self, index: int, stage: Stage) -> list[str]:
         """The stage's reductions, and what is pointwise, row by row."""
@@ -209,6 +264,8 @@ class _Class(Emitter):
 
 
 class _Code(Code):
+    own: _Class
+
     def row(self, name: str) -> str:
         return f"live.p[{self.own.number(name)}][i]"
 
@@ -225,8 +282,8 @@ class _Code(Code):
     def stored(self, address: str, value: str) -> str:
         return f"m.store(V({value}), {address})"
 
-    def handed(self, value: str) -> str:
-        return f"handed({value}, live.reset[i])"
+    def handed(self, value: str, buffer: str) -> str:
+        return f"{self.own.handed(buffer)}({value}, live.reset[i])"
 
     def load_scalar(self, name: str, index: int) -> str:
         return f"{self.row(name)}[{index}]"

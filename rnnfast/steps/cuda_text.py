@@ -202,7 +202,7 @@ class _Code(Code):
     def stored(self, address: str, value: str) -> str:
         return f"store({address}, {value})"
 
-    def handed(self, value: str) -> str:
+    def handed(self, value: str, buffer: str) -> str:
         return f"handed({value})"
 
     def load_scalar(self, name: str, index: int) -> str:

@@ -8,7 +8,7 @@ and made outside the loop.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -182,6 +182,17 @@ class _Keeper:
             return True
         return not self._missing(node) and not self._reads_kept(node)
 
+    def drop(self, wanted: Callable[[Node], bool]) -> None:
+        """What cheap operations make of what else is kept, but for nodes that are ``wanted``."""
+        for node in reversed(list(self.nodes)):
+            if wanted(node) or node.op not in OPERATORS or not OPERATORS[node.op].cheap:
+                continue
+            del self.nodes[node]
+            if self._missing(node):
+                self.nodes[node] = None
+            else:
+                self._note(node)
+
     def _is_free(self, node: Node) -> bool:
         old_state = node.op == "load" and node.attrs[0].startswith("state")
         return old_state or node.op in ("param", "const") or node in self._state
@@ -223,6 +234,7 @@ def keep(traced: Traced, derived: Derived) -> Kept:
     nodes = ordered(derived.outputs(), stop=lambda node: node in forward)
     needed = [node for node in nodes if node in forward]
     operands = {outer.operand for outer in derived.outers}
+    largest = {node.args[0] for node in needed if node.op == "rmax"}
     keeper = _Keeper(traced.states)
     for node in needed:
         if node in operands and node.op not in LEAVES:
@@ -232,6 +244,7 @@ def keep(traced: Traced, derived: Derived) -> Kept:
             keeper.nodes[node.args[0]] = None
     for node in sorted(needed, key=_rank):
         keeper.need(node)
+    keeper.drop(lambda node: node in operands or node in largest)
     for outer in derived.outers:
         keeper._note(outer.operand)
     return Kept(_used(keeper, needed), keeper.old, keeper.new)

@@ -8,6 +8,7 @@ a scalar; everything else is pointwise (``operators``). Equal nodes are one node
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -121,6 +122,10 @@ class Graph:
 
     def const(self, value: float) -> Node:
         return self._node("const", (), (float(value), repr(float(value))), 0)
+
+    def bound(self, text: str) -> Node:
+        """That of grad_clip_time, which ``text`` is in the loops of csrc/cpu/steps."""
+        return self._node("const", (), (math.inf, text), 0)
 
     def load(self, name: str, offset: int, width: int) -> Node:
         return self._node("load", (), (name, offset), width)

@@ -8,12 +8,14 @@ single ones), and the states and their gradients on their way.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .derive import Derived, Kept, derive, is_read_from_state, keep
+from .derive import Derived, Kept, Part, derive, is_read_from_state, keep
 from .graph import Graph, Matrix, Node, ordered
+from .operators import clamp_keeps_bound
 from .stages import Program, Store, plan
 from .trace import Traced
 from .values import Row
@@ -66,13 +68,17 @@ class Layout:
         )
 
 
-def layout(traced: Traced, gates: int) -> Layout:
+def layout(traced: Traced, gates: int, host: bool = False) -> Layout:
+    """``host``: for the loops of csrc/cpu/steps, whose products can be together, as ``plan`` has
+    it, and which limit the gradients of tangents by grad_clip_time."""
     derived = derive(traced)
     kept = keep(traced, derived)
     widths = dict.fromkeys(("saved", "scalars", "dproduct", "acc", "acc1"), 0)
-    forward, saved = _forward(traced, kept, gates * traced.hidden, widths)
+    forward, saved = _forward(traced, kept, gates * traced.hidden, widths, host)
+    if host:
+        _limit(traced, derived)
     backward = _Backward(traced, gates, derived, saved, widths)
-    program = plan(backward.stores)
+    program = plan(backward.stores, host)
     return Layout(
         traced,
         forward,
@@ -96,7 +102,7 @@ def row_stores(g: Graph, row: Row, buffer: str) -> list[Store]:
 
 
 def _forward(
-    traced: Traced, kept: Kept, gx: int, widths: dict[str, int]
+    traced: Traced, kept: Kept, gx: int, widths: dict[str, int], together: bool
 ) -> tuple[Program, dict[Node, Place]]:
     """The program, and where the saved nodes are."""
     g = traced.graph
@@ -107,7 +113,9 @@ def _forward(
     saved = {node: Place("scalars", at, 0) for at, node in enumerate(scalars)}
     widths["scalars"] = len(scalars)
     apart = [Store(node, "saved", 0, always=False) for node in vectors]
-    first = plan([*stores, *apart])  # tells when each part of gx is read for the last time
+    first = plan(
+        [*stores, *apart], together
+    )  # tells when each part of gx is read for the last time
     for node, offset in _in_place(vectors, first, gx).items():
         saved[node] = Place("gx", offset, node.width)
     for node in vectors:
@@ -117,7 +125,7 @@ def _forward(
     for node, (buffer, offset, _) in saved.items():
         if not (node.op == "load" and node.attrs == (buffer, offset)):
             stores.append(Store(node, buffer, offset, always=False))
-    return plan(stores), saved
+    return plan(stores, together), saved
 
 
 def _in_place(nodes: Sequence[Node], program: Program, width: int) -> dict[Node, int]:
@@ -156,6 +164,26 @@ def _in_place(nodes: Sequence[Node], program: Program, width: int) -> dict[Node,
 
 
 # --- backward ------------------------------------------------------------------------------------
+
+
+def _limit(traced: Traced, derived: Derived) -> None:
+    """grad_clip_time, of a cell with tangents: of those the gradient is the one that is limited on
+    its way to the step before, and that of the state behind is its derivative, which is 0 where the
+    limit is reached (``Code.handed`` does the rest)."""
+    g = traced.graph
+    bound = g.bound(f"bound({str(clamp_keeps_bound()).lower()})")
+    for k in range(traced.tangents):
+        limited, moving = (derived.rows.get(f"state{i}", []) for i in (k, traced.tangents + k))
+        found = []
+        for (first, d), (at, of) in itertools.product(moving, limited):
+            low, high = max(first, at), min(first + d.width, at + of.width)
+            if low >= high:
+                continue
+            one, other = g.part(d, low - first, high - low), g.part(of, low - at, high - low)
+            beyond = g("or", g("gt", other, bound), g("lt", other, g("neg", bound)))
+            found.append(Part(low, g("where", beyond, g.const(0.0), one)))
+        if found:
+            derived.rows[f"state{traced.tangents + k}"] = found
 
 
 class _Backward:

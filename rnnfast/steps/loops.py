@@ -224,8 +224,9 @@ class Loops:
         """Calls the loop; what is of a device in the arguments is not filled in yet."""
         raise NotImplementedError
 
-    def sums(self, kind: str) -> Sequence[WeightSums]:
-        """The gradients of weights that one pass of sums makes, of scans of this kind."""
+    def sums(self, kind: str, leading: int | None) -> Sequence[WeightSums]:
+        """The gradients of weights that one pass of sums makes, of scans of this kind; ``leading``
+        as Needs has it."""
         return ()
 
     def gradients(

@@ -39,7 +39,7 @@ class Kernel(Loops):
         self._passes: dict[Pass, Any] = {}
         self._differentiating: dict[Pass, Any] = {}
         self._orders: dict[str, Order] = {}
-        self._sums: dict[str, list[WeightSums]] = {}
+        self._sums: dict[tuple[str, int | None], list[WeightSums]] = {}
 
     def split(self, B: int) -> tuple[int, int, str]:
         """Threads for the rows and for the units of a batch of B, and that in words."""
@@ -77,7 +77,8 @@ class Kernel(Loops):
     def gradients(
         self, own: Pass, given: Sequence[Tensor | None], scan: Scan, needs: Needs
     ) -> Gradients | None:
-        if needs.groups or not (multiplied_by_kernel(scan) and self.sums_up(scan.kind)):
+        whole = not needs.groups and needs.leading is None
+        if not (whole and multiplied_by_kernel(scan) and self.sums_up(scan.kind)):
             return None
         rows, units, _ = self.split(scan.input.shape[1])
         dx, dstates, dweights = self.differentiating(own).gradients(
@@ -98,14 +99,14 @@ class Kernel(Loops):
     def sums_up(self, kind: str) -> bool:
         """Whether one pass of sums makes the gradients of all weights, and our product that of the
         input."""
-        sums, weights = self.sums(kind), self.spec.weight_names(kind, self._bias)
+        sums, weights = self.sums(kind, None), self.spec.weight_names(kind, self._bias)
         known = len(sums) == 1 and len(sums[0].numbers) == len(weights)
         return known and self.layout.widths["gx"] <= multiply.MOST_STEPS
 
     def differentiating(self, own: Pass) -> Any:
         """A pass backward that knows what ``gradients`` makes of it."""
         if own not in self._differentiating:
-            (sums,), order = self.sums("dense"), self.order("dense")
+            (sums,), order = self.sums("dense", None), self.order("dense")
             names = [*(value.name for value in own.given), *own.returned]
             found = self._new(own)
             found.leaves(
@@ -153,10 +154,11 @@ class Kernel(Loops):
             buffers=list(passes.numbers(own, buffers)),
         )
 
-    def sums(self, kind: str) -> Sequence[WeightSums]:
-        if kind not in self._sums:
-            names = self.spec.weight_names(kind, self._bias)
-            self._sums[kind] = [
+    def sums(self, kind: str, leading: int | None) -> Sequence[WeightSums]:
+        key = kind, leading
+        if key not in self._sums:
+            names = self.spec.weight_names(kind, self._bias)[:leading]
+            self._sums[key] = [
                 WeightSums(
                     [names.index(name) for name in one.weights],
                     one.tensors,
@@ -164,7 +166,7 @@ class Kernel(Loops):
                 )
                 for one in sums_of(self.layout, kind, names)
             ]
-        return self._sums[kind]
+        return self._sums[key]
 
     def prepared(self, name: str, loop: Loop, rows: Mapping[str, Rows]) -> Call:
         """A call that is made elsewhere, more than once, with a workspace of its own; the tensors

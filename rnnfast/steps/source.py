@@ -33,10 +33,10 @@ def source(spec: CellSpec, hidden: int, bias: bool, dtype: torch.dtype) -> Sourc
     Raises:
         StepError: no kernel can be made of the step.
     """
-    made = layout(graph_of(spec, hidden, bias, dtype, blocks=True), spec.gates)
-    needs = Needs(hidden)
+    made = layout(graph_of(spec, hidden, bias, dtype, blocks=True), spec.gates, host=True)
+    needs, tangents = Needs(hidden), made.traced.tangents
     forward = emit("Forward", made.forward, needs, backward=False)
-    backward = emit("Backward", made.backward, needs, backward=True)
+    backward = emit("Backward", made.backward, needs, backward=True, tangents=tangents)
     text = _file(_TYPES[dtype], forward, backward)
     return Source(text, made, needs, forward.buffers, backward.buffers)
 

@@ -103,7 +103,7 @@ def reduced_width(node: Node) -> int:
 @dataclass
 class Stage:
     """``waves``: reductions, each wave of which needs the one before. ``fused``: the pointwise part
-    is done on the sums of the stage's one product while they are in registers."""
+    is done on the sums of the stage's products while they are at hand."""
 
     groups: list[Group] = field(default_factory=list)
     waves: list[list[Node]] = field(default_factory=list)
@@ -142,14 +142,15 @@ class Program:
 READABLE = ("new", "saved", "gx", "dgx", "dproduct", "tmp")  # buffers that hold what was stored
 
 
-def plan(stores: Sequence[Store]) -> Program:
-    """The stages of a step that makes ``stores``."""
-    return _Planner(stores).program()
+def plan(stores: Sequence[Store], together: bool = False) -> Program:
+    """The stages of a step that makes ``stores``. ``together``: a stage with several products that
+    are alike is fused, too."""
+    return _Planner(stores, together).program()
 
 
 class _Planner:
-    def __init__(self, stores: Sequence[Store]) -> None:
-        self.stores = list(stores)
+    def __init__(self, stores: Sequence[Store], together: bool) -> None:
+        self.stores, self.together = list(stores), together
         self.nodes = ordered(store.node for store in stores)
         self.stage: dict[Node, int] = {}
         for node in self.nodes:
@@ -296,8 +297,10 @@ class _Planner:
         stage.waves = _waves(reductions)
         scalars = any(store.node.scalar for store in stage.stores)
         widths = {store.node.width for store in stage.stores}
-        alone = len(stage.groups) == 1 and widths <= {stage.groups[0].width}
-        stage.fused = alone and not reductions and not scalars
+        shapes = {(group.width, group.blocks, len(group.nodes)) for group in stage.groups}
+        one = len(shapes) == 1 and (self.together or len(stage.groups) == 1)
+        fits = one and widths <= {stage.groups[0].width}
+        stage.fused = fits and not reductions and not scalars
         if not stage.fused:
             for node in (node for group in stage.groups for node in group.nodes):
                 if self.at.get(node, ("", 0))[0] != "tmp":

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .graph import Matrix
 from .layout import ElementGradient, Layout, MatrixGradient, Place
 
 BUFFERS = ("dgx", "dproduct")  # of gradients at each step; all others are of each sequence
-MOST_OPERANDS, MOST_GRADIENTS, MOST_SUMS = 16, 32, 2  # of one pass; of each gradient
+# of one pass; of each gradient; of each sum (csrc/cpu/sums_problem.h)
+MOST_OPERANDS, MOST_GRADIENTS, MOST_SUMS, MOST_TERMS = 16, 32, 2, 4
 
 
 class Operand(NamedTuple):
@@ -40,32 +42,44 @@ class Into(NamedTuple):
 
 
 class Use(NamedTuple):
-    """What ``place`` of the gradients is for: a product with ``operand``, or its own sums."""
+    """What ``places`` of the gradients are for: products with ``operands``, one each, whose sum is
+    wanted; or, of one place, its own sums."""
 
-    place: Place
+    places: tuple[Place, ...]
     into: Into
-    operand: Operand | None = None
+    operands: tuple[Operand, ...] = ()
+
+    @property
+    def place(self) -> Place:
+        return self.places[0]
+
+    @property
+    def apart(self) -> tuple[tuple[str, int], ...]:
+        """Where the places lie, but for how far they are from the buffers' beginning together."""
+        first = self.place.offset
+        return tuple((place.buffer, place.offset - first) for place in self.places)
 
 
 @dataclass
 class Gradient:
-    """Columns that are packed once: what they multiply, and where their own sums go."""
+    """Columns that are packed once, of each term: what they multiply, and where the sums of the
+    first go."""
 
-    place: Place
-    products: dict[Operand, Into] = field(default_factory=dict)
+    places: tuple[Place, ...]
+    products: dict[tuple[Operand, ...], Into] = field(default_factory=dict)
     sums: list[Into] = field(default_factory=list)
 
     def takes(self, use: Use) -> bool:
-        if use.operand is None:
+        if not use.operands:
             return len(self.sums) < MOST_SUMS
-        return use.operand not in self.products
+        return use.operands not in self.products
 
     def take(self, use: Use) -> None:
-        into = use.into._replace(first=self.place.offset - use.place.offset)
-        if use.operand is None:
+        into = use.into._replace(first=self.places[0].offset - use.place.offset)
+        if not use.operands:
             self.sums.append(into)
         else:
-            self.products[use.operand] = into
+            self.products[use.operands] = into
 
 
 @dataclass
@@ -93,38 +107,57 @@ def sums_of(layout: Layout, kind: str, weights: Sequence[str]) -> list[Sums]:
 def _uses(layout: Layout, kind: str, weight: str) -> list[Use]:
     dgx = Place("dgx", 0, layout.widths["dgx"])
     if weight == "w_ih":
-        return [Use(dgx, Into(weight, 0, 0), Operand("x"))]
+        return [Use((dgx,), Into(weight, 0, 0), (Operand("x"),))]
     if weight == "b_ih":
-        return [Use(dgx, Into(weight, 0, 1))]
-    found = [use for m in layout.matrices if m.matrix.weight == weight for use in _products(m)]
+        return [Use((dgx,), Into(weight, 0, 1))]
+    found = [use for terms in _matrices(layout, weight).values() for use in _products(terms)]
     return found + [_sum(e) for e in layout.elements if e.weight == weight]
+
+
+def _matrices(layout: Layout, weight: str) -> dict[Matrix, list[MatrixGradient]]:
+    """By the matrix, which may multiply several values in a step."""
+    found: dict[Matrix, list[MatrixGradient]] = {}
+    for one in layout.matrices:
+        if one.matrix.weight == weight:
+            found.setdefault(one.matrix, []).append(one)
+    return found
 
 
 def _sum(element: ElementGradient) -> Use:
     buffer, offset, width = element.gradient
-    return Use(Place(buffer, offset, max(width, 1)), Into(element.weight, element.offset, 1))
+    return Use((Place(buffer, offset, max(width, 1)),), Into(element.weight, element.offset, 1))
 
 
-def _products(one: MatrixGradient) -> Iterator[Use]:
-    """Of each block."""
-    matrix, gradient, (buffer, offset, _) = one.matrix, one.gradient, one.operand
+def _products(terms: Sequence[MatrixGradient]) -> Iterator[Use]:
+    """Of each block of a matrix. A tangent cell's own states stand behind their tangents; their
+    term is to be the first, since the bias is its sum."""
+    terms = sorted(terms, key=lambda one: one.operand, reverse=True)
+    matrix = terms[0].matrix
     rows, columns = matrix.rows // matrix.blocks, matrix.cols // matrix.blocks
-    number = buffer.removeprefix("state")
-    of_state = buffer.startswith("state")
-    tensor, initial = (f"new{number}", f"init{number}") if of_state else (buffer, None)
     for block in range(matrix.blocks):
-        place = Place(gradient.buffer, gradient.offset + block * rows, rows)
-        operand = Operand(tensor, initial, offset + block * columns, columns)
+        places = [Place(g.buffer, g.offset + block * rows, rows) for _, g, _ in terms]
+        operands = [_operand(one.operand, block * columns, columns) for one in terms]
         at = matrix.offset + block * matrix.block_stride
-        yield Use(place, Into(matrix.weight, at, matrix.row_stride, matrix.col_stride), operand)
+        into = Into(matrix.weight, at, matrix.row_stride, matrix.col_stride)
+        yield Use(tuple(places), into, tuple(operands))
+
+
+def _operand(place: Place, first: int, width: int) -> Operand:
+    buffer, offset = place.buffer, place.offset + first
+    if buffer.startswith("state"):
+        number = buffer.removeprefix("state")
+        return Operand(f"new{number}", f"init{number}", offset, width)
+    return Operand(buffer, None, offset, width)
 
 
 def _fits(layout: Layout, kind: str, weight: str) -> bool:
-    """Whether no element of a weight is a part of two products, of which a sum would have to be
+    """Whether no element of a weight is a part of two matrices, of which a sum would have to be
     made, and the rows or the columns of each part are together."""
     if weight == "w_ih":
         return kind == "dense"  # tokens are summed row by row
-    matrices = [m.matrix for m in layout.matrices if m.matrix.weight == weight]
+    matrices = _matrices(layout, weight)
+    if any(len(terms) > MOST_TERMS for terms in matrices.values()):
+        return False
     if any(m.col_stride != 1 and m.row_stride != 1 for m in matrices):
         return False
     ends = [
@@ -154,7 +187,7 @@ def _fits(layout: Layout, kind: str, weight: str) -> bool:
 def _pass(layout: Layout, weights: Sequence[str], uses: dict[str, list[Use]]) -> Sums | None:
     """One pass for ``weights``; None where it would be too many sums for one."""
     wanted = [use for name in weights for use in uses[name]]
-    gradients = [g for buffer in BUFFERS for g in _cut(buffer, wanted)]
+    gradients = [g for alike in _alike(wanted) for g in _cut(alike)]
     operands = list(dict.fromkeys(o for g in gradients for o in g.products))
     if len(operands) > MOST_OPERANDS or len(gradients) > MOST_GRADIENTS:
         return None
@@ -171,8 +204,11 @@ def _pass(layout: Layout, weights: Sequence[str], uses: dict[str, list[Use]]) ->
         return weights.index(where.weight)
 
     fields = {
-        "operands": [(number(o.tensor), number(o.initial), o.offset, o.width) for o in operands],
-        "gradients": [(number(g.place.buffer), *g.place[1:]) for g in gradients],
+        "operands": [
+            [(number(o.tensor), number(o.initial), o.offset, o.width) for o in terms]
+            for terms in operands
+        ],
+        "gradients": [[(number(p.buffer), *p[1:]) for p in g.places] for g in gradients],
         "products": [
             (
                 k,
@@ -192,18 +228,34 @@ def _pass(layout: Layout, weights: Sequence[str], uses: dict[str, list[Use]]) ->
             for into in gradient.sums
         ],
         "sequences": [
-            (number(place.buffer), *place[1:], result(into), into.offset)
-            for place, into, _ in wanted
-            if place.buffer not in BUFFERS
+            (number(use.place.buffer), *use.place[1:], result(use.into), use.into.offset)
+            for use in wanted
+            if use.place.buffer not in BUFFERS
         ],
     }
     return Sums(tuple(weights), tuple(tensors), fields)
 
 
-def _cut(buffer: str, uses: Sequence[Use]) -> Iterator[Gradient]:
-    """The columns of ``buffer``, cut where some use begins or ends; twice where they have more uses
-    than one gradient takes."""
-    uses = [use for use in uses if use.place.buffer == buffer]
+def _alike(uses: Sequence[Use]) -> list[list[Use]]:
+    """Those whose places lie alike; own sums with products of the same, if there are any."""
+    found: dict[Any, list[Use]] = {}
+    here = [use for use in uses if use.place.buffer in BUFFERS]
+    for use in sorted(here, key=lambda use: not use.operands):
+        known = (own for own in found.values() if any(_covers(one, use) for one in own))
+        place = next(known, None) if not use.operands else None
+        (found.setdefault(use.apart, []) if place is None else place).append(use)
+    return list(found.values())
+
+
+def _covers(one: Use, other: Use) -> bool:
+    (a, first, width), (b, begin, size) = one.place, other.place
+    return a == b and first <= begin and begin + size <= first + width
+
+
+def _cut(uses: Sequence[Use]) -> Iterator[Gradient]:
+    """The columns that ``uses``, which are alike, have; cut where one begins or ends, and twice
+    where they have more uses than one gradient takes."""
+    apart = uses[0].apart
     ends = {end for _, first, width in (u.place for u in uses) for end in (first, first + width)}
     for first, last in itertools.pairwise(sorted(ends)):
         found: list[Gradient] = []
@@ -213,7 +265,8 @@ def _cut(buffer: str, uses: Sequence[Use]) -> Iterator[Gradient]:
                 continue
             gradient = next((g for g in found if g.takes(use)), None)
             if gradient is None:
-                gradient = Gradient(Place(buffer, first, last - first))
+                places = tuple(Place(buffer, first + by, last - first) for buffer, by in apart)
+                gradient = Gradient(places)
                 found.append(gradient)
             gradient.take(use)
         yield from found

@@ -55,7 +55,8 @@ class _Tangent:
             self._tangents[same] = None if found is None else self.g.spread(found, node.width)
         states = [self._row(row) for row in self.own.states]
         tangents, news = zip(*states, strict=True)
-        return Traced(self.g, (*tangents, *news), self.own.grain, self.own.hidden)
+        news = (*tangents, *news)
+        return Traced(self.g, news, self.own.grain, self.own.hidden, self.count)
 
     def _row(self, row: Row) -> tuple[Row, Row]:
         """The tangent of a new state, and the state."""

@@ -30,6 +30,7 @@ from .weights import Weight, in_grains
 
 class Traced(NamedTuple):
     """A step's graph. ``states``: the rows of the new states. ``grain``: how wide pieces are.
+    ``tangents``: so many states, the first, are the tangents of those behind them.
 
     Rows that are read: "gx" of G*H units, "state0", "state1", … of H.
     """
@@ -38,6 +39,7 @@ class Traced(NamedTuple):
     states: tuple[Row, ...]
     grain: int
     hidden: int
+    tangents: int = 0
 
 
 def weight_shapes(spec: CellSpec, hidden: int, bias: bool) -> dict[str, tuple[int, ...]]:

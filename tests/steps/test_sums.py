@@ -81,8 +81,8 @@ def test_one_pass_finds_what_products_find(
     taken: list[str] = []
     make = run.Kernel.sums
 
-    def sums(self: run.Kernel, kind: str) -> Any:
-        found = make(self, kind)
+    def sums(self: run.Kernel, kind: str, leading: int | None) -> Any:
+        found = make(self, kind, leading)
         names = spec.weight_names(kind, True)
         taken.extend(names[k] for one in found for k in one.numbers)
         return found
@@ -90,7 +90,7 @@ def test_one_pass_finds_what_products_find(
     monkeypatch.setattr(run.Kernel, "sums", sums)
     found = results(scan, "cpu")
     assert ("w_hh" in taken) == (spec.recurrent is not None and spec is not many_heads)
-    monkeypatch.setattr(run.Kernel, "sums", lambda self, kind: ())
+    monkeypatch.setattr(run.Kernel, "sums", lambda self, *_: ())
     assert_close(found, results(scan, "cpu"), 1e-12)
 
 
@@ -102,7 +102,7 @@ def test_of_many_steps(spec: CellSpec, dtype: torch.dtype, monkeypatch: pytest.M
     resets = torch.rand(150, 40, generator=torch.Generator().manual_seed(5)) < 0.02
     scan = scan._replace(lengths=torch.arange(40) * 4, resets=resets)
     found = results(scan, "cpu")
-    monkeypatch.setattr(run.Kernel, "sums", lambda self, kind: ())
+    monkeypatch.setattr(run.Kernel, "sums", lambda self, *_: ())
     assert_close(found, results(scan, "cpu"), 50 * torch.finfo(dtype).eps)
 
 
@@ -117,7 +117,7 @@ def test_a_matrix_that_overlaps_itself_is_not_in_the_pass() -> None:
 
 
 def test_which_weights_are_in_one_pass() -> None:
-    """All, but a matrix of two uses, whose gradient is a sum, and what has too many blocks."""
+    """All, also a matrix of two uses, whose gradient is a sum, but for what has too many blocks."""
     names = ("w_ih", "w_hh", "b_ih", "b_hh")
     assert at_once(own_cells.lstm, "dense") == [names]
     assert at_once(own_cells.gru, "dense", bias=False) == [("w_ih", "w_hh")]
@@ -127,7 +127,7 @@ def test_which_weights_are_in_one_pass() -> None:
     ]
     assert at_once(own_cells.heads, "dense") == [names]
     assert at_once(many_heads, "dense") == [("w_ih",), ("b_ih",), ("b_hh",)]
-    assert at_once(parts, "dense") == [(*names, "m", "k")]
+    assert at_once(parts, "dense") == [(*names, "m", "k", "s")]
 
 
 def test_what_goes_beyond_a_tensor_is_refused() -> None:
@@ -135,8 +135,8 @@ def test_what_goes_beyond_a_tensor_is_refused() -> None:
     module = _ext.cpu()
     gradients, x = torch.zeros(3, 2, 4), torch.zeros(3, 2, 5)
     fields: dict[str, Any] = {
-        "operands": [(1, -1, 0, 0)],
-        "gradients": [(0, 0, 4)],
+        "operands": [[(1, -1, 0, 0)]],
+        "gradients": [[(0, 0, 4)]],
         "products": [(0, 0, 0, 0, 0, 0, 1)],
         "sums": [],
         "sequences": [],
@@ -152,7 +152,14 @@ def test_what_goes_beyond_a_tensor_is_refused() -> None:
     with pytest.raises(ValueError, match="wrong shape"):
         made(torch.empty(4, 5), x[:2])
     with pytest.raises(ValueError, match="wrong shape"):
-        made(torch.empty(4, 5), gradients=[(0, 1, 4)])
+        made(torch.empty(4, 5), gradients=[[(0, 1, 4)]])
+    with pytest.raises(ValueError, match="differ in width"):
+        made(torch.empty(4, 5), gradients=[[(0, 0, 4), (0, 0, 3)]])
+    with pytest.raises(ValueError, match="differ in width"):
+        made(torch.empty(4, 5), operands=[[(1, -1, 0, 0), (1, -1, 0, 4)]])
+    for terms in ([], [(0, 0, 4)] * 5):
+        with pytest.raises(ValueError, match="no terms, or more"):
+            made(torch.empty(4, 5), gradients=[terms])
     with pytest.raises(TypeError, match="tensors must be"):
         made(torch.empty(4, 5), x.double())
     with pytest.raises(ValueError, match="not there"):

@@ -199,6 +199,47 @@ class Pass {
                                      });
   }
 
+  // done(i, j, lanes that exist, sums[product][planes]) of products that are alike, for this thread's
+  // units: of each the rows that registers hold, one product after the other, while they and the
+  // panels that several of them share are near.
+  template <int planes, int sets, int N, class Done>
+  void multiply_together(const Place& place, const Live<S>& live, const int (&products)[sets],
+                         const Segment<S> (&segments)[sets][N], const Done& done) {
+    constexpr int U = panel_units_of(planes), NV = U * planes, kMax = kMaxRows<NV>;
+    const Product product = Self::product(products[0], H);
+    const int64_t width = product.block_width(), each = product.block_panels(L);
+    const Range mine = part(panels_[products[0]].count, 1, place.unit, place.split.units);
+    for (int64_t q = mine.begin; q < mine.end; ++q) {
+      Segment<S> own[sets][N];
+      for (int s = 0; s < sets; ++s) {
+        for (int term = 0; term < N; ++term) {
+          const int64_t K = segments[s][term].K / product.blocks;
+          own[s][term] = {segments[s][term].rows, K, segments[s][term].offset + q / each * K};
+        }
+      }
+      const int64_t first = q / each * width, begin = q % each * U * L;
+      int64_t i = 0;
+      for (int64_t groups = divide_up(live.n, kMax); i < live.n; --groups) {
+        const int64_t rows = divide_up(live.n - i, groups);
+        V sum[sets][kMax][NV];
+        for (int s = 0; s < sets; ++s) {
+          const S* const none = nullptr;
+          sum_some<kMax, NV>(rows, own[s], i, panels_[products[s]].panel(q), none, sum[s]);
+        }
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int u = 0; u < U; ++u) {
+            const int64_t j = begin + u * L;
+            if (U > 1 && j >= width) break;
+            const V* x[sets];
+            for (int s = 0; s < sets; ++s) x[s] = sum[s][r] + u * planes;
+            done(i + r, first + j, width - j, x);
+          }
+        }
+        i += rows;
+      }
+    }
+  }
+
   // body(j, lanes that exist) for this thread's part of `width` units.
   template <class Body>
   void units(const Place& place, int64_t width, const Body& body) const {
@@ -234,10 +275,17 @@ class Pass {
 
   // What a step hands to the one before: nothing across a reset, and within grad_clip_time.
   V handed(V d, bool reset) const {
-    if (reset) d = V(S(0));
+    d = across(d, reset);
     const V limit(clip_.limit), negative(-clip_.limit);
     const V high = select<S>(d.v > clip_.bound, limit, d);
     return select<S>(d.v < -clip_.bound, negative, high);
+  }
+
+  static V across(V d, bool reset) { return reset ? V(S(0)) : d; }
+  // Up to where the limit's derivative is 1. at: at the bound itself; where what lies beyond is
+  // zeroed it always is.
+  S bound(bool at) const {
+    return at || clip_.limit == S(0) ? clip_.bound : std::nextafter(clip_.bound, S(0));
   }
 
   const int64_t H;

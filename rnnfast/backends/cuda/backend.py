@@ -31,7 +31,7 @@ from ...products.gradients import Backward
 from ...products.slots import saved_operands, slots_of_input
 from ...rules import without_padding
 from .. import own_cuda, own_loops
-from ..base import Call, KernelBackend, TensorLike, why_no_kernel, why_not_own
+from ..base import Call, KernelBackend, TensorLike, why_no_kernel, why_not_limited, why_not_own
 from . import pipeline
 from .plan import Kernels, Plan
 
@@ -56,7 +56,7 @@ class Cuda(Kernels, KernelBackend):
     def why_not(self, problem: Problem) -> str | None:
         if not problem.spec.own:
             return why_not_own(problem) or why_no_kernel(problem, self.device, DTYPES)
-        reason = why_no_kernel(problem, self.device, own_cuda.DTYPES)
+        reason = why_no_kernel(problem, self.device, own_cuda.DTYPES) or why_not_limited(problem)
         return reason or own_cuda.why_not(problem.options.training, *self._own(problem))
 
     def _own(self, problem: Problem) -> own_cuda.Key:
