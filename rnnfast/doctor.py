@@ -79,6 +79,7 @@ def _extension() -> list[Row]:
         ("rnnfast._C", _ext.why_missing()),
     ]
     rows = [(name, f"not usable: {why}" if why else "loaded") for name, why in parts]
+    rows += _instructions()
     info = _ext.build_record()
     if info is None or not info["built"]:
         return rows
@@ -88,8 +89,21 @@ def _extension() -> list[Row]:
         ("_cpu fits", f"torch from {_dotted(OLDEST_TORCH)}, Python from {_dotted(OLDEST_PYTHON)}"),
         ("compiler", info["compiler"]),
         ("flags", info["flags"] + ("  (a debug build)" if info["debug"] else "")),
+        *([("flags it lacks", unknown)] if (unknown := info.get("unknown_flags")) else []),
         ("CUDA", info["cuda_note"]),
     ]
+
+
+def _instructions() -> list[Row]:
+    from .backends import cpu
+
+    module = _ext.cpu()
+    if module is None:
+        return []
+    try:
+        return [("instruction set", f"{module.cpu_isa()}{cpu.of_bfloat16()}")]
+    except RuntimeError as error:  # RNNFAST_CPU_CAPABILITY
+        return [("instruction set", str(error))]
 
 
 def _dotted(version: tuple[int, int]) -> str:

@@ -112,9 +112,19 @@ def test_another_instruction_set_gives_close_results(isa: str, tmp_path: Path) -
 
 def test_an_unknown_instruction_set_is_an_error_that_names_those_there_are(tmp_path: Path) -> None:
     done = probe("nonsense", tmp_path / "found.pt")
-    known = "avx512_bf16, avx512, avx2, " if platform.machine() in ("x86_64", "AMD64") else ""
+    known = "amx, avx512_bf16, avx512, avx2, " if platform.machine() in ("x86_64", "AMD64") else ""
     assert done.returncode != 0
     message = f"RuntimeError: RNNFAST_CPU_CAPABILITY=nonsense is none of: {known}baseline"
+    assert done.stderr.strip().splitlines()[-1] == message
+
+
+def test_amx_is_an_error_where_the_processor_lacks_it(tmp_path: Path) -> None:
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("AMX is no instruction set of this architecture")
+    if _ext.cpu().cpu_has_tiles() or _ext.cpu().cpu_why_no_tiles():
+        pytest.skip("this processor has AMX")
+    done = probe("amx", tmp_path / "found.pt")
+    message = "RuntimeError: RNNFAST_CPU_CAPABILITY=amx: this processor has no amx"
     assert done.stderr.strip().splitlines()[-1] == message
 
 

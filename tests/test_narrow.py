@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import rnnfast
 from rnnfast import _ext
-from rnnfast.backends import registry
+from rnnfast.backends import cpu, registry
 from rnnfast.problem import problem_of
 
 from .cases import BUILT_IN, Case, leaves, run, scan_of
@@ -121,6 +122,29 @@ def test_the_strategy_tells_of_dot_products() -> None:
         asked = problem_of(scan_of(case, leaves(case, dtype)))
         said = registry.BACKENDS["cpu"].strategy(asked)
         assert (words in said) == (dtype == torch.bfloat16 and _ext.cpu().cpu_has_dots())
+
+
+def fake(**answers: object) -> SimpleNamespace:
+    """Of the module ``_cpu`` what these functions say."""
+    return SimpleNamespace(**{name: lambda value=value: value for name, value in answers.items()})
+
+
+@pytest.mark.parametrize(
+    ("tiles", "why", "words"),
+    [
+        (False, "", ""),
+        (True, "", ", of 16 rows or more in tiles (AMX)"),
+        (False, "its numbers differ", " (without AMX: its numbers differ)"),
+    ],
+)
+def test_the_strategy_tells_of_amx_and_why_it_is_not_used(
+    tiles: bool, why: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = fake(cpu_has_dots=True, cpu_has_tiles=tiles, cpu_why_no_tiles=why)
+    monkeypatch.setattr(cpu, "module", lambda: found)
+    assert cpu.of_bfloat16() == f" with dot products of bfloat16{words}"
+    monkeypatch.setattr(cpu, "module", lambda: fake(cpu_has_dots=False))
+    assert cpu.of_bfloat16() == ""
 
 
 def test_a_weight_whose_rows_are_one_row() -> None:

@@ -5,6 +5,7 @@
 
 #include <type_traits>
 
+#include "cpu/tile_product.h"
 #include "cpu/workspace.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA {
@@ -262,15 +263,15 @@ class BackwardPass {
       for (int s = 0; s < kSegments; ++s) own.segments[s] = segments[s];
       return own;
     };
-    panels_product<kWide, kSegments, D>(part(panels_[p].count, 1, place.unit, place.split.units),
-                                        rows.n, operands,
-                                        [&](int64_t q, int64_t i, const V(&sum)[kWide]) {
-                                          for (int u = 0; u < kWide; ++u) {
-                                            const int64_t j = (q * kWide + u) * L;
-                                            if (j >= width) break;
-                                            done(i, j, width - j, sum[u]);
-                                          }
-                                        });
+    const auto each = [&](int64_t q, int64_t i, const V(&sum)[kWide]) {
+      for (int u = 0; u < kWide; ++u) {
+        const int64_t j = (q * kWide + u) * L;
+        if (j >= width) break;
+        done(i, j, width - j, sum[u]);
+      }
+    };
+    const Range mine = part(panels_[p].count, 1, place.unit, place.split.units);
+    step_product<kWide, kSegments, D>(g_.B, mine, rows.n, operands, each);
   }
 
   const Backward<X, D>& g_;

@@ -9,6 +9,7 @@
 
 #include "cpu/in_place.h"
 #include "cpu/input.h"
+#include "cpu/tile_product.h"
 #include "cpu/workspace.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA {
@@ -210,8 +211,8 @@ class ForwardPass {
         }
       }
     };
-    panels_product<U * n, 1, E>(
-        part(panels.count, 1, place.unit, place.split.units), rows.n, operands, done,
+    step_product<U * n, 1, E>(
+        f_.B, part(panels.count, 1, place.unit, place.split.units), rows.n, operands, done,
         [&](int64_t q, int64_t first, int64_t count) { fetch<p>(rows, q * U * L, first, count); });
   }
 

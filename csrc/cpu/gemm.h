@@ -10,6 +10,7 @@
 #include "cpu/gemm_problem.h"
 #include "cpu/panel.h"
 #include "cpu/team.h"
+#include "cpu/tile_product.h"
 #include "cpu/transpose.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA {
@@ -38,6 +39,23 @@ struct Tile {
   bool add;
   const Row* row;
 };
+
+// Row r of a tile, of which not all lanes need exist.
+template <int W, class S, class Row>
+__attribute__((always_inline)) inline void put_row(const Tile<S, Row>& tile, int64_t r,
+                                                   const Vec<S> (&sums)[W]) {
+  using V = Vec<S>;
+#pragma GCC unroll 8
+  for (int j = 0; j < W; ++j) {
+    const int64_t n = tile.lanes - j * V::kLanes;
+    if (n <= 0) break;
+    S* c = tile.c + r * tile.stride + j * V::kLanes;
+    V sum = sums[j];
+    if (tile.add) sum = V::load(c, n) + sum;
+    if (tile.row) sum = read(tile.row + j * V::kLanes, n) + sum;
+    sum.store(c, n);
+  }
+}
 
 // The sums of the segment's steps, of kGroupRows rows times one strip. kStep: as multiply_add has it.
 template <int W, int kStep, class E, class Row>
@@ -71,17 +89,37 @@ __attribute__((noinline)) void multiply_tile(const Segment<E>& segment, const Pa
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     if (r >= tile.rows) break;
-#pragma GCC unroll 8
-    for (int j = 0; j < W; ++j) {
-      const int64_t n = tile.lanes - j * L;
-      if (n <= 0) break;
-      S* c = tile.c + r * tile.stride + j * L;
-      V sum = sums[r][j];
-      if (tile.add) sum = V::load(c, n) + sum;
-      if (tile.row) sum = read(tile.row + j * L, n) + sum;
-      sum.store(c, n);
+    put_row(tile, r, sums[r]);
+  }
+}
+
+// The same by tiles of the processor (tiles.h), of any number of rows; row(i): the i-th.
+template <int W, class Of, class Row>
+void multiply_by_tiles(int64_t K, int64_t offset, const Of& row, const Pair* strip,
+                       const Tile<float, Row>& tile) {
+  using V = Vec<float>;
+  TileProduct<Tiles> product;
+  const int64_t rows = least(tile.rows, kTileRows);
+  alignas(64) float sums[kTileRows][W][V::kLanes];
+  for (int64_t i = 0; i < tile.rows;) {
+    const int64_t first = least(i, tile.rows - rows);
+    const BFloat16* at[kTileRows];
+    for (int64_t r = 0; r < rows; ++r) at[r] = row(first + r);
+    product.template run<W, 1>({{at, K, offset}}, 0, rows, strip, nullptr, sums[0][0]);
+    for (; i < first + rows; ++i) {
+      V made[W];
+      for (int j = 0; j < W; ++j) made[j] = V::load(sums[i - first][j]);
+      put_row(tile, i, made);
     }
   }
+}
+template <class Of, class Row>
+void multiply_strip_by_tiles(int64_t K, int64_t offset, const Of& row, const Pair* strip,
+                             const Tile<float, Row>& tile) {
+  const int64_t vectors = divide_up(tile.lanes, Vec<float>::kLanes);
+  if (vectors == 3) return multiply_by_tiles<3>(K, offset, row, strip, tile);
+  if (vectors == 2) return multiply_by_tiles<2>(K, offset, row, strip, tile);
+  multiply_by_tiles<1>(K, offset, row, strip, tile);
 }
 
 // The same of a strip of up to kStripVectors vectors.
@@ -260,6 +298,13 @@ class GemmPart {
              const Packed* packed) {
     const bool add = k > 0 || g_.add;
     const B* row = add || !g_.row ? nullptr : g_.row + n;
+    if constexpr (by_tiles<E>(kTileRows)) {
+      if (by_tiles<E>(g_.all_rows > 0 ? g_.all_rows : g_.M)) {
+        const Tile<S, B> tile{g_.c + m * g_.c_row + n, g_.c_row, M, width, add, row};
+        const auto of = [&](int64_t i) { return g_.a + (m + i) * g_.a_row; };
+        return multiply_strip_by_tiles(K, k, of, packed, tile);
+      }
+    }
     for (int64_t i = 0; i < M; i += kGroupRows) {
       const Tile<S, B> tile{g_.c + (m + i) * g_.c_row + n, g_.c_row, M - i, width, add, row};
       const E* rows[kGroupRows];

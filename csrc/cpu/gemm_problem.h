@@ -12,6 +12,7 @@ namespace rnnfast::cpu {
 template <class A, class B = A>
 struct Gemm {
   int64_t M = 0, N = 0, K = 0;
+  int64_t all_rows = 0;  // of a product of which these M are made here; 0: these are all
   const A* a = nullptr;
   int64_t a_row = 0, a_column = 0;
   const B* b = nullptr;

@@ -114,7 +114,7 @@ class InputSteps {
 
   Gemm<E, X> product() const {
     Gemm<E, X> g;
-    g.N = columns_, g.K = f_->I;
+    g.N = columns_, g.K = f_->I, g.all_rows = f_->T * f_->B;
     g.a_row = kConverts ? f_->I : f_->x_row, g.a_column = 1;
     g.b = f_->w_ih, g.b_row = 1, g.b_column = f_->I;
     g.c_row = columns_;

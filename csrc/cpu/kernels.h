@@ -124,13 +124,21 @@ struct Kernels {
   NarrowKernels<Half, float> f16;
   // Of processors that multiply bfloat16 in pairs, taken instead of bf16; else null.
   const NarrowKernels<BFloat16, BFloat16>* dots;
+  // Whether dots multiplies many rows by tiles of AMX; and why not, though the processor has them and
+  // nobody asked for another set, or null.
+  bool tiles;
+  const char* why_no_tiles;
 };
 
 extern const Kernels kernels_avx512, kernels_avx2, kernels_baseline;
 extern const NarrowKernels<BFloat16, BFloat16> dots_avx512;
+// With tiles of AMX for many rows. All null where the compiler did not know them.
+extern const NarrowKernels<BFloat16, BFloat16> tiles_amx;
+// Whether a small product by this processor's tiles has the numbers of their emulation.
+bool tiles_agree();
 
-// The best set that this processor has and RNNFAST_CPU_CAPABILITY (avx512_bf16, avx512, avx2,
-// baseline) allows; the first is avx512 with dot products of bfloat16.
+// The best set that this processor has and RNNFAST_CPU_CAPABILITY (amx, avx512_bf16, avx512, avx2,
+// baseline) allows; the first two are avx512 with other products of bfloat16.
 // Throws std::runtime_error if the variable asks for what the processor lacks, or is no name.
 const Kernels& kernels();
 

@@ -71,20 +71,23 @@ inline Vec<float>::Native without_subnormals(Vec<float>::Native x) {
   return (Vec<float>::Native)(bits & (normal | 0x80000000u));
 }
 
-// The numbers of the processor's instruction by others.
+// The numbers of the processor's instructions by others: the steps of pairs, and to + a·b.
+inline Vec<float>::Native first_steps(Vec<float>::Native pairs) {
+  return without_subnormals((Vec<float>::Native)((Unsigned)pairs << 16u));
+}
+inline Vec<float>::Native second_steps(Vec<float>::Native pairs) {
+  return without_subnormals((Vec<float>::Native)((Unsigned)pairs & 0xffff0000u));
+}
+inline Vec<float>::Native rounded_once(Vec<float>::Native to, Vec<float>::Native a,
+                                       Vec<float>::Native b) {
+  Vec<float>::Native made = without_subnormals(to);
+  for (int i = 0; i < kWords; ++i) made[i] = __builtin_fmaf(a[i], b[i], made[i]);
+  return without_subnormals(made);
+}
 inline Vec<float>::Native emulated_dot(Vec<float>::Native sum, Vec<float>::Native x,
                                        Vec<float>::Native w) {
-  using Native = Vec<float>::Native;
-  const auto first = [](Native v) { return without_subnormals((Native)((Unsigned)v << 16u)); };
-  const auto second = [](Native v) {
-    return without_subnormals((Native)((Unsigned)v & 0xffff0000u));
-  };
-  const auto add = [](Native to, Native a, Native b) {
-    Native made = without_subnormals(to);
-    for (int i = 0; i < kWords; ++i) made[i] = __builtin_fmaf(a[i], b[i], made[i]);
-    return without_subnormals(made);
-  };
-  return add(add(sum, second(x), second(w)), first(x), first(w));
+  sum = rounded_once(sum, second_steps(x), second_steps(w));
+  return rounded_once(sum, first_steps(x), first_steps(w));
 }
 
 // sum + x·w.

@@ -5,7 +5,8 @@
 // [T·B, N], packed into strips (gemm.h), a block of steps of each. Of a long sum with a small result
 // the steps are cut into chunks, each with a result of its own, which threads share; else they share
 // the rows of C. How sums are cut depends on sizes only, so results do not depend on the threads.
-// Groups are shared as they are, or their rows where they are few.
+// Groups are shared as they are, or their rows where they are few. For tiles (tiles.h) gradients are
+// packed turned, each column's steps side by side.
 #pragma once
 
 #include "cpu/gemm.h"
@@ -110,7 +111,7 @@ class SumsPass {
             const Range mine = part(s_.gradients[g].M, R, p, parts);
             for (int64_t m = mine.begin; m < mine.end; m += kBlockRows) {
               const Range rows{m, least(m + kBlockRows, mine.end)};
-              pack_rows(c, s_.gradients[g].terms[term], rows, begin + k, K, a);
+              pack(c, g, term, rows, begin + k, K, a);
               if (strip == 0 && term == 0) add_rows(g, rows, K, a, totals_ + c * biases_);
               multiply(c, g, term, rows, strips, K, k > 0 || term > 0, a, b);
             }
@@ -174,6 +175,59 @@ class SumsPass {
     }
   }
 
+  bool turned(int g) const { return by_tiles<D>(s_.gradients[g].M); }
+
+  void pack(int64_t c, int g, int term, Range rows, int64_t k, int64_t K, Packed* to) const {
+    const SumValues<D>& from = s_.gradients[g].terms[term];
+    if constexpr (by_tiles<D>(kTileRows)) {
+      if (turned(g)) return pack_turned(c, from, rows, k, K, to);
+    }
+    pack_rows(c, from, rows, k, K, to);
+  }
+
+  // From the words of a turned column to those of the next, with a gap as well.
+  static int64_t line(int64_t words) { return words + L; }
+
+  void pack_turned(int64_t c, const SumValues<D>& from, Range rows, int64_t k, int64_t K,
+                   Packed* to) const {
+    const int64_t words = packed_steps<D>(K), first = first_of(c);
+    int64_t t = k / size_, b = first + k % size_;
+    for (int64_t s = 0; s < words; s += L) {
+      const D* steps[2 * L] = {};
+      for (int64_t i = 0; i < least(K - 2 * s, 2 * L); ++i) {
+        steps[i] = from.values + (t * s_.B + b) * from.row + rows.begin;
+        if (++b == first + size_) b = first, ++t;
+      }
+      for (int64_t i = 0; i < rows.size(); i += L) {
+        alignas(64) Packed square[L][L] = {};
+        for (int l = 0; l < L && steps[2 * l]; ++l) {
+          const D* second = steps[2 * l + 1];
+          pack_pairs(steps[2 * l] + i, second ? second + i : nullptr, rows.size() - i, square[l]);
+        }
+        turn(square);
+        for (int64_t r = i; r < least(i + L, rows.size()); ++r)
+          V::load(reinterpret_cast<const float*>(square[r - i]))
+              .store(reinterpret_cast<float*>(to + r * line(words) + s), words - s);
+      }
+    }
+  }
+
+  static void turn(Packed (&square)[L][L]) {
+    if constexpr (kTransposes) {
+      V rows[L];
+      for (int r = 0; r < L; ++r) rows[r] = V::load(reinterpret_cast<const float*>(square[r]));
+      transpose(rows);
+      for (int r = 0; r < L; ++r) store_packed(rows[r], square[r]);
+    } else {
+      for (int r = 0; r < L; ++r) {
+        for (int l = 0; l < r; ++l) {
+          const Packed other = square[r][l];
+          square[r][l] = square[l][r], square[l][r] = other;
+        }
+      }
+    }
+  }
+
   // Between packed groups there is a gap, as in gemm.h.
   static int64_t group(int64_t words) { return words * R + L; }
 
@@ -217,6 +271,8 @@ class SumsPass {
   void add_rows(int g, Range rows, int64_t K, const Packed* packed, double* totals) const {
     if (!s_.gradients[g].biases[0] && !s_.gradients[g].biases[1]) return;
     const int64_t words = packed_steps<D>(K);
+    if (turned(g))
+      return add_turned(words, rows.size(), packed, totals + first_bias_[g] + rows.begin);
     for (int64_t i = 0; i < rows.size(); i += R, packed += group(words)) {
       double sums[R] = {};
       int64_t first = 0;
@@ -227,6 +283,17 @@ class SumsPass {
       }
       double* const total = totals + first_bias_[g] + rows.begin + i;
       for (int r = 0; r < R && i + r < rows.size(); ++r) total[r] += sums[r];
+    }
+  }
+
+  void add_turned(int64_t words, int64_t rows, const Packed* packed, double* totals) const {
+    for (int64_t i = 0; i < rows; ++i, packed += line(words)) {
+      for (int64_t s = 0; s < words; s += kChains * L) {
+        V few(S(0));
+        for (int64_t at = s; at < least(s + kChains * L, words); at += L)
+          few = few + values_of_steps(packed + at, least(words - at, L));
+        for (int lane = 0; lane < L; ++lane) totals[i] += double(few.v[lane]);
+      }
     }
   }
 
@@ -271,13 +338,24 @@ class SumsPass {
       S* const to = result.to + (s_.groups > 0 ? c * result.group : 0);
       for (int64_t q = mine.begin; q < mine.end; ++q) {
         S* const column = to + rows.begin * result.row + (q - first_strip_[o]) * kWidth;
+        const Packed* const strip = b + (q - strips.begin) * kWidth * words;
+        if constexpr (by_tiles<D>(kTileRows)) {
+          if (turned(g)) {
+            const Tile<S> tile{column, result.row, rows.size(), width(o, q), add, nullptr};
+            const auto of = [&](int64_t i) {
+              return reinterpret_cast<const D*>(a + i * line(words));
+            };
+            multiply_strip_by_tiles(K, 0, of, strip, tile);
+            continue;
+          }
+        }
         for (int64_t i = 0; i < rows.size(); i += R) {
           const D* at[R];
           for (int r = 0; r < R; ++r)
             at[r] = reinterpret_cast<const D*>(a + i / R * group(words) + r);
           const Tile<S> tile{
               column + i * result.row, result.row, rows.size() - i, width(o, q), add, nullptr};
-          multiply_strip<R>(Segment<D>{at, K}, b + (q - strips.begin) * kWidth * words, tile);
+          multiply_strip<R>(Segment<D>{at, K}, strip, tile);
         }
       }
     }

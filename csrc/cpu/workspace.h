@@ -4,6 +4,7 @@
 
 #include "cpu/panel.h"
 #include "cpu/team.h"
+#include "cpu/unrolled.h"
 #include "scan/rules.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA {
@@ -46,20 +47,6 @@ constexpr int64_t operand_width(const Phase& phase, int64_t H, int64_t P) {
 constexpr int kWide = 4;
 constexpr int panel_units(const Phase& phase) {
   return values_of(phase) == 1 ? kWide : values_of(phase) == 2 ? 2 : 1;
-}
-
-template <int i>
-struct Index {
-  constexpr operator int() const { return i; }
-};
-
-// f(Index<i>) for i = 0 … N - 1.
-template <int N, class F>
-inline void unrolled(const F& f) {
-  if constexpr (N > 0) {
-    unrolled<N - 1>(f);
-    f(Index<N - 1>{});
-  }
 }
 
 // Elements of a packed matrix of `outputs` (each of `values`) by K, and of its bias, padded to

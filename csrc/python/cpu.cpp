@@ -273,6 +273,11 @@ Ref make_jobs() { return Type<Jobs>::make(std::make_unique<Jobs>()); }
 
 std::string isa() { return cpu::kernels().isa; }
 bool has_dots() { return cpu::kernels().dots != nullptr; }
+bool has_tiles() { return cpu::kernels().tiles; }
+std::string why_no_tiles() {
+  const char* why = cpu::kernels().why_no_tiles;
+  return why ? why : "";
+}
 
 }  // namespace
 
@@ -280,6 +285,8 @@ void bind_cpu(std::vector<PyMethodDef>& functions) {
   cpu::watch_forks();
   bind<&isa>(functions, "cpu_isa", "");
   bind<&has_dots>(functions, "cpu_has_dots", "");
+  bind<&has_tiles>(functions, "cpu_has_tiles", "");
+  bind<&why_no_tiles>(functions, "cpu_why_no_tiles", "");
   bind<&host_threads>(functions, "cpu_threads", "");
   bind<&describe>(functions, "cpu_plan", "cell, B, H, P, scalar_bytes");
   bind<&forward>(functions, "cpu_forward",

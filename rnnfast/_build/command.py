@@ -106,6 +106,7 @@ def _facts(recipe: Recipe, csrc: Path) -> dict[str, Any]:
         "archs": list(recipe.archs),
         "compiler": recipe.compiler.version,
         "flags": " ".join(ninja_file.cxx_flags(recipe)),
+        "unknown_flags": " ".join(ninja_file.unknown_flags(recipe, csrc)),
         "cuda_flags": " ".join(ninja_file.cuda_flags(recipe)) if recipe.nvcc else None,
         "debug": recipe.debug,
         "sources": record.digest(csrc),

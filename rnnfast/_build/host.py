@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import shutil
@@ -37,6 +38,13 @@ def find_compiler(
     none = f"no {', '.join(names[:-1])} or {names[-1]} on PATH"
     tried = f"CXX={env['CXX']} does not run" if named else none
     return None, f"no C++ compiler ({tried})"
+
+
+@functools.cache
+def knows(compiler: Compiler, flag: str) -> bool:
+    """Whether it compiles an empty source with ``flag``."""
+    command = [*compiler.command, "-Werror", flag, "-x", "c++", "-c", os.devnull, "-o", os.devnull]
+    return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
 
 
 def find_ninja(env: Mapping[str, str] | None = None) -> str | None:

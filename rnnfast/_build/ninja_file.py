@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .host import knows
 from .nvcc import toolkit_root
 from .recipe import Recipe, gencode
 from .schemas import INPUTS, SCHEMAS
@@ -48,7 +49,8 @@ class TorchPaths:
 
 @dataclass(frozen=True)
 class Sources:
-    core: tuple[tuple[Path, tuple[str, ...]], ...]  # no torch headers: C++17; flags of its own
+    # No torch headers: C++17; flags of its own, "?" before those that a compiler need not know.
+    core: tuple[tuple[Path, tuple[str, ...]], ...]
     bindings: tuple[Path, ...]  # pybind11's headers
     ops: tuple[Path, ...]  # those of torch's stable ABI
     ops_cuda: tuple[Path, ...]  # the same
@@ -91,7 +93,10 @@ def write_ninja(recipe: Recipe, paths: TorchPaths, csrc: Path, folder: Path) -> 
         nvcc = [str(recipe.nvcc.path), "-MD", "-MF", "$out.d", *cuda_flags(recipe)]
         lines.append(_rule("nvcc", nvcc))
     compiled: list[tuple[int, str]] = []
-    edges = [(source, "cxx", ["-std=c++17", *flags]) for source, flags in sources.core]
+    edges = [
+        (source, "cxx", ["-std=c++17", *known_flags(recipe, flags)])
+        for source, flags in sources.core
+    ]
     edges += [(source, "cxx", binding_flags) for source in sources.bindings]
     edges += [(source, "cxx", _ops_flags(recipe, paths)) for source in sources.ops]
     edges += [(source, "cxx", _cuda_ops_flags(recipe, paths)) for source in sources.ops_cuda]
@@ -131,6 +136,19 @@ def write_ninja(recipe: Recipe, paths: TorchPaths, csrc: Path, folder: Path) -> 
 def expected_seconds(name: str) -> int:
     """How long the source of this path in csrc is known to compile; 0 where it does not matter."""
     return next((SECONDS[start] for start in SECONDS if name.startswith(start)), 0)
+
+
+def known_flags(recipe: Recipe, flags: Iterable[str]) -> list[str]:
+    """A source's flags, of those with a question mark what the compiler knows."""
+    asked = ((flag.removeprefix("?"), flag.startswith("?")) for flag in flags)
+    return [flag for flag, optional in asked if not optional or knows(recipe.compiler, flag)]
+
+
+def unknown_flags(recipe: Recipe, csrc: Path) -> list[str]:
+    """The flags with a question mark that are left out."""
+    asked = (flag for _, flags in find_sources(csrc, with_cuda=False).core for flag in flags)
+    optional = dict.fromkeys(flag[1:] for flag in asked if flag.startswith("?"))
+    return [flag for flag in optional if not knows(recipe.compiler, flag)]
 
 
 def cxx_flags(recipe: Recipe) -> list[str]:

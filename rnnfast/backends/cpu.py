@@ -70,9 +70,7 @@ class Cpu(KernelBackend):
     def _plan(self, problem: Problem) -> str:
         bytes_each = wide(problem.dtype).itemsize
         plan: str = module().cpu_plan(problem.cell, problem.B, problem.H, problem.P, bytes_each)
-        if problem.dtype == torch.bfloat16 and module().cpu_has_dots():
-            return f"{plan} with dot products of bfloat16"
-        return plan
+        return plan + (of_bfloat16() if problem.dtype == torch.bfloat16 else "")
 
     def saved_like(self, problem: Problem) -> list[TensorLike]:
         return own_cpu.saved_like(problem) if problem.spec.own else super().saved_like(problem)
@@ -368,6 +366,16 @@ def _why_no_compiler() -> str | None:
 
 
 @functools.cache
+def of_bfloat16() -> str:
+    """How products of bfloat16 are made, to be added to an instruction set's name; or nothing."""
+    if not module().cpu_has_dots():
+        return ""
+    why_no_tiles = module().cpu_why_no_tiles()
+    note = f" (without AMX: {why_no_tiles})" if why_no_tiles else ""
+    tiles = ", of 16 rows or more in tiles (AMX)" if module().cpu_has_tiles() else note
+    return f" with dot products of bfloat16{tiles}"
+
+
 def module() -> Any:
     """The compiled module; only called where ``unusable`` has no reason."""
     return _ext.cpu()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -258,6 +259,31 @@ def test_ninja_file_compiles_each_source_once_and_names_no_openmp(tmp_path):
         assert part not in library, part
     assert "ops/library.cpp.o" in library
     assert "cpu/kernels_baseline.cpp.o" in library
+
+
+def test_flags_that_the_compiler_need_not_know(env, torch_with, tmp_path):
+    torch_with(None)
+    paths = ninja_file.TorchPaths((), ())
+    known = ninja_file.write_ninja(make_recipe(env), paths, ROOT / "csrc", tmp_path).read_text()
+    assert "?-m" not in known
+    assert "-mamx-tile" in known
+    compiler = tmp_path / "bin/c++"
+    compiler.write_text("#!/bin/sh\ncase \"$*\" in *-mamx*) exit 1;; esac\necho 'fake c++ 0.9'\n")
+    older = make_recipe(env)
+    assert ninja_file.unknown_flags(older, ROOT / "csrc") == ["-mamx-tile", "-mamx-bf16"]
+    text = ninja_file.write_ninja(older, paths, ROOT / "csrc", tmp_path).read_text()
+    assert "amx-" not in text
+    assert text.count("-mavx512bf16") == known.count("-mavx512bf16")
+
+
+def test_the_kernels_for_amx_are_nothing_without_these_flags(tmp_path):
+    compiler, reason = host.find_compiler()
+    if compiler is None:
+        pytest.skip(reason)
+    command = [*compiler.command, "-std=c++17", f"-I{ROOT / 'csrc'}", "-c", "-o", "tiles.o"]
+    source = ROOT / "csrc/cpu/tiles_amx.cpp"
+    subprocess.run([*command, str(source)], cwd=tmp_path, check=True)
+    assert (tmp_path / "tiles.o").stat().st_size < 10_000
 
 
 def test_the_slowest_sources_are_compiled_first(env, torch_with, tmp_path):

@@ -99,6 +99,13 @@ Inputs inputs(CellId cell, int64_t T, int64_t B, int64_t H, const Option& option
 template <class X, class D>
 using Gradients = std::conditional_t<std::is_same_v<X, D>, Tensor<X>, Buffer<float>>;
 
+// x [T, B, I], and what it is multiplied with, of a scan that makes the input's part of the gates.
+template <class X>
+struct GivenInput {
+  Tensor<X> x, w_ih, b_ih;
+  int64_t I;
+};
+
 // One forward of `kernels` and, if training, the backward. `base` has their workspace.
 template <class X, class D>
 class NarrowRun {
@@ -109,8 +116,8 @@ class NarrowRun {
   std::vector<int16_t> fixed;
 
   NarrowRun(const cpu::NarrowKernels<X, D>& kernels, const cpu::Kernels& base, const Inputs& in,
-            cpu::Split split, bool training)
-      : kernels_(kernels), base_(base), in_(in), split_(split) {
+            cpu::Split split, bool training, GivenInput<X>* input = nullptr)
+      : kernels_(kernels), base_(base), in_(in), split_(split), input_(input) {
     forward(training);
     if (training) backward();
     for (const auto* made : {&y, &c, &extra, &h_last, &c_last})
@@ -148,6 +155,11 @@ class NarrowRun {
     f.gates = gates.data(), f.fixed = fixed.empty() ? nullptr : fixed.data();
     f.y = y.data(), f.c = c.data(), f.extra = extra.data();
     f.h_last = h_last.data(), f.c_last = c_last.data();
+    if (input_) {
+      f.gates = nullptr;
+      f.x = input_->x.data(), f.w_ih = input_->w_ih.data(), f.b_ih = input_->b_ih.data();
+      f.I = input_->I, f.x_row = f.I, f.x_step = p.B * f.I;
+    }
     call(f, kernels_.forward);
   }
 
@@ -177,7 +189,9 @@ class NarrowRun {
     a.w_hh = w_hh.data(), a.b_hh = b_hh.data(), a.w_hr = w_hr.data();
     a.lengths = in_.masks().lengths, a.resets = in_.masks().resets;
     a.h0 = h0.data(), a.c0 = c0.data();
-    Workspace workspace(base_.workspace(p.cell, p.B, p.H, p.P, sizeof(X), split_));
+    int64_t bytes = base_.workspace(p.cell, p.B, p.H, p.P, sizeof(X), split_);
+    if (input_) bytes += base_.input_room(p.gate_width(), p.B, input_->I, sizeof(X), split_);
+    Workspace workspace(bytes);
     a.workspace = workspace.data();
     function(p.cell, a);
     CHECK_IN(workspace.intact(), in_.label() + " workspace");
@@ -187,6 +201,7 @@ class NarrowRun {
   const cpu::Kernels& base_;
   const Inputs& in_;
   cpu::Split split_;
+  GivenInput<X>* input_;
 };
 
 }  // namespace narrow_scan

@@ -1,5 +1,5 @@
 // Tensors of 16 bits: both formats by every set of kernels that this processor has, and bfloat16 in
-// pairs by the processor's dot products, where it has them, and by their emulation everywhere:
+// pairs by the processor's dot products and tiles, where it has them, and by their emulation everywhere:
 // against the reference scan in double, with the same bits however threads share the work.
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -12,7 +12,7 @@
 #define RNNFAST_DOTS 1
 #define RNNFAST_DOTS_NAME dots_emulated
 namespace rnnfast::cpu {
-extern const NarrowKernels<BFloat16, BFloat16> dots_emulated;
+extern const NarrowKernels<BFloat16, BFloat16> dots_emulated, tiles_emulated;  // and test_tiles.cpp
 }
 #include "cpu/kernels.inc"
 
@@ -83,6 +83,8 @@ bool has_dots() {
 #endif
 }
 
+bool has_tiles() { return cpu::kernels().tiles; }
+
 // body(kernels, the set that they belong to) for all that run here; emulated ones, which are slow,
 // where they are asked for.
 template <class Body>
@@ -90,8 +92,11 @@ void each_set(bool emulated, const Body& body) {
   for (const cpu::Kernels* set : present()) body(set->bf16, *set), body(set->f16, *set);
 #if defined(__x86_64__)
   if (has_dots()) body(cpu::dots_avx512, cpu::kernels_avx512);
+  if (has_tiles()) body(cpu::tiles_amx, cpu::kernels_avx512);
 #endif
-  if (emulated) body(cpu::dots_emulated, cpu::kernels_baseline);
+  if (!emulated) return;
+  body(cpu::dots_emulated, cpu::kernels_baseline);
+  body(cpu::tiles_emulated, cpu::kernels_baseline);
 }
 
 void check_size(int64_t T, int64_t B, int64_t H, bool emulated) {
@@ -108,8 +113,9 @@ void check_size(int64_t T, int64_t B, int64_t H, bool emulated) {
 // A product with rows of x, of which W is [N, K] as the input's weights are, or [K, N] as they are
 // for gradients of the input.
 template <class X, class D>
-void check_product(const cpu::NarrowKernels<X, D>& kernels, const cpu::Kernels& set, bool turned) {
-  constexpr int64_t M = 13, N = 75, K = 301;  // two blocks of steps, the last of an odd number
+Buffer<float> check_product(const cpu::NarrowKernels<X, D>& kernels, const cpu::Kernels& set,
+                            int64_t M, bool turned) {
+  constexpr int64_t N = 75, K = 301;  // two blocks of steps, the last of an odd number
   Random random(5);
   const Tensor<X> a(random.vector(M * K, 1)), b(random.vector(K * N, 1)), row(random.vector(N, 1));
   const Numbers left = a.numbers(), right = b.numbers(), bias = row.numbers();
@@ -132,39 +138,76 @@ void check_product(const cpu::NarrowKernels<X, D>& kernels, const cpu::Kernels& 
       CHECK_NEAR(found[m * N + n], sum, 1e-5);
     }
   }
+  return found;
+}
+
+// The input's product made by the loop, against a scan that is given it: the same bits.
+template <class X, class D>
+void check_input(const cpu::NarrowKernels<X, D>& kernels, const cpu::Kernels& set, int64_t B) {
+  constexpr int64_t T = 5, I = 301, H = 9;
+  Inputs in = inputs<X>(CellId::kLstm, T, B, H, kOptions[2]);
+  const int64_t columns = in.p.gate_width();
+  Random random(9);
+  GivenInput<X> given{Tensor<X>(random.vector(T * B * I, 1)),
+                      Tensor<X>(random.vector(columns * I, 0.1)),
+                      Tensor<X>(random.vector(columns, 1)), I};
+  Buffer<float> gates(T * B * columns);
+  cpu::Gemm<X> g;
+  g.M = T * B, g.N = columns, g.K = I;
+  g.a = given.x.data(), g.a_row = I, g.a_column = 1;
+  g.b = given.w_ih.data(), g.b_row = 1, g.b_column = I;
+  g.c = gates.data(), g.c_row = columns, g.row = given.b_ih.data();
+  Workspace room(set.gemm_room(sizeof(float)));
+  g.workspace = room.data();
+  kernels.gemm(g);
+  in.gx = numbers_of(gates);
+  const auto outputs = [](const NarrowRun<X, D>& run) {
+    return std::vector<Numbers>{run.y.numbers(), run.h_last.numbers(), run.c_last.numbers()};
+  };
+  const auto expected = outputs(NarrowRun<X, D>(kernels, set, in, {1, 1}, false));
+  for (const int rows : {1, 2, 3}) {
+    CHECK_IN(same(outputs(NarrowRun<X, D>(kernels, set, in, {rows, 1}, false, &given)), expected),
+             in.label());
+  }
 }
 
 // Gradients [T·B, M] times x, and times the states of the step before.
 template <class X, class D>
-void check_sums(const cpu::NarrowKernels<X, D>& kernels, int64_t T, int64_t B, int64_t M) {
+void check_sums(const cpu::NarrowKernels<X, D>& kernels, int64_t T, int64_t B, int64_t M,
+                int64_t groups = 1) {
   constexpr int64_t I = 19, H = 50;
   Random random(6);
   const Tensor<X> x(random.vector(T * B * I, 1)), y(random.vector(T * B * H, 1));
   const Tensor<X> h0(random.vector(B * H, 1));
   Gradients<X, D> d(random.vector(T * B * M, 1));
   Tensor<X> x_copy = x, y_copy = y, h0_copy = h0;
-  std::vector<float> of_x(M * I), of_h(M * H), bias(M);
+  std::vector<float> of_x(groups * M * I), of_h(groups * M * H), bias(groups * M);
   cpu::Sums<D, X> sums;
   sums.T = T, sums.B = B, sums.operand_count = 2, sums.gradient_count = 1;
-  sums.operands[0] = {x_copy.data(), I, B * I, I, nullptr};
-  sums.operands[1] = {y_copy.data(), H, B * H, H, h0_copy.data()};
+  sums.groups = groups > 1 ? groups : 0;
+  sums.operands[0] = {I, {{x_copy.data(), B * I, I, nullptr}}};
+  sums.operands[1] = {H, {{y_copy.data(), B * H, H, h0_copy.data()}}};
   auto& gradients = sums.gradients[0];
-  gradients.values = d.data(), gradients.row = M, gradients.M = M;
-  gradients.products[0] = {of_x.data(), I}, gradients.products[1] = {of_h.data(), H};
-  gradients.biases[0] = bias.data();
+  gradients.terms[0] = {d.data(), M}, gradients.M = M;
+  gradients.products[0] = {of_x.data(), I, M * I};
+  gradients.products[1] = {of_h.data(), H, M * H};
+  gradients.biases[0] = bias.data(), gradients.bias_group = M;
   Workspace room(kernels.sums_room(sums));
   sums.workspace = room.data();
   kernels.sums(sums);
   CHECK(room.intact());
   const Numbers dn = numbers_of(d), xn = x.numbers(), yn = y.numbers(), hn = h0.numbers();
-  for (int64_t m = 0; m < M; ++m) {
+  const int64_t size = B / groups;
+  for (int64_t m = 0; m < groups * M; ++m) {
     Numbers a(I), b(H);
     double total = 0;
     for (int64_t k = 0; k < T * B; ++k) {
+      if (k % B / size != m / M) continue;
       const double* h = k < B ? &hn[k * H] : &yn[(k - B) * H];
-      for (int64_t i = 0; i < I; ++i) a[i] += dn[k * M + m] * xn[k * I + i];
-      for (int64_t j = 0; j < H; ++j) b[j] += dn[k * M + m] * h[j];
-      total += dn[k * M + m];
+      const double gradient = dn[k * M + m % M];
+      for (int64_t i = 0; i < I; ++i) a[i] += gradient * xn[k * I + i];
+      for (int64_t j = 0; j < H; ++j) b[j] += gradient * h[j];
+      total += gradient;
     }
     const double tolerance = 1e-6 * std::sqrt(double(T * B));
     for (int64_t i = 0; i < I; ++i) CHECK_NEAR(of_x[m * I + i], a[i], tolerance);
@@ -216,14 +259,49 @@ TEST(whole_vectors_and_a_rest) { check_size(3, 9, 70, false); }
 
 TEST(products) {
   each_set(true, [](const auto& kernels, const cpu::Kernels& set) {
-    for (const bool turned : {false, true}) check_product(kernels, set, turned);
+    for (const bool turned : {false, true}) {
+      for (const int64_t M : {13, 16, 45}) check_product(kernels, set, M, turned);
+    }
   });
+}
+
+TEST(inputs_made_by_the_loop) {
+  each_set(true, [](const auto& kernels, const cpu::Kernels& set) {
+    for (const int64_t B : {3, 17, 50}) check_input(kernels, set, B);
+  });
+}
+
+TEST(scans_by_tiles) {
+  for (const CellInfo& cell : kCells) {
+    check_scan(cpu::tiles_emulated, cpu::kernels_baseline, cell.id, 3, 17, 37, kOptions[0]);
+    check_scan(cpu::tiles_emulated, cpu::kernels_baseline, cell.id, 2, 37, 19, kOptions[5]);
+#if defined(__x86_64__)
+    if (!has_tiles()) continue;
+    for (const Option& option : kOptions) {
+      check_scan(cpu::tiles_amx, cpu::kernels_avx512, cell.id, 3, 17, 37, option);
+      check_scan(cpu::tiles_amx, cpu::kernels_avx512, cell.id, 3, 50, 70, option);
+    }
+#endif
+  }
+}
+
+// A product is but sums, so vectors' widths make no difference.
+TEST(products_by_tiles_are_those_of_their_emulation) {
+#if defined(__x86_64__)
+  if (!has_tiles()) return;
+  for (const int64_t M : {16, 45}) {
+    const auto emulated = check_product(cpu::tiles_emulated, cpu::kernels_baseline, M, false);
+    CHECK(check_product(cpu::tiles_amx, cpu::kernels_avx512, M, false).same_bits(emulated));
+  }
+#endif
 }
 
 TEST(sums) {
   each_set(true, [](const auto& kernels, const cpu::Kernels&) {
     check_sums(kernels, 5, 3, 21);   // an odd number of steps
     check_sums(kernels, 700, 3, 9);  // in chunks
+    check_sums(kernels, 700, 3, 37);
+    check_sums(kernels, 23, 6, 37, 2);
   });
 }
 
@@ -251,23 +329,33 @@ TEST(dot_products_are_emulated_bit_by_bit) {
   }
 }
 
-// What is beside the instruction is the same in both, but for vectors' widths: a last bit differs.
-TEST(emulated_scans_are_those_of_the_processor) {
-  if (!has_dots()) return;
-#if defined(__x86_64__)
+// What is beside the instruction is the same in both, but for vectors' widths: a last bit differs. So
+// it does where tiles add in another order.
+void check_alike(const cpu::NarrowKernels<BFloat16, BFloat16>& one, const cpu::Kernels& its_set,
+                 const cpu::NarrowKernels<BFloat16, BFloat16>& other, const cpu::Kernels& set,
+                 int64_t B) {
   for (const CellInfo& cell : kCells) {
-    const Inputs in = inputs<BFloat16>(cell.id, 4, 6, 35, kOptions[0]);
+    const Inputs in = inputs<BFloat16>(cell.id, 4, B, 35, kOptions[0]);
     using Pairs = NarrowRun<BFloat16, BFloat16>;
-    const Pairs left(cpu::dots_emulated, cpu::kernels_baseline, in, {1, 1}, true);
-    const Pairs right(cpu::dots_avx512, cpu::kernels_avx512, in, {1, 1}, true);
-    for (size_t k = 0; k < left.all().size(); ++k) {
-      const Numbers a = left.all()[k], b = right.all()[k];
+    const auto left = Pairs(one, its_set, in, {1, 1}, true).all();
+    const auto right = Pairs(other, set, in, {1, 1}, true).all();
+    for (size_t k = 0; k < left.size(); ++k) {
       double scale = 1e-3;
-      for (const double x : b) scale = std::fmax(scale, std::fabs(x));
-      for (size_t i = 0; i < b.size(); ++i)
-        if (std::fabs(a[i] - b[i]) > 0x1p-7 * scale) CHECK_IN(false, in.label());
+      for (const double x : right[k]) scale = std::fmax(scale, std::fabs(x));
+      for (size_t i = 0; i < right[k].size(); ++i)
+        if (std::fabs(left[k][i] - right[k][i]) > 0x1p-7 * scale) CHECK_IN(false, in.label());
     }
   }
+}
+
+TEST(emulated_scans_are_those_of_the_processor) {
+  check_alike(cpu::tiles_emulated, cpu::kernels_baseline, cpu::dots_emulated, cpu::kernels_baseline,
+              18);
+#if defined(__x86_64__)
+  if (!has_dots()) return;
+  check_alike(cpu::dots_emulated, cpu::kernels_baseline, cpu::dots_avx512, cpu::kernels_avx512, 6);
+  if (!has_tiles()) return;
+  check_alike(cpu::tiles_emulated, cpu::kernels_baseline, cpu::tiles_amx, cpu::kernels_avx512, 18);
 #endif
 }
 
