@@ -57,10 +57,8 @@ inline Vec<float>::Native broadcast(const BFloat16* row, int64_t steps) {
   return (Vec<float>::Native)(Unsigned{} + pair);
 }
 
-template <class S>
-inline typename Vec<S>::Native load_packed(const S* from) {
-  return Vec<S>::load(from).v;
-}
+inline Vec<float>::Native load_packed(const float* from) { return Vec<float>::load(from).v; }
+inline Vec<double>::Native load_packed(const double* from) { return Vec<double>::load(from).v; }
 inline Vec<float>::Native load_packed(const Pair* from) {
   typedef Pair Loose __attribute__((vector_size(RNNFAST_VECTOR_BYTES), aligned(4), may_alias));
   return (Vec<float>::Native)(*reinterpret_cast<const Loose*>(from));
