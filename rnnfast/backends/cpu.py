@@ -365,7 +365,6 @@ def _why_no_compiler() -> str | None:
     return library.why_not()
 
 
-@functools.cache
 def of_bfloat16() -> str:
     """How products of bfloat16 are made, to be added to an instruction set's name; or nothing."""
     if not module().cpu_has_dots():
@@ -376,6 +375,7 @@ def of_bfloat16() -> str:
     return f" with dot products of bfloat16{tiles}"
 
 
+@functools.cache
 def module() -> Any:
     """The compiled module; only called where ``unusable`` has no reason."""
     return _ext.cpu()

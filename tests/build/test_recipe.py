@@ -264,10 +264,11 @@ def test_ninja_file_compiles_each_source_once_and_names_no_openmp(tmp_path):
 def test_flags_that_the_compiler_need_not_know(env, torch_with, tmp_path):
     torch_with(None)
     paths = ninja_file.TorchPaths((), ())
+    compiler = tmp_path / "bin/c++"
+    env["CXX"] = str(compiler)
     known = ninja_file.write_ninja(make_recipe(env), paths, ROOT / "csrc", tmp_path).read_text()
     assert "?-m" not in known
     assert "-mamx-tile" in known
-    compiler = tmp_path / "bin/c++"
     compiler.write_text("#!/bin/sh\ncase \"$*\" in *-mamx*) exit 1;; esac\necho 'fake c++ 0.9'\n")
     older = make_recipe(env)
     assert ninja_file.unknown_flags(older, ROOT / "csrc") == ["-mamx-tile", "-mamx-bf16"]
