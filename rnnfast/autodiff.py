@@ -71,16 +71,14 @@ def differentiate(
     return grads
 
 
-def wanted_inputs(ctx: Any, first: int, absent: Sequence[int] = ()) -> list[bool]:
-    """``ctx.needs_input_grad`` from argument ``first`` on, but false where the backward at work has
-    no use for a gradient: torch.autograd.grad asks for some only. All are tensors, but for those
-    that are ``absent``, counted from there."""
-    needs = list(ctx.needs_input_grad[first:])
-    tensors, nodes = [k for k in range(len(needs)) if k not in absent], ctx.next_functions
-    if len(tensors) == len(nodes):  # else all that have gradients
-        for k, (node, _) in zip(tensors, nodes, strict=True):
-            needs[k] = needs[k] and (node is None or _is_executed(node))
-    return needs
+def wanted_inputs(ctx: Any, first: int) -> list[bool]:
+    """``ctx.needs_input_grad`` from argument ``first`` on, all tensors, but false where the
+    backward at work has no use for a gradient: torch.autograd.grad asks for some only."""
+    needs, nodes = list(ctx.needs_input_grad[first:]), ctx.next_functions
+    if len(nodes) != len(needs):
+        return needs
+    pairs = zip(needs, nodes, strict=True)
+    return [on and (node is None or _is_executed(node)) for on, (node, _) in pairs]
 
 
 def _is_executed(node: Any) -> bool:

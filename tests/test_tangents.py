@@ -143,13 +143,13 @@ def test_gradients_that_nobody_asked_for_are_not_made(
 def test_nor_by_a_layer_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = LAYERS["lstm"]().double(), X.clone().requires_grad_()
     made: list[bool] = []
-    kernel = layer_calls._by_kernel
+    make = layer_calls.Needs
 
-    def by_kernel(call: Any, needs: Needs, *rest: Any) -> Any:
-        made.append(needs.input)
-        return kernel(call, needs, *rest)
+    def needs(input: bool, *rest: Any) -> Needs:
+        made.append(input)
+        return make(input, *rest)
 
-    monkeypatch.setattr(layer_calls, "_by_kernel", by_kernel)
+    monkeypatch.setattr(layer_calls, "Needs", needs)
     with rnnfast.use_backend("cpu"):
         for _ in range(3):  # which is served so once it repeats itself
             loss = layer(x)[0].square().sum()
