@@ -73,6 +73,30 @@ bool in_pairs() {
   return std::is_same_v<X, BFloat16> && kernels().dots != nullptr;
 }
 
+// The same as a dtype, of tensors of this one; `wide`: what their numbers are computed in.
+template <class Type>
+Type of_gates(Type dtype, Type wide) {
+  return dtype == Type::BFloat16 && in_pairs<BFloat16>() ? dtype : wide;
+}
+
+// body(Stored<X>{}, Stored<D>{}): X as with_storage has it, and what gradients of gates are stored as.
+template <class Type, class Body>
+auto with_gradients(Type dtype, const Body& body) {
+  return with_storage(dtype, [&](auto x) {
+    using X = typename decltype(x)::Type;
+    if constexpr (std::is_same_v<X, BFloat16>) {
+      if (in_pairs<X>()) return body(x, x);
+    }
+    return body(x, Stored<Wide<X>>{});
+  });
+}
+
+template <class X>
+Widths widths() {
+  constexpr int kComputed = sizeof(Wide<X>);
+  return {kComputed, in_pairs<X>() ? int(sizeof(X)) : kComputed};
+}
+
 inline bool call(CellId id, const Forward<float>& f) { return kernels().forward_f32(id, f); }
 inline bool call(CellId id, const Forward<double>& f) { return kernels().forward_f64(id, f); }
 inline bool call(CellId id, const Forward<Half>& f) { return kernels().f16.forward(id, f); }
@@ -92,7 +116,7 @@ template <class X, class Tensor>
 void fill(Scan<X>& a, const Given<Tensor>& in, int threads, bool makes_input) {
   a.T = in.T, a.B = in.B, a.H = in.H, a.P = in.P;
   a.reverse = in.reverse, a.training = in.training;
-  const HostPlan plan = plan_host(in.cell, in.B, in.H, in.P, sizeof(Wide<X>), host_with(threads));
+  const HostPlan plan = plan_host(in.cell, in.B, in.H, in.P, widths<X>(), host_with(threads));
   a.split = {plan.rows, makes_input || crowd().known() ? 1 : plan.units};
   a.w_hh = data<const X>(in.w_hh), a.b_hh = data<const X>(in.b_hh);
   a.w_hr = data<const X>(in.w_hr);

@@ -367,8 +367,8 @@ Ref make_pass(int64_t function, int64_t bytes, int64_t H, ScalarType dtype, int6
 // (rows, units, in words).
 std::tuple<int, int, std::string> split(const Step& step, int64_t B, int64_t H, int scalar_bytes) {
   const auto [weights, gates, meetings] = step;
-  const HostPlan chosen =
-      plan_host({weights, gates, meetings}, B, H, scalar_bytes, cpu::host_with(host_threads()));
+  const HostPlan chosen = plan_host({weights, gates, meetings}, B, H, {scalar_bytes, scalar_bytes},
+                                    cpu::host_with(host_threads()));
   return {chosen.rows, chosen.units, chosen.describe() + ", " + cpu::kernels().isa};
 }
 

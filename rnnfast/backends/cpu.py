@@ -68,8 +68,8 @@ class Cpu(KernelBackend):
         return self._plan(problem) + ("; tangents compiled from the step" if problem.dual else "")
 
     def _plan(self, problem: Problem) -> str:
-        bytes_each = wide(problem.dtype).itemsize
-        plan: str = module().cpu_plan(problem.cell, problem.B, problem.H, problem.P, bytes_each)
+        sizes = (problem.B, problem.H, problem.P)
+        plan: str = module().cpu_plan(problem.cell, *sizes, problem.dtype)
         if problem.dtype == torch.bfloat16 and module().cpu_has_dots():
             return f"{plan} with dot products of bfloat16"
         return plan
