@@ -134,11 +134,8 @@ void run(const CellInfo& cell, Pass& pass, int storage_bytes, int64_t I = 0) {
   if (call(cell.id, pass)) crowd().seen();
 }
 
-// Whether a scan is one step of so few sequences that its weights need not be packed; of 16-bit ones
-// they are.
-inline bool is_in_place(int64_t T, int64_t B, int storage_bytes) {
-  return T == 1 && B <= kernels().in_place_rows && storage_bytes > 2;
-}
+// Whether a scan is one step of so few sequences that its weights need not be packed.
+inline bool is_in_place(int64_t T, int64_t B) { return T == 1 && B <= kernels().in_place_rows; }
 
 // Threads for such a step: each has to have enough weights to read.
 inline int in_place_threads(int64_t weights, int threads) {
@@ -153,7 +150,7 @@ void forward(const Given<Tensor>& in, const std::optional<GivenInput<Tensor>>& i
              const Made<Tensor>& made, int threads) {
   Forward<X> f;
   fill(f, in, threads, input.has_value());
-  f.in_place = is_in_place(in.T, in.B, sizeof(X));
+  f.in_place = is_in_place(in.T, in.B);
   if (f.in_place) {
     const int64_t weights = in.cell.gates * in.H * (in.P + (input ? input->I : 0));
     f.split = {1, in_place_threads(weights, threads)};

@@ -122,7 +122,7 @@ cpu::Made<Tensor> run_forward(const Given& in, std::optional<Input> input, cpu::
               "fixed is for cells with gates, not for float64");
   const bool saves = in.training && !in.cell.saves_output;
   const ScalarType summed = wide(dtype);
-  const bool in_place = cpu::is_in_place(T, B, static_cast<int>(in.w_hh.element_size()));
+  const bool in_place = cpu::is_in_place(T, B);
   bool large = input && !in_place;
   if (large) {
     const Widths widths = widths_of(dtype);
@@ -201,14 +201,15 @@ ForwardResult layer(const std::string& name, const Tensor& x, const Optional& h0
   Optional c_last;
   cpu::Made<Tensor> made{empty({T, B, P}, dtype), h_last.at(0)};
   if (two) c_last = empty({1, B, H}, dtype), made.c_last = c_last->at(0);
-  made = run_forward(in, input_of(x, w_ih, b_ih, dtype, cell.gates * H), made, false, training,
+  const bool fixed = training && !cell.saves_output && dtype != wide(dtype);
+  made = run_forward(in, input_of(x, w_ih, b_ih, dtype, cell.gates * H), made, fixed, training,
                      std::nullopt);
   return {made.y,
           h_last,
           c_last,
           made.c,
           training ? made.extra : std::nullopt,
-          training && !cell.saves_output ? made.gates : std::nullopt};
+          training && !cell.saves_output ? (fixed ? made.fixed : made.gates) : std::nullopt};
 }
 
 }  // namespace

@@ -223,7 +223,7 @@ class Pass {
   void begin(Call& call) const {
     const int threads = host_threads();
     const int64_t B = call.B, I = call.input ? call.input->I : 0;
-    call.in_place = in_place_ && cpu::is_in_place(call.T, B, scalar_bytes());
+    call.in_place = in_place_ && cpu::is_in_place(call.T, B);
     if (call.in_place) {
       call.rows = 1;
       call.units = cpu::in_place_threads(products_ + columns() * I, threads);
