@@ -67,7 +67,7 @@ def test_results_do_not_depend_on_the_number_of_threads(
     width = (hidden + 1) // 2 if cell == "lstm_proj" else hidden
 
     def plan() -> str:
-        return _ext.cpu().cpu_plan(cell, batch, hidden, width, 4)
+        return _ext.cpu().cpu_plan(cell, batch, hidden, width, torch.float32)
 
     assert "1 thread," in on_threads(1, plan)
     if not cell.startswith("rnn"):  # whose weights may be too few for a second thread

@@ -61,7 +61,7 @@ def all_of(layer: Any, x: Tensor, hx: Any, only_y: bool = False) -> list[Tensor]
     return [*outputs, *torch.autograd.grad(loss, leaves)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", multiply.WIDE_DTYPES + multiply.NARROW_DTYPES)
 @pytest.mark.parametrize("wanted", WANTED)
 @pytest.mark.parametrize("name", LAYERS)
 def test_it_has_the_bits_of_the_long_way(name: str, wanted: str, dtype: torch.dtype) -> None:

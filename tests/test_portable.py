@@ -116,7 +116,7 @@ def test_no_reference_is_lost_or_kept():
         module.cpu_product(left, right, into=into)
         module.clip_norm([left, right], 2.0, False, None, False)
         module.clip_value([left], 1e9)
-        module.cpu_plan("gru", 1, 3, 3, 4)
+        module.cpu_plan("gru", 1, 3, 3, torch.float32)
         with pytest.raises(ValueError, match="cannot be multiplied"):
             module.cpu_product(left, left)
 

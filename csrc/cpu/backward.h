@@ -84,9 +84,8 @@ class BackwardPass {
     if constexpr (p == 0) {
       if (before) first_product(t, place, rows);
     } else {
-      product<p>(place, rows, [&](int64_t i, int64_t j, int64_t n, V d) {
-        unit_of_product<p - 1>(t, rows, i, j, n, d);
-      });
+      product<p>(place, rows,
+                 [&](int64_t i, int64_t j, int64_t n, V d) { unit<p - 1>(t, rows, i, j, n, d); });
       if (!place.wait()) return;
       down<p - 1>(t, place, rows, before);
     }
@@ -130,7 +129,7 @@ class BackwardPass {
     for (int64_t i = 0; i < rows.n; ++i) {
       const int64_t b = rows.b[i];
       for (int64_t j = mine.begin; j < mine.end; j += L) {
-        write(incoming(t, b, j, mine.end - j), total_row(t, b) + j, mine.end - j);
+        write_factor(incoming(t, b, j, mine.end - j), total_row(t, b) + j, mine.end - j);
       }
     }
   }
@@ -151,9 +150,12 @@ class BackwardPass {
   }
 
   // The pointwise part of a phase for one vector of units of one row; d: the gradient of what it
-  // made.
+  // made. One piece of code for all rows: inlined where it is called the compiler could fuse
+  // multiply-adds differently in the loops over many rows and over few, and results would depend on
+  // how many rows a thread has. With all that it calls in it, whose vectors would go through memory.
   template <int p>
-  void unit(int64_t t, const Rows& rows, int64_t i, int64_t j, int64_t n, V d) {
+  __attribute__((noinline, flatten)) void unit(int64_t t, const Rows& rows, int64_t i, int64_t j,
+                                               int64_t n, V d) const {
     constexpr unsigned kGrads = Cell::kPhases[p].grads, kParts = kGrads & grads_after<Cell>(p);
     const int64_t b = rows.b[i], H = g_.H, row = t * g_.B + b;
     V ds_new[Cell::kStates], saved[Cell::kSaved], s[Cell::kStates], ds[Cell::kStates];
@@ -181,8 +183,8 @@ class BackwardPass {
     Cell::backward(At<p>{}, ds_new, saved, s, dgx, dgh, ds);
     unrolled<G>([&](auto g) {
       if constexpr (has_bit(kGrads, g)) {
-        write(dgx[g], dgates + g * H, n);
-        if (g == kOwn) write(dgh[g], dgh_own_row(t, b) + j, n);
+        write_factor(dgx[g], dgates + g * H, n);
+        if (g == kOwn) write_factor(dgh[g], dgh_own_row(t, b) + j, n);
       }
     });
     if constexpr (kTwoStates) {
@@ -191,14 +193,6 @@ class BackwardPass {
     }
     // what goes straight to the state before; the product adds to it
     if constexpr (!kProjected<Cell>) ds[0].store(dh, n);
-  }
-
-  // Never inlined: the compiler could fuse multiply-adds differently in the loops over many rows
-  // and over few, and results would depend on how many rows a thread has.
-  template <int p>
-  __attribute__((noinline)) void unit_of_product(int64_t t, const Rows& rows, int64_t i, int64_t j,
-                                                 int64_t n, V d) {
-    unit<p>(t, rows, i, j, n, d);
   }
 
   void load_saved(int64_t row, int64_t j, int64_t n, V (&saved)[Cell::kSaved]) const {

@@ -73,6 +73,30 @@ bool in_pairs() {
   return std::is_same_v<X, BFloat16> && kernels().dots != nullptr;
 }
 
+// The same as a dtype, of tensors of this one; `wide`: what their numbers are computed in.
+template <class Type>
+Type of_gates(Type dtype, Type wide) {
+  return dtype == Type::BFloat16 && in_pairs<BFloat16>() ? dtype : wide;
+}
+
+// body(Stored<X>{}, Stored<D>{}): X as with_storage has it, and what gradients of gates are stored as.
+template <class Type, class Body>
+auto with_gradients(Type dtype, const Body& body) {
+  return with_storage(dtype, [&](auto x) {
+    using X = typename decltype(x)::Type;
+    if constexpr (std::is_same_v<X, BFloat16>) {
+      if (in_pairs<X>()) return body(x, x);
+    }
+    return body(x, Stored<Wide<X>>{});
+  });
+}
+
+template <class X>
+Widths widths() {
+  constexpr int kComputed = sizeof(Wide<X>);
+  return {kComputed, in_pairs<X>() ? int(sizeof(X)) : kComputed};
+}
+
 inline bool call(CellId id, const Forward<float>& f) { return kernels().forward_f32(id, f); }
 inline bool call(CellId id, const Forward<double>& f) { return kernels().forward_f64(id, f); }
 inline bool call(CellId id, const Forward<Half>& f) { return kernels().f16.forward(id, f); }
@@ -92,7 +116,7 @@ template <class X, class Tensor>
 void fill(Scan<X>& a, const Given<Tensor>& in, int threads, bool makes_input) {
   a.T = in.T, a.B = in.B, a.H = in.H, a.P = in.P;
   a.reverse = in.reverse, a.training = in.training;
-  const HostPlan plan = plan_host(in.cell, in.B, in.H, in.P, sizeof(Wide<X>), host_with(threads));
+  const HostPlan plan = plan_host(in.cell, in.B, in.H, in.P, widths<X>(), host_with(threads));
   a.split = {plan.rows, makes_input || crowd().known() ? 1 : plan.units};
   a.w_hh = data<const X>(in.w_hh), a.b_hh = data<const X>(in.b_hh);
   a.w_hr = data<const X>(in.w_hr);
@@ -110,11 +134,8 @@ void run(const CellInfo& cell, Pass& pass, int storage_bytes, int64_t I = 0) {
   if (call(cell.id, pass)) crowd().seen();
 }
 
-// Whether a scan is one step of so few sequences that its weights need not be packed; of 16-bit ones
-// they are.
-inline bool is_in_place(int64_t T, int64_t B, int storage_bytes) {
-  return T == 1 && B <= kernels().in_place_rows && storage_bytes > 2;
-}
+// Whether a scan is one step of so few sequences that its weights need not be packed.
+inline bool is_in_place(int64_t T, int64_t B) { return T == 1 && B <= kernels().in_place_rows; }
 
 // Threads for such a step: each has to have enough weights to read.
 inline int in_place_threads(int64_t weights, int threads) {
@@ -129,7 +150,7 @@ void forward(const Given<Tensor>& in, const std::optional<GivenInput<Tensor>>& i
              const Made<Tensor>& made, int threads) {
   Forward<X> f;
   fill(f, in, threads, input.has_value());
-  f.in_place = is_in_place(in.T, in.B, sizeof(X));
+  f.in_place = is_in_place(in.T, in.B);
   if (f.in_place) {
     const int64_t weights = in.cell.gates * in.H * (in.P + (input ? input->I : 0));
     f.split = {1, in_place_threads(weights, threads)};

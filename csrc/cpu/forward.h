@@ -70,7 +70,10 @@ class ForwardPass {
       fill_zero(zeros_, zeros());
       if constexpr (kKeeps) fill_zero(wide_zeros_, zeros());
     }
-    if (f_.in_place) return;
+    if (f_.in_place) {
+      if (f_.x && place.id() == 0) input_.convert_first();
+      return;
+    }
     if (f_.x) input_.pack(place);
     unrolled<N>([&](auto p) { pack_phase<p>(place); });
   }
@@ -102,10 +105,7 @@ class ForwardPass {
       collect(step, t, mine, place, rows);
       unrolled<N>([&](auto p) {
         if (place.gone) return;
-        if constexpr (!kKeeps) {
-          if (f_.in_place) product_in_place<p>(step, t, place, rows);
-        }
-        if (!f_.in_place) product<p>(step, t, place, rows);
+        f_.in_place ? product_in_place<p>(step, t, place, rows) : product<p>(step, t, place, rows);
         place.wait();
       });
       if (place.gone) return;
@@ -192,28 +192,38 @@ class ForwardPass {
     constexpr Phase kPhase = Cell::kPhases[p];
     constexpr int U = panel_units(kPhase), n = values_of(kPhase);
     const Panels<E>& panels = panels_[p];
-    const int64_t outputs = outputs_of(kPhase, f_.H, f_.P);
     const Segment<E> segment{kPhase.operand == kOperandH ? rows.factor : rows.extra,
                              operand_width(kPhase, f_.H, f_.P)};
     const auto operands = [&](int64_t q) {
       return Operands<E, 1>{{segment}, panels.panel(q), panels.bias(q)};
     };
     const auto done = [&](int64_t q, int64_t i, const V(&sum)[U* n]) {
-      for (int u = 0; u < U; ++u) {
-        const int64_t j = (q * U + u) * L;
-        if (U > 1 && j >= outputs) break;
-        if constexpr (kPhase.matrix == Matrix::kWhr) {
-          keep_h(sum[u], step, t, rows.b[i], Unit{j, outputs - j});
-        } else {
-          V gh[n];
-          for (int g = 0; g < n; ++g) gh[g] = sum[u * n + g];
-          unit<p>(step, t, rows, i, Unit{j, outputs - j}, gh);
-        }
-      }
+      finish<p>(step, t, rows, i, q * U * L, sum);
     };
     step_product<U * n, 1, E>(
         f_.B, part(panels.count, 1, place.unit, place.split.units), rows.n, operands, done,
         [&](int64_t q, int64_t first, int64_t count) { fetch<p>(rows, q * U * L, first, count); });
+  }
+
+  // What is made of the sums of a panel, whose units begin at j, of one row. One piece of code for
+  // all rows, with all that it calls in it: out of line each function's vectors would go through
+  // memory, and inlined where it is called the compiler could fuse multiply-adds differently there.
+  template <int p, int kVectors>
+  __attribute__((noinline, flatten)) void finish(int64_t step, int64_t t, const Rows& rows,
+                                                 int64_t i, int64_t j,
+                                                 const V (&sum)[kVectors]) const {
+    constexpr Phase kPhase = Cell::kPhases[p];
+    constexpr int U = panel_units(kPhase), n = values_of(kPhase);
+    const int64_t outputs = outputs_of(kPhase, f_.H, f_.P);
+    for (int u = 0; u < U && j < outputs; ++u, j += L) {
+      if constexpr (kPhase.matrix == Matrix::kWhr) {
+        keep_h(sum[u], step, t, rows.b[i], Unit{j, outputs - j});
+      } else {
+        V gh[n];
+        for (int g = 0; g < n; ++g) gh[g] = sum[u * n + g];
+        unit<p>(step, t, rows, i, Unit{j, outputs - j}, gh);
+      }
+    }
   }
 
   // What the pointwise part reads of gx, of some rows from unit j on: a large product may have made
@@ -238,7 +248,7 @@ class ForwardPass {
   __attribute__((noinline)) void product_in_place(int64_t step, int64_t t, const Place& place,
                                                   const Rows& rows) {
     const int64_t outputs = outputs_of(Cell::kPhases[p], f_.H, f_.P);
-    const S* x[kInPlaceRows];
+    const E* x[kInPlaceRows];
     for (int64_t i = 0; f_.x && i < rows.n; ++i) x[i] = input_.x(t, rows.b[i]);
     const Range mine = part(divide_up(outputs, L), 1, place.unit, place.split.units);
     for (int64_t v = mine.begin; v < mine.end; ++v) {
@@ -252,21 +262,21 @@ class ForwardPass {
 
   // Of rows [first, first + R).
   template <int p, int R>
-  void outputs_in_place(int64_t step, int64_t t, const Rows& rows, const S* const* x, int64_t first,
+  void outputs_in_place(int64_t step, int64_t t, const Rows& rows, const E* const* x, int64_t first,
                         Unit at) {
     constexpr Phase kPhase = Cell::kPhases[p];
     constexpr bool kWhr = kPhase.matrix == Matrix::kWhr;
     constexpr int n = values_of(kPhase);
     const int64_t K = operand_width(kPhase, f_.H, f_.P);
-    const S* w = kWhr ? f_.w_hr : f_.w_hh;
+    const X* w = kWhr ? f_.w_hr : f_.w_hh;
     V sum[R][n];
     for (int g = 0; g < n; ++g) {
       const int64_t row = (kPhase.first + g) * f_.H + at.j;  // of W_hr there is one block
       V found[R];
-      const V bias = kWhr || !f_.b_hh ? V(S(0)) : V::load(f_.b_hh + row, at.n);
+      const V bias = kWhr || !f_.b_hh ? V(S(0)) : read(f_.b_hh + row, at.n);
       for (int r = 0; r < R; ++r) found[r] = bias;
-      add_in_place<R>(Segment<S>{kPhase.operand == kOperandH ? rows.factor : rows.extra, K}, first,
-                      WeightRows<S>{w + (kWhr ? at.j : row) * K, K, at.n}, found);
+      add_in_place<R>(Segment<E>{kPhase.operand == kOperandH ? rows.factor : rows.extra, K}, first,
+                      WeightRows<X>{w + (kWhr ? at.j : row) * K, K, at.n}, found);
       for (int r = 0; r < R; ++r) sum[r][g] = found[r];
       if constexpr (!kWhr) {
         if (!f_.x) continue;
@@ -284,17 +294,16 @@ class ForwardPass {
   }
 
   template <int p>
-  __attribute__((noinline)) void unit_apart(int64_t step, int64_t t, const Rows& rows, int64_t i,
-                                            Unit at, const V (&gh)[Cell::kPhases[p].gates]) {
+  __attribute__((noinline, flatten)) void unit_apart(int64_t step, int64_t t, const Rows& rows,
+                                                     int64_t i, Unit at,
+                                                     const V (&gh)[Cell::kPhases[p].gates]) const {
     unit<p>(step, t, rows, i, at, gh);
   }
 
-  // The pointwise part of a phase for one vector of units of one row. Inlined by force where a
-  // product's sums are in registers.
+  // The pointwise part of a phase for one vector of units of one row.
   template <int p>
-  __attribute__((always_inline)) inline void unit(int64_t step, int64_t t, const Rows& rows,
-                                                  int64_t i, Unit at,
-                                                  const V (&gh)[Cell::kPhases[p].gates]) {
+  void unit(int64_t step, int64_t t, const Rows& rows, int64_t i, Unit at,
+            const V (&gh)[Cell::kPhases[p].gates]) const {
     constexpr Phase kPhase = Cell::kPhases[p];
     const int64_t b = rows.b[i], H = f_.H;
     S* gates = gates_row(rows, b) + at.j;

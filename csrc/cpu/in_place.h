@@ -12,24 +12,24 @@ namespace rnnfast::cpu::RNNFAST_ISA {
 constexpr int64_t kInPlaceRows = kTransposes ? 4 : 0;  // sequences, at most
 
 // Up to a vector of rows of a weight, `stride` apart; `lanes` of them exist.
-template <class S>
+template <class X>
 struct WeightRows {
-  const S* w;
+  const X* w;
   int64_t stride, lanes;
 };
 
-// Values [k, k + n) of the rows, by k. `whole`: as many as there are lanes, each way.
-template <bool whole, class S>
-inline void load_square(const WeightRows<S>& of, int64_t k, int64_t n,
-                        Vec<S> (&square)[Vec<S>::kLanes]) {
-  using V = Vec<S>;
+// Steps [k, k + n) of the rows as words, by step. `whole`: as many as there are lanes, each way.
+template <bool whole, class E, class X>
+inline void load_square(const WeightRows<X>& of, int64_t k, int64_t n,
+                        Vec<SumOf<E>> (&square)[Vec<SumOf<E>>::kLanes]) {
+  using V = Vec<SumOf<E>>;
 #pragma GCC unroll 16
   for (int lane = 0; lane < V::kLanes; ++lane) {
-    const S* from = of.w + lane * of.stride + k;
+    const X* from = of.w + lane * of.stride + k;
     if constexpr (whole) {
-      square[lane] = V::load(from);
+      square[lane] = row_words<E>(from);
     } else {
-      square[lane] = lane < of.lanes ? V::load(from, n) : V(S(0));
+      square[lane] = lane < of.lanes ? first_words<E>(from, n) : V(SumOf<E>(0));
     }
   }
   transpose(square);
@@ -37,12 +37,13 @@ inline void load_square(const WeightRows<S>& of, int64_t k, int64_t n,
 
 // Adds to the sums of rows [first, first + R) what the segment's steps give; lane l of a sum is that
 // of weight row l, whose values are those of the segment's steps.
-template <int R, class S>
-__attribute__((noinline)) void add_in_place(const Segment<S>& segment, int64_t first,
-                                            const WeightRows<S>& of, Vec<S> (&sum)[R]) {
-  using V = Vec<S>;
-  constexpr int L = V::kLanes;
-  const S* row[R];
+template <int R, class E, class X>
+__attribute__((noinline)) void add_in_place(const Segment<E>& segment, int64_t first,
+                                            const WeightRows<X>& of, Vec<SumOf<E>> (&sum)[R]) {
+  using V = Vec<SumOf<E>>;
+  constexpr int L = V::kLanes, kSteps = Operand<E>::kSteps;
+  constexpr int64_t kSquare = L * kSteps;
+  const E* row[R];
   V total[R];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
@@ -51,20 +52,20 @@ __attribute__((noinline)) void add_in_place(const Segment<S>& segment, int64_t f
   }
   int64_t k = 0;
   V square[L];
-  for (; of.lanes >= L && k + L <= segment.K; k += L) {
-    load_square<true>(of, k, L, square);
-#pragma GCC unroll 16
-    for (int i = 0; i < L; ++i) {
+  const auto add = [&](int64_t at, int64_t steps, V words) __attribute__((always_inline)) {
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) total[r].v += V(row[r][k + i]).v * square[i].v;
-    }
+    for (int r = 0; r < R; ++r)
+      total[r].v = multiplied_add<E>(total[r].v, broadcast(row[r] + at, steps), words.v);
+  };
+  for (; of.lanes >= L && k + kSquare <= segment.K; k += kSquare) {
+    load_square<true, E>(of, k, kSquare, square);
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) add(k + i * kSteps, kSteps, square[i]);
   }
-  for (; k < segment.K; k += L) {
-    const int64_t n = segment.K - k < L ? segment.K - k : L;
-    load_square<false>(of, k, n, square);
-    for (int64_t i = 0; i < n; ++i) {
-      for (int r = 0; r < R; ++r) total[r].v += V(row[r][k + i]).v * square[i].v;
-    }
+  for (; k < segment.K; k += kSquare) {
+    const int64_t n = segment.K - k < kSquare ? segment.K - k : kSquare;
+    load_square<false, E>(of, k, n, square);
+    for (int64_t i = 0; i < n; i += kSteps) add(k + i, n - i, square[i / kSteps]);
   }
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) sum[r] = total[r];

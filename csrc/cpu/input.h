@@ -34,6 +34,13 @@ class InputSteps {
     if (kConverts) rows_ = arena.template take<E>(rows * f.I);
   }
 
+  // For products with weights as they lie: x of the first step, as it is multiplied.
+  void convert_first() const {
+    if constexpr (kConverts) {
+      for (int64_t b = 0; b < f_->B; ++b) convert(rows_ + b * f_->I, f_->x + b * f_->x_row, f_->I);
+    }
+  }
+
   // This thread's share of W_ih.
   void pack(const Place& place) const {
     const Gemm<E, X> g = product();
@@ -49,20 +56,26 @@ class InputSteps {
     return row(step % block, mine, place, time(step));
   }
 
-  const S* x(int64_t t, int64_t b) const { return f_->x + t * f_->x_step + b * f_->x_row; }
+  const E* x(int64_t t, int64_t b) const {
+    if constexpr (kConverts) {
+      return rows_ + b * f_->I;
+    } else {
+      return f_->x + t * f_->x_step + b * f_->x_row;
+    }
+  }
 
   // Columns [column, column + lanes), a vector of them at most, of rows of x, with weights as they
   // lie.
   template <int R>
-  void multiply_in_place(const S* const* x, int64_t column, int64_t lanes,
+  void multiply_in_place(const E* const* x, int64_t column, int64_t lanes,
                          Vec<S> (&made)[R]) const {
     const int64_t I = f_->I;
-    const Vec<S> bias = f_->b_ih ? Vec<S>::load(f_->b_ih + column, lanes) : Vec<S>(S(0));
+    const Vec<S> bias = f_->b_ih ? read(f_->b_ih + column, lanes) : Vec<S>(S(0));
     Part::each_block(I, [&](int64_t k, int64_t K) {
-      const WeightRows<S> rows{f_->w_ih + column * I + k, I, lanes};
+      const WeightRows<X> rows{f_->w_ih + column * I + k, I, lanes};
       Vec<S> sum[R];
       for (int r = 0; r < R; ++r) sum[r] = Vec<S>(S(0));
-      add_in_place<R>(Segment<S>{x, K, k}, 0, rows, sum);
+      add_in_place<R>(Segment<E>{x, K, k}, 0, rows, sum);
       for (int r = 0; r < R; ++r) made[r] = (k == 0 ? bias : made[r]) + sum[r];
     });
   }

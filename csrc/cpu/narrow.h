@@ -20,15 +20,32 @@ typedef uint32_t Unsigned __attribute__((vector_size(RNNFAST_VECTOR_BYTES)));
 
 constexpr int kWords = Vec<float>::kLanes;
 
+// Up to four of them. Words that are written one by one are not yet in memory when they are read as
+// a vector.
+inline uint64_t few_words(const uint16_t* from, int64_t n) {
+  uint64_t found = 0;
+  if (n >= 4) {
+    __builtin_memcpy(&found, from, 8);
+  } else if (n >= 2) {
+    __builtin_memcpy(&found, from, 4);
+    if (n == 3) found |= uint64_t(from[2]) << 32;
+  } else if (n == 1) {
+    found = from[0];
+  }
+  return found;
+}
+
 // The first n of them; the others are 0 or left alone.
 inline Words load_words(const void* from, int64_t n) {
   if (n >= kWords) return *static_cast<const LooseWords*>(from);
 #if defined(__AVX512BW__) && defined(__AVX512VL__) && RNNFAST_VECTOR_BYTES == 64
   return (Words)_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << (n < 0 ? 0 : n)) - 1), from);
 #else
-  uint16_t part[kWords] = {};
-  for (int64_t i = 0; i < n; ++i) part[i] = static_cast<const uint16_t*>(from)[i];
-  return *reinterpret_cast<const LooseWords*>(part);
+  typedef uint64_t Fours __attribute__((vector_size(RNNFAST_VECTOR_BYTES / 2)));
+  Fours fours{};
+  for (int i = 0; i < kWords / 4; ++i)
+    fours[i] = few_words(static_cast<const uint16_t*>(from) + 4 * i, n - 4 * i);
+  return (Words)fours;
 #endif
 }
 inline void store_words(Words words, void* to, int64_t n) {
@@ -128,13 +145,14 @@ inline void write(Vec<Wide<X>> x, X* to, int64_t n = 1 << 20) {
   }
 }
 
-// n values, in another format or the same.
+// n values, in another format or the same; the last vector ends with the last of them, which does
+// some twice.
 template <class From, class To>
 inline void convert(To* to, const From* from, int64_t n) {
-  using V = Vec<Wide<To>>;
-  for (int64_t i = 0; i < n; i += V::kLanes) {
-    const V values = read(from + i, n - i);
-    write(values, to + i, n - i);
+  constexpr int64_t L = Vec<Wide<To>>::kLanes;
+  for (int64_t i = 0; i < n; i += L) {
+    const int64_t at = i + L <= n || n < L ? i : n - L;
+    write(read(from + at, n - at), to + at, n - at);
   }
 }
 

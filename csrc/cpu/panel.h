@@ -228,6 +228,18 @@ inline Vec<SumOf<E>> row_words(const X* from) {
     return Vec<float>(Vec<float>::Native(*reinterpret_cast<const Loose*>(from)));
   }
 }
+// Of n steps, which are fewer; the others are 0.
+template <class E, class X>
+inline Vec<SumOf<E>> first_words(const X* from, int64_t n) {
+  if constexpr (Operand<E>::kSteps == 1) {
+    return read(from, n);
+  } else {
+    X part[2 * kWords];
+    store_words(load_words(from, n), part, kWords);
+    store_words(load_words(from + kWords, n - kWords), part + kWords, kWords);
+    return row_words<E>(part);
+  }
+}
 // The same of n values, `stride` apart, which are as many words or half as many.
 template <class E, class X>
 inline void row_words(const X* from, int64_t stride, int64_t n, PackedOf<E>* to) {

@@ -13,6 +13,7 @@
 #include "clip/dense.h"
 #include "ops_cuda/device.h"
 #include "ops_cuda/turn.h"
+#include "scan/dtypes.h"
 
 namespace rnnfast::ops {
 namespace {
@@ -104,19 +105,9 @@ int largest_grid(int64_t chunks, int device) {
 }
 
 DType clip_dtype(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return DType::kFloat32;
-    case ScalarType::Double:
-      return DType::kFloat64;
-    case ScalarType::BFloat16:
-      return DType::kBFloat16;
-    case ScalarType::Half:
-      return DType::kFloat16;
-    default:
-      require(false, "no clipping of ", tensor.scalar_type());
-      return DType::kFloat32;
-  }
+  const std::optional<DType> dtype = known_dtype(tensor.scalar_type());
+  require(dtype.has_value(), "no clipping of ", tensor.scalar_type());
+  return *dtype;
 }
 
 bool is_dense(const Tensor& tensor) {
@@ -139,17 +130,7 @@ class List {
   int device() const { return tensors_[0].get_device_index(); }
   const Tensor& first() const { return tensors_[0]; }
 
-  // What torch promotes them to.
-  ScalarType dtype() const {
-    ScalarType result = first().scalar_type();
-    for (const Tensor& tensor : tensors_) {
-      const ScalarType other = tensor.scalar_type();
-      if (other == result) continue;
-      const bool has_double = other == ScalarType::Double || result == ScalarType::Double;
-      result = has_double ? ScalarType::Double : ScalarType::Float;
-    }
-    return result;
-  }
+  ScalarType dtype() const { return promoted(tensors_); }
 
   bool has_empty() const {
     return std::any_of(tensors_.begin(), tensors_.end(),

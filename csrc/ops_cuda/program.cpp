@@ -12,6 +12,7 @@
 #include "cuda/plan/plan.h"
 #include "ops_cuda/device.h"
 #include "ops_cuda/scan.h"
+#include "scan/dtypes.h"
 
 namespace rnnfast::ops {
 namespace {
@@ -124,19 +125,6 @@ cuda::Device device_of(int index) {
   return {int(sm), int(count), shared, registers, clock};
 }
 
-DType dtype_of(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Double:
-      return DType::kFloat64;
-    case ScalarType::BFloat16:
-      return DType::kBFloat16;
-    case ScalarType::Half:
-      return DType::kFloat16;
-    default:
-      return DType::kFloat32;
-  }
-}
-
 Kernel planned(const cuda::PlanProblem& problem, int index, const std::string& forced) {
   const cuda::Room room = [&](const cuda::TeamQuery& q) {
     const auto strategy =
@@ -168,7 +156,7 @@ Kernel kernel_for(const Scan& scan, int index) {
   if (const auto found = known.find(key); found != known.end()) return found->second;
   if (known.size() >= kMost) known.clear();
   cuda::PlanProblem problem;
-  problem.cell = scan.cell.id, problem.dtype = dtype_of(scan.storage);
+  problem.cell = scan.cell.id, problem.dtype = known_dtype(scan.storage).value();
   problem.tf32 = tf32;
   problem.T = scan.T, problem.B = scan.B, problem.H = scan.H, problem.P = scan.P;
   return known[key] = planned(problem, index, forced ? forced : "");

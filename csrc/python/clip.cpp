@@ -10,6 +10,7 @@
 #include "clip/cpu.h"
 #include "python/bind.h"
 #include "python/module.h"
+#include "scan/dtypes.h"
 
 namespace rnnfast::python {
 namespace {
@@ -51,28 +52,6 @@ std::vector<cpu::Axis> axes_of(const Tensor& tensor) {
     }
   }
   return joined;
-}
-
-std::optional<DType> clip_dtype(ScalarType dtype) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return DType::kFloat32;
-    case ScalarType::Double:
-      return DType::kFloat64;
-    case ScalarType::BFloat16:
-      return DType::kBFloat16;
-    case ScalarType::Half:
-      return DType::kFloat16;
-    default:
-      return std::nullopt;
-  }
-}
-
-// What torch makes of two of these.
-ScalarType promoted(ScalarType a, ScalarType b) {
-  if (a == b) return a;
-  return a == ScalarType::Double || b == ScalarType::Double ? ScalarType::Double
-                                                            : ScalarType::Float;
 }
 
 // Of torch, found at import.
@@ -117,7 +96,7 @@ class List {
     for (Py_ssize_t i = 0; i < n; ++i) {
       std::optional<Tensor> tensor = plain(Ref::borrowed(PyList_GetItem(list.get(), i)));
       if (!tensor || !tensor->is_cpu()) return;
-      const std::optional<DType> dtype = clip_dtype(tensor->scalar_type());
+      const std::optional<DType> dtype = known_dtype(tensor->scalar_type());
       if (!dtype) return;
       cpu::Gradient gradient{tensor->mutable_data_ptr(), *dtype, tensor->numel(), axes_of(*tensor)};
       for (const cpu::Axis& axis : gradient.axes)
@@ -131,12 +110,7 @@ class List {
 
   bool taken() const { return taken_; }
 
-  // What torch promotes them to. The list is not empty.
-  ScalarType dtype() const {
-    ScalarType result = tensors_[0].scalar_type();
-    for (const Tensor& tensor : tensors_) result = promoted(result, tensor.scalar_type());
-    return result;
-  }
+  ScalarType dtype() const { return promoted(tensors_); }  // the list is not empty
 
   // torch raises for the largest element of nothing.
   bool has_empty() const {
@@ -260,7 +234,7 @@ bool clip_takes(const Ref& list, bool written, std::optional<double> bound) {
   std::optional<Tensor> first;
   for (Py_ssize_t i = 0; i < n; ++i) {
     const std::optional<Tensor> tensor = plain(Ref::borrowed(PyList_GetItem(list.get(), i)));
-    if (!tensor || !tensor->is_cuda() || !clip_dtype(tensor->scalar_type())) return false;
+    if (!tensor || !tensor->is_cuda() || !known_dtype(tensor->scalar_type())) return false;
     if (!first) first = tensor;
     if (!tensor->is_beside(*first)) return false;
     if (bound && overflows(tensor->scalar_type(), *bound)) return false;

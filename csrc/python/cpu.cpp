@@ -23,8 +23,13 @@ namespace {
 using Optional = std::optional<Tensor>;
 using Given = cpu::Given<Tensor>;
 
-HostPlan plan(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes) {
-  return plan_host(cell, B, H, P, scalar_bytes, cpu::host_with(host_threads()));
+HostPlan plan(const CellInfo& cell, int64_t B, int64_t H, int64_t P, Widths widths) {
+  return plan_host(cell, B, H, P, widths, cpu::host_with(host_threads()));
+}
+
+Widths widths_of(ScalarType dtype) {
+  check_type(is_number(dtype), "expected float32, float64, bfloat16 or float16, got ", dtype);
+  return cpu::with_storage(dtype, [](auto x) { return cpu::widths<typename decltype(x)::Type>(); });
 }
 
 // Scans that run at once, each on one thread: threads share the scans, not a scan's sequences. The
@@ -117,12 +122,12 @@ cpu::Made<Tensor> run_forward(const Given& in, std::optional<Input> input, cpu::
               "fixed is for cells with gates, not for float64");
   const bool saves = in.training && !in.cell.saves_output;
   const ScalarType summed = wide(dtype);
-  const int scalar_bytes = summed == ScalarType::Double ? 8 : 4;
-  const bool in_place = cpu::is_in_place(T, B, static_cast<int>(in.w_hh.element_size()));
+  const bool in_place = cpu::is_in_place(T, B);
   bool large = input && !in_place;
   if (large) {
-    const HostPlan chosen = plan(in.cell, B, H, P, scalar_bytes);
-    large = !makes_input(chosen.rows, chosen.units, B, input->I, GH, scalar_bytes);
+    const Widths widths = widths_of(dtype);
+    const HostPlan chosen = plan(in.cell, B, H, P, widths);
+    large = !makes_input(chosen.rows, chosen.units, B, input->I, GH, widths.packed);
   }
   if (large || (input && saves && !fixed)) made.gates = empty({T, B, GH}, summed);
   if (saves && fixed) made.fixed = empty({T, B, GH}, ScalarType::Short);
@@ -196,14 +201,15 @@ ForwardResult layer(const std::string& name, const Tensor& x, const Optional& h0
   Optional c_last;
   cpu::Made<Tensor> made{empty({T, B, P}, dtype), h_last.at(0)};
   if (two) c_last = empty({1, B, H}, dtype), made.c_last = c_last->at(0);
-  made = run_forward(in, input_of(x, w_ih, b_ih, dtype, cell.gates * H), made, false, training,
+  const bool fixed = training && !cell.saves_output && dtype != wide(dtype);
+  made = run_forward(in, input_of(x, w_ih, b_ih, dtype, cell.gates * H), made, fixed, training,
                      std::nullopt);
   return {made.y,
           h_last,
           c_last,
           made.c,
           training ? made.extra : std::nullopt,
-          training && !cell.saves_output ? made.gates : std::nullopt};
+          training && !cell.saves_output ? (fixed ? made.fixed : made.gates) : std::nullopt};
 }
 
 }  // namespace
@@ -229,8 +235,7 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
   const int64_t T = in.T, B = in.B, H = in.H, P = in.P, GH = in.cell.gates * H;
   const bool fixed = gates.scalar_type() == ScalarType::Short && keeps_fixed(in.cell, dtype);
   const ScalarType summed = wide(dtype);
-  const bool pairs = dtype == ScalarType::BFloat16 && cpu::in_pairs<cpu::BFloat16>();
-  const ScalarType stored = pairs ? dtype : summed;                  // of the gates' gradients
+  const ScalarType stored = cpu::of_gates(dtype, wide(dtype));
   const ScalarType unfixed = in.cell.saves_output ? dtype : summed;  // the output stands for them
   const Tensor saved = checked("gates", gates, fixed ? ScalarType::Short : unfixed, {T, B, GH});
   cpu::Back<Tensor> back;
@@ -253,10 +258,8 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
   back.grad_clip_time = grad_clip_time, back.of_states = of_states;
   if (B > 0) {
     run_or_leave(jobs, [=](int threads) {
-      cpu::with_storage(dtype, [&](auto x) {
-        using X = typename decltype(x)::Type;
-        if (pairs) return cpu::backward<cpu::BFloat16, cpu::BFloat16>(in, back, threads);
-        cpu::backward<X, cpu::Wide<X>>(in, back, threads);
+      cpu::with_gradients(dtype, [&](auto x, auto d) {
+        cpu::backward<typename decltype(x)::Type, typename decltype(d)::Type>(in, back, threads);
       });
     });
   }
@@ -265,8 +268,8 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
 
 namespace {
 
-std::string describe(const std::string& name, int64_t B, int64_t H, int64_t P, int scalar_bytes) {
-  return plan(find_cell(name), B, H, P, scalar_bytes).describe() + ", " + cpu::kernels().isa;
+std::string describe(const std::string& name, int64_t B, int64_t H, int64_t P, ScalarType dtype) {
+  return plan(find_cell(name), B, H, P, widths_of(dtype)).describe() + ", " + cpu::kernels().isa;
 }
 
 Ref make_jobs() { return Type<Jobs>::make(std::make_unique<Jobs>()); }
@@ -288,7 +291,7 @@ void bind_cpu(std::vector<PyMethodDef>& functions) {
   bind<&has_tiles>(functions, "cpu_has_tiles", "");
   bind<&why_no_tiles>(functions, "cpu_why_no_tiles", "");
   bind<&host_threads>(functions, "cpu_threads", "");
-  bind<&describe>(functions, "cpu_plan", "cell, B, H, P, scalar_bytes");
+  bind<&describe>(functions, "cpu_plan", "cell, B, H, P, dtype");
   bind<&forward>(functions, "cpu_forward",
                  "*, cell, gates, x, w_ih, b_ih, fixed, w_hh, b_hh, w_hr, h0, c0, lengths, resets, "
                  "reverse, training, all_c, jobs");

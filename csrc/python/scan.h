@@ -15,9 +15,8 @@ namespace rnnfast::python {
 using BackwardResult =
     std::tuple<Tensor, std::optional<Tensor>, std::optional<Tensor>, Tensor, std::optional<Tensor>>;
 
-// `gates` as forward left them, or what it put into `fixed`. Of 16-bit tensors gradients are float32,
-// but for bfloat16's of gates and of h' where they are multiplied in pairs. dh0 and dc0 have no
-// meaning unless `of_states`. With `jobs` the results are only written when those run. In cpu.cpp.
+// `gates` as forward left them, or what it put into `fixed`. dh0 and dc0 are wide, and have no meaning
+// unless `of_states`. With `jobs` the results are only written when those run. In cpu.cpp.
 BackwardResult backward(const std::string& cell, const Tensor& gates,
                         const std::optional<Tensor>& extra, const Tensor& y,
                         const std::optional<Tensor>& c, const Tensor& w_hh,

@@ -223,7 +223,7 @@ class Pass {
   void begin(Call& call) const {
     const int threads = host_threads();
     const int64_t B = call.B, I = call.input ? call.input->I : 0;
-    call.in_place = in_place_ && cpu::is_in_place(call.T, B, scalar_bytes());
+    call.in_place = in_place_ && cpu::is_in_place(call.T, B);
     if (call.in_place) {
       call.rows = 1;
       call.units = cpu::in_place_threads(products_ + columns() * I, threads);
@@ -367,8 +367,8 @@ Ref make_pass(int64_t function, int64_t bytes, int64_t H, ScalarType dtype, int6
 // (rows, units, in words).
 std::tuple<int, int, std::string> split(const Step& step, int64_t B, int64_t H, int scalar_bytes) {
   const auto [weights, gates, meetings] = step;
-  const HostPlan chosen =
-      plan_host({weights, gates, meetings}, B, H, scalar_bytes, cpu::host_with(host_threads()));
+  const HostPlan chosen = plan_host({weights, gates, meetings}, B, H, {scalar_bytes, scalar_bytes},
+                                    cpu::host_with(host_threads()));
   return {chosen.rows, chosen.units, chosen.describe() + ", " + cpu::kernels().isa};
 }
 

@@ -13,16 +13,16 @@ constexpr double kPointwiseNsPerVector = 12;  // for each gate
 constexpr double kBarrierNs = 400;
 constexpr double kTeamNs = 300;  // opening a team of threads, spread over some thirty steps
 
-double step_ns(const StepCost& step, int64_t B, int64_t H, int scalar_bytes, const Host& host,
+double step_ns(const StepCost& step, int64_t B, int64_t H, Widths widths, const Host& host,
                int rows, int units) {
   const double weights = step.weights / units;  // of one thread
   const double own_rows = double((B + rows - 1) / rows);
-  const double rate = kFlopsPerNsPerByte * host.vector_bytes * 4 / scalar_bytes;
+  const double rate = kFlopsPerNsPerByte * host.vector_bytes * 4 / widths.packed;
   const double multiply = 2 * weights * own_rows / rate;
-  const double bytes = weights * scalar_bytes;
+  const double bytes = weights * widths.packed;
   const double load =
       bytes / (bytes < 0.75 * double(host.l2_bytes) ? kL2BytesPerNs : kL3BytesPerNs);
-  const double lanes = double(host.vector_bytes) / scalar_bytes;
+  const double lanes = double(host.vector_bytes) / widths.computed;
   const double pointwise =
       own_rows * std::max(1.0, double(H) / lanes / units) * step.gates * kPointwiseNsPerVector;
   const int barriers = units == 1 ? 0 : step.meetings;
@@ -35,22 +35,22 @@ double step_ns(const StepCost& step, int64_t B, int64_t H, int scalar_bytes, con
 // Row parts with more than one unit part have a barrier each (cpu/team.h).
 constexpr int kMaxSharedRows = 64;
 
-HostPlan plan_host(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes,
+HostPlan plan_host(const CellInfo& cell, int64_t B, int64_t H, int64_t P, Widths widths,
                    const Host& host) {
   const int64_t outputs = cell.gates * H + (cell.projected() ? H : 0);
   const StepCost step{double(outputs * P), cell.gates, cell.phase_count};
-  return plan_host(step, B, H, scalar_bytes, host);
+  return plan_host(step, B, H, widths, host);
 }
 
-HostPlan plan_host(const StepCost& step, int64_t B, int64_t H, int scalar_bytes, const Host& host) {
+HostPlan plan_host(const StepCost& step, int64_t B, int64_t H, Widths widths, const Host& host) {
   HostPlan best;
-  best.step_ns = step_ns(step, B, H, scalar_bytes, host, 1, 1);
+  best.step_ns = step_ns(step, B, H, widths, host, 1, 1);
   // a panel of the backward product is four vectors wide: more unit parts would have nothing to do
-  const int64_t panels = std::max<int64_t>(1, H * scalar_bytes / (4 * host.vector_bytes));
+  const int64_t panels = std::max<int64_t>(1, H * widths.computed / (4 * host.vector_bytes));
   for (int rows = 1; rows <= host.threads && rows <= std::max<int64_t>(B, 1); ++rows) {
     for (int units = 1; rows * units <= host.threads && units <= panels; ++units) {
       if (units > 1 && rows > kMaxSharedRows) break;
-      const double ns = step_ns(step, B, H, scalar_bytes, host, rows, units);
+      const double ns = step_ns(step, B, H, widths, host, rows, units);
       if (ns < best.step_ns) best = {rows, units, ns};
     }
   }

@@ -33,9 +33,14 @@ struct StepCost {
   int gates = 1, meetings = 1;
 };
 
+// Bytes of a number as it is computed, and of a packed weight; of pairs two weights are one number.
+struct Widths {
+  int computed = 4, packed = 4;
+};
+
 // The rows × units of at most host.threads that the cost model expects to be fastest.
-HostPlan plan_host(const StepCost& step, int64_t B, int64_t H, int scalar_bytes, const Host& host);
-HostPlan plan_host(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int scalar_bytes,
+HostPlan plan_host(const StepCost& step, int64_t B, int64_t H, Widths widths, const Host& host);
+HostPlan plan_host(const CellInfo& cell, int64_t B, int64_t H, int64_t P, Widths widths,
                    const Host& host);
 
 }  // namespace rnnfast

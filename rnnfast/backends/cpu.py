@@ -68,8 +68,8 @@ class Cpu(KernelBackend):
         return self._plan(problem) + ("; tangents compiled from the step" if problem.dual else "")
 
     def _plan(self, problem: Problem) -> str:
-        bytes_each = wide(problem.dtype).itemsize
-        plan: str = module().cpu_plan(problem.cell, problem.B, problem.H, problem.P, bytes_each)
+        sizes = (problem.B, problem.H, problem.P)
+        plan: str = module().cpu_plan(problem.cell, *sizes, problem.dtype)
         return plan + (of_bfloat16() if problem.dtype == torch.bfloat16 else "")
 
     def saved_like(self, problem: Problem) -> list[TensorLike]:
@@ -88,7 +88,8 @@ class Cpu(KernelBackend):
 
     def whole_layer(self, problem: Problem) -> WholeLayer | None:
         steps = problem.spec.gates * problem.H if problem.options.training else problem.I
-        known = problem.kind == "dense" and problem.dtype == wide(problem.dtype)
+        stored_wide = problem.dtype == wide(problem.dtype)
+        known = problem.kind == "dense" and (stored_wide or not problem.spec.own)
         ours = 0 < problem.I <= multiply.MOST_STEPS and steps <= multiply.MOST_STEPS
         if not (known and ours and multiply.is_faster()):
             return None
@@ -324,7 +325,7 @@ def _input_gradient(left: Backward) -> Tensor | None:
 
 def _in_one_call(scan: Scan, y: Tensor) -> bool:
     """Whether one call makes all gradients of a scan, with products of ours."""
-    if scan.kind != "dense" or scan.dtype != wide(scan.dtype):
+    if scan.kind != "dense":
         return False
     rows, columns = scan.weights[0].shape  # of w_ih
     known = 0 < columns and rows <= multiply.MOST_STEPS

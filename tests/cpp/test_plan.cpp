@@ -13,9 +13,9 @@ constexpr int64_t kKiB = 1024;
 
 Host host(int threads, int64_t l2_bytes = 1024 * kKiB) { return {threads, 64, l2_bytes}; }
 
-HostPlan plan(CellId cell, int64_t B, int64_t H, const Host& on, int scalar_bytes = 4) {
+HostPlan plan(CellId cell, int64_t B, int64_t H, const Host& on, Widths widths = {}) {
   const CellInfo& info = cell_info(cell);
-  return plan_host(info, B, H, info.projected() && H > 1 ? H / 2 : H, scalar_bytes, on);
+  return plan_host(info, B, H, info.projected() && H > 1 ? H / 2 : H, widths, on);
 }
 
 std::string label(const CellInfo& cell, int64_t B, int64_t H, const Host& on) {
@@ -41,8 +41,8 @@ void for_each_problem(F&& f) {
 
 TEST(a_plan_fits_the_host_and_the_problem) {
   for_each_problem([](const CellInfo& cell, int64_t B, int64_t H, const Host& on) {
-    for (const int scalar_bytes : {4, 8}) {
-      const HostPlan found = plan(cell.id, B, H, on, scalar_bytes);
+    for (const Widths widths : {Widths{4, 4}, Widths{4, 2}, Widths{8, 8}}) {
+      const HostPlan found = plan(cell.id, B, H, on, widths);
       const std::string context = label(cell, B, H, on) + ": " + found.describe();
       CHECK_IN(found.rows >= 1 && found.units >= 1, context);
       CHECK_IN(found.rows * found.units <= on.threads, context);
@@ -104,6 +104,18 @@ TEST(weights_that_leave_the_cache_are_split_sooner) {
   const HostPlan large = plan(CellId::kLstm, 1, 256, host(2, 8192 * kKiB));
   CHECK(small.units == 2);
   CHECK(small.step_ns > large.step_ns);
+}
+
+TEST(weights_in_pairs_leave_the_cache_later) {
+  // 1 MiB of weights as floats, which take longer to read than to multiply with
+  const Host on = host(2, 512 * kKiB);
+  const HostPlan floats = plan(CellId::kLstm, 1, 256, on);
+  const HostPlan pairs = plan(CellId::kLstm, 1, 256, on, {4, 2});
+  CHECK(floats.units == 2);
+  CHECK(pairs.step_ns < floats.step_ns);
+  const Host large = host(2, 768 * kKiB);  // of which a half fits into one core's cache
+  CHECK(plan(CellId::kLstm, 1, 256, large).step_ns >
+        plan(CellId::kLstm, 1, 256, large, {4, 2}).step_ns);
 }
 
 TEST(a_plan_says_what_it_does) {
