@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .autodiff import jvp_by_vjps, vjp
 from .cells import CellSpec, StepWeights
+from .levels import without_level
 from .problem import Options, Scan, ScanResult, wide
 from .products.projection import project_input
 from .rules import alive, without_padding
@@ -148,8 +149,15 @@ class _Limited(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
-        found, _ = linearized_loop(_scan_of(*ctx.form, *ctx.saved_tensors), tangents[8:])
-        return found
+        given = ctx.saved_tensors
+
+        def run(tensors: Sequence[Any]) -> tuple[Tensor, ...]:
+            scan = _scan_of(*ctx.form, *tensors[: len(given)])
+            return linearized_loop(scan, tensors[len(given) :])[0]
+
+        # where torch has forward mode off, these tangents would have none at any other level
+        found: Any = without_level(run, [*given, *tangents[8:]])
+        return tuple(found)
 
 
 def linearized_loop(

@@ -239,6 +239,29 @@ def test_forward_mode_at_the_limit_itself(mode: Any) -> None:
     assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("name", ["RNN", "LSTM"])
+def test_forward_mode_twice_goes_by_the_limit(name: str, backend: str) -> None:
+    """No limit enters it: it is that of the layer without one, and of its gradients that of the
+    first."""
+    layer = getattr(rnnfast, name)(2, H, grad_clip_time=0.1).double()
+    x, u, v = torch.randn(3, 3, 1, 2, dtype=torch.float64)
+
+    def twice(f: Any) -> Tensor:
+        return jvp(lambda x: jvp(f, (x,), (u,))[1], (x,), (v,))[1]
+
+    def gradient(x: Tensor) -> Tensor:
+        return torch.func.grad(lambda x: layer(x)[0].square().sum())(x)
+
+    with rnnfast.use_backend(backend):
+        limited, of_gradient = twice(lambda x: layer(x)[0]), twice(gradient)
+        e = 1e-5
+        once = [jvp(gradient, (x + step * v,), (u,))[1] for step in (e, -e)]
+        layer.grad_clip_time = 0.0
+        torch.testing.assert_close(limited, twice(lambda x: layer(x)[0]))
+    torch.testing.assert_close(of_gradient, (once[0] - once[1]) / (2 * e), rtol=1e-6, atol=1e-8)
+
+
 @rnnfast.cell(gates=1, params={"v": "H", "d_v": "H"}, recurrent=None)
 def named_alike(gx, states, w):
     (h,) = states
