@@ -177,6 +177,17 @@ def test_transforms_of_every_cell(name: str, transform: str) -> None:
     assert_as_the_loop(EVERY[transform], Called(LAYERS[name]().double()))
 
 
+@pytest.mark.parametrize(
+    "transform", ["jvp by weights", "forward over reverse", "gradient penalty"]
+)
+@pytest.mark.parametrize("name", LAYERS)
+def test_transforms_of_one_step(name: str, transform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose weights are read where they lie."""
+    monkeypatch.setitem(globals(), "X", X[:1])
+    monkeypatch.setitem(globals(), "V", V[:1])
+    assert_as_the_loop(EVERY[transform], Called(LAYERS[name]().double()))
+
+
 @pytest.mark.parametrize("transform", EVERY)
 def test_no_transform_takes_the_loop(transform: str, no_loop: Callable[[], None]) -> None:
     no_loop()

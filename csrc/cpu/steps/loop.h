@@ -173,7 +173,14 @@ class Pass {
   void multiply(const Place& place, const Live<S>& live, int k, const Segment<S> (&segments)[N],
                 const Done& done) {
     if constexpr (kTransposes && !Self::kBackward) {
-      if (in_place()) return multiply_in_place<planes>(place, live, k, segments, done);
+      if (in_place()) {
+        const int alone[] = {k};
+        Segment<S> own[1][N];
+        for (int term = 0; term < N; ++term) own[0][term] = segments[term];
+        return multiply_in_place<planes>(
+            place, live, alone, own,
+            [&](int64_t i, int64_t j, int64_t n, const V* const* x) { done(i, j, n, x[0]); });
+      }
     }
     constexpr int U = panel_units_of(planes);
     const Panels<S>& panels = panels_[k];
@@ -205,6 +212,9 @@ class Pass {
   template <int planes, int sets, int N, class Done>
   void multiply_together(const Place& place, const Live<S>& live, const int (&products)[sets],
                          const Segment<S> (&segments)[sets][N], const Done& done) {
+    if constexpr (kTransposes && !Self::kBackward) {
+      if (in_place()) return multiply_in_place<planes>(place, live, products, segments, done);
+    }
     constexpr int U = panel_units_of(planes), NV = U * planes, kMax = kMaxRows<NV>;
     const Product product = Self::product(products[0], H);
     const int64_t width = product.block_width(), each = product.block_panels(L);
@@ -307,20 +317,25 @@ class Pass {
     if (packs || a_.input) place.wait_for_all();
   }
 
-  // `multiply` with weights as they lie.
-  template <int planes, int N, class Done>
-  __attribute__((noinline)) void multiply_in_place(const Place& place, const Live<S>& live, int k,
-                                                   const Segment<S> (&segments)[N],
+  // `multiply_together` with weights as they lie.
+  template <int planes, int sets, int N, class Done>
+  __attribute__((noinline)) void multiply_in_place(const Place& place, const Live<S>& live,
+                                                   const int (&products)[sets],
+                                                   const Segment<S> (&segments)[sets][N],
                                                    const Done& done) const {
-    const Product product = Self::product(k, H);
+    const Product product = Self::product(products[0], H);
     const int64_t width = product.block_width(), each = divide_up(width, L);
     const Range mine = part(product.blocks * each, 1, place.unit, place.split.units);
     for (int64_t v = mine.begin; v < mine.end; ++v) {
       const int64_t block = v / each, j = v % each * L;
       const auto rows = [&](auto count, int64_t i) {
-        V sum[count][planes];
-        sum_in_place(k, block, j, segments, i, sum);
-        for (int r = 0; r < count; ++r) done(i + r, block * width + j, width - j, sum[r]);
+        V sum[sets][count][planes];
+        for (int s = 0; s < sets; ++s) sum_in_place(products[s], block, j, segments[s], i, sum[s]);
+        for (int r = 0; r < count; ++r) {
+          const V* x[sets];
+          for (int s = 0; s < sets; ++s) x[s] = sum[s][r];
+          done(i + r, block * width + j, width - j, x);
+        }
       };
       int64_t i = 0;
       for (; i + 4 <= live.n; i += 4) rows(Index<4>{}, i);
