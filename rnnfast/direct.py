@@ -21,7 +21,7 @@ from .backends.base import Backend
 from .ops import alias, filled, input_grads, load_scan, needs_of, save_scan, saved_tensors, take
 from .problem import Cotangents, Gradients, Needs, Saved, Scan, ScanResult
 from .schema import pack
-from .surroundings import of_older_vmap
+from .surroundings import of_older_vmap, wrapped
 
 
 def run_direct(scan: Scan, backend: Backend) -> ScanResult:
@@ -211,18 +211,19 @@ def _job(part: _Part, kept: list[Tensor], incoming: list[Any], flags: list[bool]
 
 
 def is_differentiated(grads: Sequence[Any]) -> bool:
-    """Whether backward is to be differentiated again, or mapped."""
+    """Whether backward is to be differentiated again, or mapped, or is of no plain tensors."""
     return (
         torch.is_grad_enabled()
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
-        or any(map(of_older_vmap, grads))
+        or any(of_older_vmap(g) or wrapped(g) for g in grads)
     )
 
 
 def differentiable(job: Job, backend: str) -> Gradients:
     scan, (y, trace, saved), (dy, dfinal, dtrace), needs = job
     args = (*pack(scan, backend), dy, dfinal, dtrace, y, trace, saved, list(needs[:3]), 0)
-    older = any(map(of_older_vmap, (dy, *dfinal, *dtrace)))  # which only an op has a rule for
-    run = torch.ops.rnnfast.scan_backward if older else transforms.scan_backward
+    # for which only an op has a rule
+    by_op = any(of_older_vmap(d) or wrapped(d) for d in (dy, *dfinal, *dtrace))
+    run = torch.ops.rnnfast.scan_backward if by_op else transforms.scan_backward
     return Gradients(*run(*args))

@@ -191,12 +191,17 @@ def observed(tensors: Iterable[Tensor]) -> bool:
     they must see an op, as a tracer must."""
     if torch._C._get_tracing_state() is not None or in_dispatch_mode():
         return True
-    return any(type(t) not in PLAIN and _dispatches(t) for t in tensors)
+    return any(map(wrapped, tensors))
 
 
 def in_dispatch_mode() -> bool:
     """Whether a mode sees every call to an op."""
     return torch._C._len_torch_dispatch_stack() > 0
+
+
+def wrapped(tensor: Any) -> bool:
+    """Whether ``tensor`` has a ``__torch_dispatch__`` of its own, and values that only it knows."""
+    return isinstance(tensor, Tensor) and type(tensor) not in PLAIN and _dispatches(tensor)
 
 
 PLAIN = {Tensor, torch.nn.Parameter}

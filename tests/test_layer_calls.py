@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.checkpoint import checkpoint
 
 import rnnfast
@@ -164,6 +165,51 @@ def test_autocast_around_backward_alone() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         (found,) = torch.autograd.grad(loss, x)
     assert torch.equal(found, expected)
+
+
+class Zero(torch.autograd.Function):
+    """The identity, through which no gradient goes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return torch._efficientzerotensor(grad.shape, dtype=grad.dtype)
+
+
+@pytest.mark.parametrize("name", ["tanh", "gru", "lstm"])
+def test_tensors_of_zeros_that_have_no_memory(name: str) -> None:
+    layer, x = LAYERS[name](3, 4), torch.randn(3, 2, 3, requires_grad=True)
+    for which in range(2 if name != "lstm" else 3):
+        outputs = flat(layer(x))
+        rest = sum(o.sum() for k, o in enumerate(outputs) if k != which)
+        (expected,) = torch.autograd.grad(rest, x)
+        for _ in range(2):
+            outputs = flat(layer(x))
+            outputs[which] = Zero.apply(outputs[which])
+            (found,) = torch.autograd.grad(sum(o.sum() for o in outputs), x)
+            torch.testing.assert_close(found, expected)
+    zeros = torch._efficientzerotensor((3, 2, 3))
+    for _ in range(2):
+        assert torch.equal(layer(zeros)[0], layer(torch.zeros(3, 2, 3))[0])
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_gradient_whose_values_only_its_class_knows(calls: int) -> None:
+    """It has no memory either, and is not nothing."""
+    layer, x = rnnfast.GRU(3, 4), torch.randn(3, 2, 3, requires_grad=True)
+    (expected,) = torch.autograd.grad(layer(x)[0].sum(), x)
+    layer.__dict__.pop("_served", None)
+    for _ in range(calls):
+        y, _ = layer(x)
+    one = torch.ones_like(y)
+    (found,) = torch.autograd.grad(y, x, TwoTensor(one, 2 * one))
+    torch.testing.assert_close(found.a, expected)
+    torch.testing.assert_close(found.b, 2 * expected)
+    with pytest.raises(TypeError, match="whose values kernels can read, got TwoTensor"):
+        _ext.cpu().cpu_product(TwoTensor(one[0], one[0]), one[0].t())
 
 
 def test_an_input_of_another_layout_is_not_read() -> None:

@@ -242,8 +242,8 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
   (fixed ? back.fixed : back.gates) = saved;
   back.y = checked("y", y, dtype, {T, B, P}), back.c = checked("c", c, dtype, {T, B, H});
   back.extra = checked("extra", extra, dtype, {T, B, H});
-  if (dy && dy->has_memory()) back.dy = checked("dy", *dy, dtype, {T, B, P});
-  if (dc && dc->has_memory()) back.dc = checked("dc", *dc, dtype, {T, B, H});
+  if (dy && !dy->is_zero()) back.dy = checked("dy", *dy, dtype, {T, B, P});
+  if (dc && !dc->is_zero()) back.dc = checked("dc", *dc, dtype, {T, B, H});
   check_value(in.cell.has_extra() == back.extra.has_value(), "extra does not fit the cell");
   back.dgx = empty({T, B, GH}, stored);
   back.dh_last = checked("dh_last", dh_last, dtype, {B, P});

@@ -15,7 +15,7 @@ namespace {
 
 // One of its strides is 1.
 Tensor plain(const Tensor& matrix) {
-  const Tensor values = matrix.resolve_neg();
+  const Tensor values = matrix.values();
   const bool by_row = values.stride(1) == 1, by_column = values.stride(0) == 1;
   return by_row || by_column ? values : values.contiguous();
 }
@@ -125,7 +125,7 @@ Tensor product(const Tensor& a, const Tensor& b, const std::optional<Tensor>& ro
   }
   const Tensor c = into ? *into : out ? *out : empty(shape, dtype);
   std::optional<Tensor> begun = row;
-  if (begun) begun = begun->resolve_neg().contiguous();
+  if (begun) begun = begun->values().contiguous();
   dtype == ScalarType::Float ? multiply<float>(plain(a), plain(b), begun, into.has_value(), c)
                              : multiply<double>(plain(a), plain(b), begun, into.has_value(), c);
   return c;
@@ -139,11 +139,11 @@ Tensor wide_product(const Tensor& a, const Tensor& b) {
   check_matrix("a", a, 2, given == dtype ? dtype : ScalarType::Float);
   check_value(a.size(1) == b.size(0), "a ", a.sizes(), " and b ", b.sizes(),
               " cannot be multiplied");
-  Tensor rows = a.resolve_neg();
+  Tensor rows = a.values();
   if (rows.stride(1) != 1) rows = rows.contiguous();
   using cpu::BFloat16, cpu::Half;
   // rows that repeat one another are no pairs
-  const Tensor values = b.stride(0) == 0 ? b.resolve_neg().contiguous() : plain(b);
+  const Tensor values = b.stride(0) == 0 ? b.values().contiguous() : plain(b);
   if (dtype == ScalarType::BFloat16)
     return given == dtype ? narrow_product<BFloat16, BFloat16>(rows, values)
                           : narrow_product<float, BFloat16>(rows, values);

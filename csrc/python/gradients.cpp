@@ -48,8 +48,7 @@ Tensor input(const Optional& x, ScalarType dtype, int64_t T, int64_t B) {
   check_type(x->scalar_type() == dtype, "x must be ", dtype, ", got ", x->scalar_type());
   check_value(x->size(0) == T && x->size(1) == B,
               "x must have the steps and sequences of dgx, got ", x->sizes());
-  check_value(x->has_memory(), "x has no memory");
-  const Tensor values = x->resolve_neg();
+  const Tensor values = x->values();
   return values.stride(2) == 1 ? values : values.contiguous();
 }
 

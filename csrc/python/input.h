@@ -19,8 +19,7 @@ inline Input input_of(const Tensor& x_, const std::optional<Tensor>& w_ih_,
   check_value(x_.is_cpu(), "x must be on the CPU, got ", x_.device());
   check_type(x_.scalar_type() == dtype, "x must be ", dtype, ", got ", x_.scalar_type());
   check_value(x_.dim() == 3 && x_.size(2) == I, "x must have ", I, " columns, got ", x_.sizes());
-  check_value(x_.has_memory(), "x has no memory");
-  Tensor x = x_.resolve_neg();
+  Tensor x = x_.values();
   if (x.stride(2) != 1) x = x.contiguous();
   const Tensor w_ih = checked("w_ih", w_ih_, dtype, {columns, I}).value();
   return {x, w_ih, checked("b_ih", b_ih_, dtype, {columns}), I, x.stride(0), x.stride(1)};

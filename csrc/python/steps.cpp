@@ -194,7 +194,7 @@ class Pass {
 
     void find(const Optional& tensor, const Given& given, ScalarType dtype) {
       const auto [extent, width, optional] = given;
-      if (optional && (!tensor || !tensor->has_memory())) return at.push_back(nullptr);
+      if (optional && (!tensor || tensor->is_zero())) return at.push_back(nullptr);
       check_value(tensor.has_value(), "a tensor must be given");
       keep(kept, checked("a tensor", *tensor, dtype, shape(extent, width)));
     }

@@ -183,7 +183,7 @@ class Held {
                   Sizes(shapes[k]), ", got ", values[k].sizes());
       check_type(values[k].is_cpu() && values[k].scalar_type() == wide_, "state ", k, " must be ",
                  wide_, " on the CPU, got ", values[k].scalar_type(), " on ", values[k].device());
-      given.push_back(values[k].resolve_neg().contiguous());
+      given.push_back(values[k].values().contiguous());
     }
     const WithoutGil no_gil;
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -273,7 +273,7 @@ class Held {
     const int64_t step = batch_first_ ? 1 : 0, row = given == 3 ? 1 - step : 0;
     check(given == 1 || input.size(row) == B_, "Stream: Expected a batch of ", B_, ", got ",
           input.size(row));
-    b.x = input.resolve_neg();
+    b.x = input.values();
     if (!b.tokens && I > 1 && b.x.stride(-1) != 1) b.x = b.x.contiguous();
     if (given == 3) b.T = b.x.size(step), b.x_step = b.x.stride(step);
     if (given > 1) b.x_row = b.x.stride(row);

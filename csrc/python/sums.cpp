@@ -126,13 +126,13 @@ class Call {
   // Its rows must be whole: of the last axis.
   const Tensor& steps(int64_t k, int64_t offset, int64_t width) {
     Tensor& tensor = tensors_.at(k);
-    check_value(tensor.is_cpu() && tensor.dim() == 3 && tensor.has_memory(),
+    check_value(tensor.is_cpu() && tensor.dim() == 3,
                 "a tensor of steps must be 3-D and on the CPU");
     check_type(tensor.scalar_type() == dtype_, "tensors must be ", dtype_, ", got ",
                tensor.scalar_type());
     check_value(tensor.size(0) == T_ && tensor.size(1) == B_ && offset + width <= tensor.size(2),
                 "a tensor of steps has the wrong shape ", tensor.sizes());
-    tensor = tensor.resolve_neg();
+    tensor = tensor.values();
     if (tensor.stride(2) != 1) tensor = tensor.contiguous();
     return tensor;
   }

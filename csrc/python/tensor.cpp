@@ -18,7 +18,7 @@ namespace {
 // What is asked of torch: found once, never let go of.
 struct Torch {
   const dlpack::Exchange* exchange = nullptr;
-  Ref tensor, contiguous, resolve_neg, requires_grad;
+  Ref tensor, contiguous, resolve_neg, requires_grad, is_zerotensor;
   std::array<Ref, 8> dtypes;  // by ScalarType
 };
 
@@ -60,6 +60,15 @@ Ref made_by_dlpack(const Sizes& shape, int64_t* strides, ScalarType dtype) {
         "no memory for a tensor of ", shape);
   if (torch().exchange->to_python(made, &object) != 0) throw Raised();
   return Ref::owned(static_cast<PyObject*>(object));
+}
+
+// The name of its class.
+std::string type_of(const Ref& object) {
+  const Ref type = Ref::borrowed(reinterpret_cast<PyObject*>(Py_TYPE(object.get())));
+  const Ref name = type.attribute("__name__");
+  const char* text = PyUnicode_AsUTF8AndSize(name.get(), nullptr);
+  if (!text) throw Raised();
+  return text;
 }
 
 }  // namespace
@@ -150,7 +159,19 @@ Tensor Tensor::contiguous() const {
   return is_contiguous() ? *this : of(object_.call(torch().contiguous));
 }
 
-Tensor Tensor::resolve_neg() const {
+bool Tensor::is_zero() const {
+  if (has_memory()) return false;
+  const bool found = object_.call(torch().is_zerotensor).is_true();
+  check_type(found, "expected a tensor whose values kernels can read, got ", type_of(object_));
+  return true;
+}
+
+Tensor Tensor::values() const {
+  if (is_zero()) {
+    const Tensor zeros = empty(sizes(), scalar_type());
+    std::memset(zeros.mutable_data_ptr(), 0, numel() * element_size());
+    return zeros;
+  }
   const Ref values = object_.call(torch().resolve_neg);
   return values.get() == object_.get() ? *this : of(values);
 }
@@ -185,8 +206,7 @@ Tensor checked(const char* name, const Tensor& tensor, ScalarType dtype, const S
   check_type(tensor.scalar_type() == dtype, name, " must be ", dtype, ", got ",
              tensor.scalar_type());
   check_value(tensor.sizes() == shape, name, " must have shape ", shape, ", got ", tensor.sizes());
-  check_value(tensor.has_memory(), name, " has no memory");
-  return tensor.resolve_neg().contiguous();
+  return tensor.values().contiguous();
 }
 
 std::optional<Tensor> checked(const char* name, const std::optional<Tensor>& tensor,
@@ -235,7 +255,7 @@ void find_torch() {
         "torch's tensors are described by DLPack ", exchange->major, ", which is not known here");
   t.exchange = exchange;
   t.contiguous = interned("contiguous"), t.resolve_neg = interned("resolve_neg");
-  t.requires_grad = interned("requires_grad");
+  t.requires_grad = interned("requires_grad"), t.is_zerotensor = interned("_is_zerotensor");
   for (size_t i = 0; i < t.dtypes.size(); ++i) t.dtypes[i] = module.attribute(kKnown[i].name);
 }
 

@@ -85,8 +85,11 @@ class Tensor {
   bool is_beside(const Tensor& other) const {  // on the same device
     return view_.device == other.view_.device && view_.device_index == other.view_.device_index;
   }
-  bool repeats() const;     // an element, by a stride of 0
-  bool has_memory() const;  // torch's zero tensors, which forward mode makes, have none
+  bool repeats() const;  // an element, by a stride of 0
+  bool has_memory() const;
+  // Whether it is one of torch's zero tensors, which forward mode makes and which have no memory.
+  // TypeError of anything else without memory that can be read.
+  bool is_zero() const;
   bool is_contiguous() const;
   bool is_dense() const;  // in whatever order: no gaps, no element twice
   // RuntimeErrors where a write to this would meet itself, or what is read of `other`.
@@ -107,7 +110,7 @@ class Tensor {
   // The k-th along the first axis: what it is a view of stays its object.
   Tensor at(int64_t k) const;
   Tensor contiguous() const;
-  Tensor resolve_neg() const;
+  Tensor values() const;  // of a negated or a zero tensor: in memory of their own
   Tensor clone() const;
   Device device() const { return {*this}; }
   bool requires_grad() const;
