@@ -108,7 +108,11 @@ def call(
         if not _plain(input, hx, weights):
             return None
         if type(served) is LayerCall:
-            y, final = served(input, () if hx is None else layer._split_hidden(hx), weights[0])
+            states = () if hx is None else layer._split_hidden(hx)
+            try:
+                y, final = served(input, states, weights[0])
+            except (TypeError, ValueError):  # something does not fit: the long way says it properly
+                return None
             return y, layer._join_hidden(final)
         stack = Stack(
             layer._cell(),

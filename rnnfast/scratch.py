@@ -19,6 +19,7 @@ from .levels import without_level
 from .problem import Options, Scan, ScanResult, wide
 from .products.projection import project_input
 from .rules import alive, without_padding
+from .surroundings import forward_levels, within_vmap
 from .time_clip import limited
 
 
@@ -155,6 +156,13 @@ class _Limited(torch.autograd.Function):
             scan = _scan_of(*ctx.form, *tensors[: len(given)])
             return linearized_loop(scan, tensors[len(given) :])[0]
 
+        if within_vmap():  # which is inside of the level that this is the jvp of
+            if forward_levels() > 1:
+                raise NotImplementedError(
+                    "forward mode twice over vmap of a layer with grad_clip_time: the scratch loop "
+                    "would lose tangents; take one of the derivatives by reverse mode"
+                )
+            return run([*given, *tangents[8:]])
         # where torch has forward mode off, these tangents would have none at any other level
         found: Any = without_level(run, [*given, *tangents[8:]])
         return tuple(found)

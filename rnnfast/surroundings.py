@@ -120,6 +120,12 @@ def forward_levels() -> int:
     return sum(level.key() == TransformType.Jvp for level in levels)
 
 
+def within_vmap() -> bool:
+    """Whether the innermost level of torch.func is a vmap."""
+    levels = torch._C._functorch.get_interpreter_stack()
+    return bool(levels) and levels[-1].key() == TransformType.Vmap
+
+
 def forward_mode_is_innermost() -> bool:
     """Whether the innermost transform is forward mode: of torch.func's levels the last, or where
     there are none, dual numbers."""

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import rnnfast
 
-from .steps.test_sums import parts
+from .steps.test_sums import many_heads
 from .test_own_single_steps import CELLS_HERE, of, pytestmark  # noqa: F401
 from .test_repeat import flat
 from .test_single_steps import served
@@ -131,8 +131,9 @@ def test_a_checkpoint_and_what_was_changed_since() -> None:
         y.sum().backward()
 
 
-def test_a_weight_of_two_uses_is_trained_the_long_way() -> None:
-    layer = rnnfast.Recurrent(parts, 3, 12).double()
+def test_what_is_trained_the_long_way() -> None:
+    """More heads than one pass of sums takes."""
+    layer = rnnfast.Recurrent(many_heads, 3, 64).double()
     x = torch.randn(4, 2, 3, dtype=torch.float64)
     first = all_of(layer, x, None)
     assert not served(layer)

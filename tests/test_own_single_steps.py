@@ -252,8 +252,8 @@ def test_masks_of_training_leave_it() -> None:
         ("bias_hh_l0", torch.zeros(31), "shape"),
         ("bias_ih_l0", torch.zeros(31), "shape"),
         ("w_cf_l0", torch.zeros(7), "shape"),
-        ("w_cf_l0", torch.zeros(8, dtype=torch.float32), "Float"),
-        ("weight_hh_l0", torch.zeros(32, 8, dtype=torch.float32), "Float"),
+        ("w_cf_l0", torch.zeros(8, dtype=torch.float32), "one dtype"),
+        ("weight_hh_l0", torch.zeros(32, 8, dtype=torch.float32), "one dtype"),
     ],
 )
 def test_a_weight_that_no_longer_fits_is_an_error(name: str, value: Tensor, message: str) -> None:
@@ -264,10 +264,11 @@ def test_a_weight_that_no_longer_fits_is_an_error(name: str, value: Tensor, mess
     assert served(layer)
     value = value.double() if message == "shape" else value
     setattr(layer, name, nn.Parameter(value))
-    with pytest.raises((ValueError, TypeError), match=message):
+    # as the long way has it, which takes over
+    with pytest.raises((ValueError, RuntimeError), match=message):
         layer(x)
     setattr(layer, name, nn.Parameter(torch.zeros_like(value)[:0]))
-    with pytest.raises((ValueError, TypeError)):
+    with pytest.raises((ValueError, RuntimeError)):
         layer(x)
 
 
