@@ -16,6 +16,7 @@ import rnnfast
 from rnnfast import layer_calls, second, transforms
 from rnnfast.backends import registry
 from rnnfast.problem import Needs, Scan
+from rnnfast.products import multiply
 
 from . import test_derivatives as derivatives
 from .test_derivatives import EVERY, Called, Parameters, assert_as_the_loop, sum_of_squares
@@ -140,6 +141,9 @@ def test_gradients_that_nobody_asked_for_are_not_made(
     assert x.grad.abs().max() > 1e-3
 
 
+@pytest.mark.skipif(
+    not multiply.is_faster(), reason="no layer has the one call: torch's products are faster here"
+)
 def test_nor_by_a_layer_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = LAYERS["lstm"]().double(), X.clone().requires_grad_()
     made: list[bool] = []
