@@ -1,10 +1,11 @@
 // Backward over T steps, last to first: the cell's backward from the saved gates, then the product
-// of the gates' gradients with W_hhᵀ. Gradients of weights and inputs are large products over all
-// steps at once and made outside, from dgx, dgh_own and dh_total.
+// of the gates' gradients with W_hhᵀ. Gradients of weights are sums over all steps at once and made
+// outside, from dgx, dgh_own and dh_total; so is that of the input, where it is not made here.
 #pragma once
 
 #include <type_traits>
 
+#include "cpu/input_gradient.h"
 #include "cpu/tile_product.h"
 #include "cpu/workspace.h"
 
@@ -28,6 +29,7 @@ class BackwardPass {
                              values_of(phase) * outputs_of(phase, g.H, g.P), false);
     }
     zeros_ = arena.take<X>(g.H > g.P ? g.H : g.P);
+    if (g.dx) input_ = InputGradient<X, D>(arena, g, G * g.H);
     lists_ = arena.take<char>(0);
   }
 
@@ -47,6 +49,7 @@ class BackwardPass {
       if (g_.dh_last) convert(g_.dh0, g_.dh_last, g_.B * g_.P);
       if (g_.dc_last) convert(g_.dc0, g_.dc_last, g_.B * g_.H);
     }
+    if (g_.dx) input_.pack(place);
     // the first one's product is for the step before
     for (int p = g_.T > 1 || g_.of_states ? 0 : 1; p < N; ++p) {
       const Phase& phase = Cell::kPhases[p];
@@ -74,6 +77,7 @@ class BackwardPass {
       down<N - 1>(t, place, rows, step > 0 || g_.of_states);
       // the next step's reads of dh are this thread's own, but for those of a later phase's product
       if (N > 1 && !place.wait()) return;
+      if (g_.dx) input_.after(step, mine, [&](int64_t s) { return rules_.time(s); });
     }
   }
 
@@ -253,11 +257,12 @@ class BackwardPass {
                     const Done& done) {
     const int64_t width = operand_width(Cell::kPhases[p], g_.H, g_.P);
     const auto operands = [&](int64_t q) {
-      Operands<D, kSegments> own{{}, panels_[p].panel(q), nullptr};
+      const int vectors = panel_vectors(divide_up(width, L), q, kWide);
+      Operands<D, kSegments> own{{}, panels_[p].panel(q), nullptr, vectors};
       for (int s = 0; s < kSegments; ++s) own.segments[s] = segments[s];
       return own;
     };
-    const auto each = [&](int64_t q, int64_t i, const V(&sum)[kWide]) {
+    const auto each = [&](int64_t q, int64_t i, const V* sum) {
       for (int u = 0; u < kWide; ++u) {
         const int64_t j = (q * kWide + u) * L;
         if (j >= width) break;
@@ -265,12 +270,13 @@ class BackwardPass {
       }
     };
     const Range mine = part(panels_[p].count, 1, place.unit, place.split.units);
-    step_product<kWide, kSegments, D>(g_.B, mine, rows.n, operands, each);
+    step_product<kWide, kWide, kSegments, D>(g_.B, mine, rows.n, operands, each);
   }
 
   const Backward<X, D>& g_;
   const Rules rules_;
   Panels<D> panels_[N];
+  InputGradient<X, D> input_;
   X* zeros_ = nullptr;
   char* lists_ = nullptr;
 };

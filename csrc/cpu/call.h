@@ -51,6 +51,7 @@ struct Back {
   std::optional<Tensor> dgh_own, dh_total, dc0;
   double grad_clip_time;
   bool of_states = true;
+  std::optional<Tensor> w_ih{}, dx{};  // where the scan makes dx, wide
 };
 
 template <class S, class Tensor>
@@ -124,13 +125,13 @@ void fill(Scan<X>& a, const Given<Tensor>& in, int threads, bool makes_input) {
   a.h0 = data<const X>(in.h0), a.c0 = data<const X>(in.c0);
 }
 
-// Runs a pass whose arguments are filled, but for its workspace.
+// Runs a pass whose arguments are filled, but for its workspace; `more`: bytes of it that the pass
+// needs for what it makes beside the scan.
 template <class Pass>
-void run(const CellInfo& cell, Pass& pass, int storage_bytes, int64_t I = 0) {
-  int64_t bytes = kernels().workspace(cell.id, pass.B, pass.H, pass.P, storage_bytes, pass.split);
-  if (I > 0)
-    bytes += kernels().input_room(cell.gates * pass.H, pass.B, I, storage_bytes, pass.split);
-  pass.workspace = scratch(bytes);
+void run(const CellInfo& cell, Pass& pass, int storage_bytes, int64_t more) {
+  const int64_t bytes =
+      kernels().workspace(cell.id, pass.B, pass.H, pass.P, storage_bytes, pass.split);
+  pass.workspace = scratch(bytes + more);
   if (call(cell.id, pass)) crowd().seen();
 }
 
@@ -163,7 +164,9 @@ void forward(const Given<Tensor>& in, const std::optional<GivenInput<Tensor>>& i
   f.gates = data<Wide<X>>(made.gates), f.fixed = data<int16_t>(made.fixed);
   f.extra = data<X>(made.extra), f.y = data<X>(made.y), f.c = data<X>(made.c);
   f.h_last = data<X>(made.h_last), f.c_last = data<X>(made.c_last);
-  run(in.cell, f, sizeof(X), f.I);
+  const int64_t columns = in.cell.gates * in.H;
+  run(in.cell, f, sizeof(X),
+      f.I == 0 ? 0 : kernels().input_room(columns, in.B, f.I, sizeof(X), f.split));
 }
 
 // D: what gradients of gates are stored as.
@@ -171,7 +174,7 @@ template <class X, class D, class Tensor>
 void backward(const Given<Tensor>& in, const Back<Tensor>& back, int threads) {
   using S = Wide<X>;
   Backward<X, D> g;
-  fill(g, in, threads, false);
+  fill(g, in, threads, back.dx.has_value());
   g.clip = TimeClip<S>::of(back.grad_clip_time);
   g.gates = data<const S>(back.gates), g.fixed = data<const int16_t>(back.fixed);
   g.extra = data<const X>(back.extra), g.y = data<const X>(back.y), g.c = data<const X>(back.c);
@@ -180,7 +183,10 @@ void backward(const Given<Tensor>& in, const Back<Tensor>& back, int threads) {
   g.dgx = data<D>(back.dgx), g.dgh_own = data<D>(back.dgh_own);
   g.dh_total = data<D>(back.dh_total), g.dh0 = data<S>(back.dh0), g.dc0 = data<S>(back.dc0);
   g.of_states = back.of_states;
-  run(in.cell, g, sizeof(X));
+  g.dx = data<S>(back.dx), g.w_ih = data<const X>(back.w_ih);
+  if (back.dx) g.I = back.w_ih->size(1);
+  const int64_t columns = in.cell.gates * in.H;
+  run(in.cell, g, sizeof(X), g.dx ? kernels().input_gradient_room(columns, g.I, sizeof(X)) : 0);
 }
 
 }  // namespace rnnfast::cpu

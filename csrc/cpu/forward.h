@@ -194,13 +194,15 @@ class ForwardPass {
     const Panels<E>& panels = panels_[p];
     const Segment<E> segment{kPhase.operand == kOperandH ? rows.factor : rows.extra,
                              operand_width(kPhase, f_.H, f_.P)};
+    const int64_t vectors = divide_up(outputs_of(kPhase, f_.H, f_.P), L);
     const auto operands = [&](int64_t q) {
-      return Operands<E, 1>{{segment}, panels.panel(q), panels.bias(q)};
+      return Operands<E, 1>{
+          {segment}, panels.panel(q), panels.bias(q), panel_vectors(vectors, q, U) * n};
     };
-    const auto done = [&](int64_t q, int64_t i, const V(&sum)[U* n]) {
+    const auto done = [&](int64_t q, int64_t i, const V* sum) {
       finish<p>(step, t, rows, i, q * U * L, sum);
     };
-    step_product<U * n, 1, E>(
+    step_product<U * n, U, 1, E>(
         f_.B, part(panels.count, 1, place.unit, place.split.units), rows.n, operands, done,
         [&](int64_t q, int64_t first, int64_t count) { fetch<p>(rows, q * U * L, first, count); });
   }
@@ -208,10 +210,9 @@ class ForwardPass {
   // What is made of the sums of a panel, whose units begin at j, of one row. One piece of code for
   // all rows, with all that it calls in it: out of line each function's vectors would go through
   // memory, and inlined where it is called the compiler could fuse multiply-adds differently there.
-  template <int p, int kVectors>
+  template <int p>
   __attribute__((noinline, flatten)) void finish(int64_t step, int64_t t, const Rows& rows,
-                                                 int64_t i, int64_t j,
-                                                 const V (&sum)[kVectors]) const {
+                                                 int64_t i, int64_t j, const V* sum) const {
     constexpr Phase kPhase = Cell::kPhases[p];
     constexpr int U = panel_units(kPhase), n = values_of(kPhase);
     const int64_t outputs = outputs_of(kPhase, f_.H, f_.P);

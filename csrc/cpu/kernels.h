@@ -76,7 +76,11 @@ struct Backward : Scan<X> {
   S* dh0 = nullptr;            // [B, P], out: gradient of h0
   S* dc0 = nullptr;            // [B, H], the same for c
   bool of_states = true;       // else nobody reads dh0 and dc0, and the product for dh0 is left out
-  void* workspace = nullptr;   // Kernels::workspace() bytes, 64-byte aligned
+  // Where dx is not null the scan makes it too, of W_ih; split.units is 1 then.
+  S* dx = nullptr;          // [T, B, I], out
+  const X* w_ih = nullptr;  // [G·H, I]
+  int64_t I = 0;
+  void* workspace = nullptr;  // Kernels::workspace() bytes, 64-byte aligned
 };
 
 // Of tensors that are stored as X, in 16 bits; gradients of gates as D.
@@ -104,10 +108,15 @@ struct Kernels {
   int64_t (*workspace)(CellId, int64_t B, int64_t H, int64_t P, int storage_bytes, Split);
   // And how many more, if it makes the input's part of the gates itself, of so many columns.
   int64_t (*input_room)(int64_t columns, int64_t B, int64_t I, int storage_bytes, Split);
+  // The same of its gradient.
+  int64_t (*input_gradient_room)(int64_t columns, int64_t I, int storage_bytes);
   // The same of a loop that is compiled at run time: of f, which it keeps, what concerns the input is
   // set. The workspace is of input_room() bytes.
   steps::Input (*loop_input_f32)(const Forward<float>& f, int64_t columns);
   steps::Input (*loop_input_f64)(const Forward<double>& f, int64_t columns);
+  // Of g what concerns the input, dgx, the sizes and `reverse` are set.
+  steps::Input (*loop_input_gradient_f32)(const Backward<float>& g, int64_t columns);
+  steps::Input (*loop_input_gradient_f64)(const Backward<double>& g, int64_t columns);
   int64_t in_place_rows;  // sequences of a step whose weights may be read where they lie, at most
   GemmTimes (*gemm_f32)(const Gemm<float>&);
   GemmTimes (*gemm_f64)(const Gemm<double>&);

@@ -1,8 +1,9 @@
-// The input's part of the gates for a loop that is compiled at run time, which calls what is here by
-// pointers (scan/steps.h).
+// The input's part of the gates for a loop that is compiled at run time, and backward the gradient of
+// the input: the loop calls what is here by pointers (scan/steps.h).
 #pragma once
 
 #include "cpu/input.h"
+#include "cpu/input_gradient.h"
 #include "scan/steps.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA {
@@ -23,7 +24,7 @@ class LoopInput {
     Arena arena(f.workspace);
     LoopInput* const made = arena.take<LoopInput>(1);
     *made = LoopInput(f, columns, InputSteps<S>(arena, f, columns));
-    return {made, f.in_place ? &multiply_in_place : &pack, &before};
+    return {made, f.in_place ? &multiply_in_place : &pack, &before, nullptr};
   }
 
  private:
@@ -73,6 +74,42 @@ class LoopInput {
   const Forward<S>* f_;
   int64_t columns_;
   InputSteps<S> steps_;
+};
+
+template <class S>
+class LoopInputGradient {
+ public:
+  static constexpr int64_t kBytes = 128;  // beside those of InputGradient
+
+  // Of g the sizes, `reverse`, dgx and what is said of the input are read, whenever it is called.
+  static rnnfast::steps::Input of(const Backward<S>& g, int64_t columns) {
+    static_assert(sizeof(LoopInputGradient) <= kBytes);
+    Arena arena(g.workspace);
+    LoopInputGradient* const made = arena.take<LoopInputGradient>(1);
+    *made = LoopInputGradient(g, InputGradient<S, S>(arena, g, columns));
+    return {made, &pack, nullptr, &after};
+  }
+
+ private:
+  LoopInputGradient(const Backward<S>& g, const InputGradient<S, S>& gradient)
+      : g_(&g), gradient_(gradient) {}
+
+  static const LoopInputGradient& at(const void* of) {
+    return *static_cast<const LoopInputGradient*>(of);
+  }
+
+  static void pack(const void* of, int id, int n) {
+    at(of).gradient_.pack(Place{id, 0, Split{n, 1}, nullptr, nullptr});
+  }
+
+  static void after(const void* of, int64_t step, int64_t first, int64_t last) {
+    const Backward<S>& g = *at(of).g_;
+    const Rules rules{g.T, g.B, nullptr, nullptr, g.reverse};
+    at(of).gradient_.after(step, {first, last}, [&](int64_t s) { return rules.time(s); });
+  }
+
+  const Backward<S>* g_;
+  InputGradient<S, S> gradient_;
 };
 
 }  // namespace rnnfast::cpu::RNNFAST_ISA

@@ -12,6 +12,7 @@
 #include "cpu/operand.h"
 #include "cpu/range.h"
 #include "cpu/transpose.h"
+#include "cpu/unrolled.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA {
 
@@ -20,6 +21,9 @@ constexpr int kAccumulators = RNNFAST_VECTOR_BYTES == 64 ? 24 : 12;
 
 template <int NV>
 constexpr int kMaxRows = kAccumulators / NV;
+// And those that a panel is multiplied with at once: of a narrow one as many as keep the processor busy.
+template <int NV>
+constexpr int kPanelRows = kMaxRows<NV> < 8 ? kMaxRows<NV> : 8;
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -132,7 +136,7 @@ inline void sum_some(int64_t rows, const Segment<E> (&segments)[N], int64_t firs
 template <int NV, int N, class E, class Done, class Ahead>
 inline void panel_product(const Segment<E> (&segments)[N], int64_t n, const PackedOf<E>* panel,
                           const SumOf<E>* bias, const Done& done, const Ahead& ahead) {
-  constexpr int kMax = kMaxRows<NV>;
+  constexpr int kMax = kPanelRows<NV>;
   int64_t i = 0;
   for (; n - i == kMax || n - i >= 2 * kMax; i += kMax)
     panel_rows<kMax, NV>(segments, i, panel, bias, done, ahead);
@@ -146,13 +150,30 @@ inline void panel_product(const Segment<E> (&segments)[N], int64_t n, const Pack
   }
 }
 
-// What one panel of a product is multiplied with, and what its sums begin with: a bias, or 0.
+// What one panel of a product is multiplied with, and what its sums begin with: a bias, or 0; and of
+// how many vectors it is, which are fewer where outputs end.
 template <class E, int N>
 struct Operands {
   Segment<E> segments[N];
   const PackedOf<E>* panel;
   const SumOf<E>* bias;
+  int vectors;
 };
+
+// Of vectors of outputs those in panel q, of up to `most`.
+inline int panel_vectors(int64_t vectors, int64_t q, int most) {
+  const int64_t left = vectors - q * most;
+  return left < most ? int(left) : most;
+}
+
+// body(Index<vectors>), of up to `most` in steps of `grain`.
+template <int most, int grain, class Body>
+inline void with_vectors(int vectors, const Body& body) {
+  if constexpr (most > grain) {
+    if (vectors < most) return with_vectors<most - grain, grain>(vectors, body);
+  }
+  body(Index<most>{});
+}
 
 // One row against two panels at once: one panel's few sums would wait for one another, and two
 // streams of weights are read faster than one.
@@ -199,22 +220,27 @@ struct NothingAhead {
 };
 
 // All of `n` rows against the panels of a range: done(panel, row index, sums) for each, and
-// ahead(panel, first row, rows) before; operands(q): those of panel q.
-template <int NV, int N, class E, class Of, class Done, class Ahead = NothingAhead>
+// ahead(panel, first row, rows) before; operands(q): those of panel q. NV: vectors of a panel, U of
+// units; fewer units at the end of outputs.
+template <int NV, int U, int N, class E, class Of, class Done, class Ahead = NothingAhead>
 inline void panels_product(Range panels, int64_t n, const Of& operands, const Done& done,
                            const Ahead& ahead = {}) {
   using V = Vec<SumOf<E>>;
   int64_t q = panels.begin;
   for (; n == 1 && q + 2 <= panels.end; q += 2) {
+    const Operands<E, N> of[2] = {operands(q), operands(q + 1)};
+    if (of[0].vectors + of[1].vectors < 2 * NV) break;
     V sum[2][NV];
-    pair_product<NV, E, N>({operands(q), operands(q + 1)}, sum);
+    pair_product<NV, E, N>(of, sum);
     for (int i = 0; i < 2; ++i) done(q + i, int64_t(0), sum[i]);
   }
   for (; q < panels.end; ++q) {
     const Operands<E, N> of = operands(q);
-    panel_product<NV>(
-        of.segments, n, of.panel, of.bias, [&](int64_t i, const V(&sum)[NV]) { done(q, i, sum); },
-        [&](int64_t first, int64_t rows) { ahead(q, first, rows); });
+    with_vectors<NV, NV / U>(of.vectors, [&](auto vectors) {
+      panel_product<vectors>(
+          of.segments, n, of.panel, of.bias, [&](int64_t i, const V* sum) { done(q, i, sum); },
+          [&](int64_t first, int64_t rows) { ahead(q, first, rows); });
+    });
   }
 }
 
@@ -258,14 +284,15 @@ inline void store_packed(Vec<S> words, PackedOf<S>* to) {
 }
 inline void store_packed(Vec<float> words, Pair* to) { words.store(reinterpret_cast<float*>(to)); }
 
-// Packs panel q, of U vectors of units times G gates: column (u, g, lane) is row
+// Packs panel q, of up to U vectors of units times G gates: column (u, g, lane) is row
 // g·H + (q·U + u)·lanes + lane of `w` [G·H, K]; beyond H it is 0. Bias likewise, if there is one.
 template <int U, int G, class E, class X>
 inline void pack_panel(const X* w, const X* b, int64_t H, int64_t K, int64_t q, PackedOf<E>* panel,
                        SumOf<E>* bias) {
   using S = SumOf<E>;
-  constexpr int L = Vec<S>::kLanes, NV = U * G, kSteps = Operand<E>::kSteps;
-  for (int u = 0; u < U; ++u) {
+  constexpr int L = Vec<S>::kLanes, kSteps = Operand<E>::kSteps;
+  const int units = panel_vectors(divide_up(H, L), q, U), NV = units * G;
+  for (int u = 0; u < units; ++u) {
     for (int g = 0; g < G; ++g) {
       const int64_t unit = (q * U + u) * L;
       Vec<S> values(S(0));
@@ -274,7 +301,7 @@ inline void pack_panel(const X* w, const X* b, int64_t H, int64_t K, int64_t q, 
     }
   }
   int64_t whole = 0;  // steps that are packed already, squares of words at a time
-  if (kTransposes && (q + 1) * U * L <= H) {
+  if (kTransposes && (q * U + units) * L <= H) {
     for (; whole + L * kSteps <= K; whole += L * kSteps) {
       for (int column = 0; column < NV; ++column) {
         const X* row = w + (column % G * H + (q * U + column / G) * L) * K + whole;
@@ -300,16 +327,15 @@ inline void pack_panel(const X* w, const X* b, int64_t H, int64_t K, int64_t q, 
   }
 }
 
-// Packs panel q of the transposed product: column j·lanes + lane is column q·NV·lanes + … of `w`
-// [K, P]; beyond P it is 0.
+// Packs panel q of the transposed product, of up to NV vectors: column j·lanes + lane is column
+// q·NV·lanes + … of `w` [K, P]; beyond P it is 0.
 template <int NV, class E, class X>
 inline void pack_transposed(const X* w, int64_t K, int64_t P, int64_t q, PackedOf<E>* panel) {
   constexpr int L = Vec<SumOf<E>>::kLanes;
-  constexpr int64_t kWidth = NV * L;
-  const int64_t first = q * kWidth;
-  for (int64_t k = 0; k < K; k += Operand<E>::kSteps, panel += kWidth) {
+  const int64_t first = q * NV * L, width = panel_vectors(divide_up(P, L), q, NV) * L;
+  for (int64_t k = 0; k < K; k += Operand<E>::kSteps, panel += width) {
     const X* row = w + k * P + first;
-    for (int64_t j = 0; j < kWidth; j += L)
+    for (int64_t j = 0; j < width; j += L)
       pack_columns<E>(row + j, k + 1 < K ? P : 0, P - first - j, panel + j);
   }
 }

@@ -124,37 +124,39 @@ class TileProduct {
 };
 
 // As panels_product has it, by tiles.
-template <int NV, int N, class Of, class Done, class Ahead>
+template <int NV, int U, int N, class Of, class Done, class Ahead>
 void tiles_product(Range panels, int64_t n, const Of& operands, const Done& done,
                    const Ahead& ahead) {
   using V = Vec<float>;
   if (n == 0) return;
   TileProduct<Tiles> product;
   const int64_t rows = n < kTileRows ? n : kTileRows;
-  alignas(64) float sums[kTileRows][NV][V::kLanes];
   for (int64_t q = panels.begin; q < panels.end; ++q) {
     const Operands<BFloat16, N> of = operands(q);
-    for (int64_t i = 0; i < n;) {
-      const int64_t first = i + rows <= n ? i : n - rows;  // the last group makes some once more
-      ahead(q, i, first + rows - i);
-      product.template run<NV>(of.segments, first, rows, of.panel, of.bias, sums[0][0]);
-      for (; i < first + rows; ++i) {
-        V sum[NV];
-        for (int j = 0; j < NV; ++j) sum[j] = V::load(sums[i - first][j]);
-        done(q, i, sum);
+    with_vectors<NV, NV / U>(of.vectors, [&](auto vectors) {
+      alignas(64) float sums[kTileRows][vectors][V::kLanes];
+      for (int64_t i = 0; i < n;) {
+        const int64_t first = i + rows <= n ? i : n - rows;  // the last group makes some once more
+        ahead(q, i, first + rows - i);
+        product.template run<vectors>(of.segments, first, rows, of.panel, of.bias, sums[0][0]);
+        for (; i < first + rows; ++i) {
+          V sum[vectors];
+          for (int j = 0; j < vectors; ++j) sum[j] = V::load(sums[i - first][j]);
+          done(q, i, sum);
+        }
       }
-    }
+    });
   }
 }
 
 // The same of a step of a scan of B sequences, n of which are alive here: by what is faster for B.
-template <int NV, int N, class E, class Of, class Done, class Ahead = NothingAhead>
+template <int NV, int U, int N, class E, class Of, class Done, class Ahead = NothingAhead>
 inline void step_product(int64_t B, Range panels, int64_t n, const Of& operands, const Done& done,
                          const Ahead& ahead = {}) {
   if constexpr (by_tiles<E>(kTileRows)) {
-    if (by_tiles<E>(B)) return tiles_product<NV, N>(panels, n, operands, done, ahead);
+    if (by_tiles<E>(B)) return tiles_product<NV, U, N>(panels, n, operands, done, ahead);
   }
-  panels_product<NV, N, E>(panels, n, operands, done, ahead);
+  panels_product<NV, U, N, E>(panels, n, operands, done, ahead);
 }
 
 }  // namespace rnnfast::cpu::RNNFAST_ISA

@@ -123,12 +123,7 @@ cpu::Made<Tensor> run_forward(const Given& in, std::optional<Input> input, cpu::
   const bool saves = in.training && !in.cell.saves_output;
   const ScalarType summed = wide(dtype);
   const bool in_place = cpu::is_in_place(T, B);
-  bool large = input && !in_place;
-  if (large) {
-    const Widths widths = widths_of(dtype);
-    const HostPlan chosen = plan(in.cell, B, H, P, widths);
-    large = !makes_input(chosen.rows, chosen.units, B, input->I, GH, widths.packed);
-  }
+  const bool large = input && !in_place && !with_input(in.cell, B, H, P, input->I, dtype);
   if (large || (input && saves && !fixed)) made.gates = empty({T, B, GH}, summed);
   if (saves && fixed) made.fixed = empty({T, B, GH}, ScalarType::Short);
   if (in.cell.states == 2 && all_c) made.c = empty({T, B, H}, dtype);
@@ -214,6 +209,13 @@ ForwardResult layer(const std::string& name, const Tensor& x, const Optional& h0
 
 }  // namespace
 
+bool with_input(const CellInfo& cell, int64_t B, int64_t H, int64_t P, int64_t I,
+                ScalarType dtype) {
+  const Widths widths = widths_of(dtype);
+  const HostPlan chosen = plan(cell, B, H, P, widths);
+  return makes_input(chosen.rows, chosen.units, B, I, cell.gates * H, widths.packed);
+}
+
 Tensor first_state(const char* name, const Optional& given, ScalarType dtype, int64_t B,
                    int64_t width) {
   if (given) return checked(name, *given, dtype, {1, B, width}).at(0);
@@ -229,7 +231,8 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
                         const Optional& lengths, const Optional& resets, bool reverse,
                         const Optional& dy, const Optional& dc, const Tensor& dh_last,
                         const Optional& dc_last, double grad_clip_time,
-                        const std::optional<Ref>& jobs, bool of_states) {
+                        const std::optional<Ref>& jobs, bool of_states,
+                        const std::optional<OfInput>& of_input) {
   const Given in = given(name, gates, w_hh, w_hr, h0, c0, lengths, resets, reverse, true);
   const ScalarType dtype = w_hh.scalar_type();
   const int64_t T = in.T, B = in.B, H = in.H, P = in.P, GH = in.cell.gates * H;
@@ -256,6 +259,7 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
     back.dc0 = empty({B, H}, summed);
   }
   back.grad_clip_time = grad_clip_time, back.of_states = of_states;
+  if (of_input) back.w_ih = of_input->w_ih, back.dx = of_input->dx;
   if (B > 0) {
     run_or_leave(jobs, [=](int threads) {
       cpu::with_gradients(dtype, [&](auto x, auto d) {
@@ -267,6 +271,17 @@ BackwardResult backward(const std::string& name, const Tensor& gates, const Opti
 }
 
 namespace {
+
+BackwardResult backward_alone(const std::string& name, const Tensor& gates, const Optional& extra,
+                              const Tensor& y, const Optional& c, const Tensor& w_hh,
+                              const Optional& w_hr, const Tensor& h0, const Optional& c0,
+                              const Optional& lengths, const Optional& resets, bool reverse,
+                              const Optional& dy, const Optional& dc, const Tensor& dh_last,
+                              const Optional& dc_last, double grad_clip_time,
+                              const std::optional<Ref>& jobs, bool of_states) {
+  return backward(name, gates, extra, y, c, w_hh, w_hr, h0, c0, lengths, resets, reverse, dy, dc,
+                  dh_last, dc_last, grad_clip_time, jobs, of_states, std::nullopt);
+}
 
 std::string describe(const std::string& name, int64_t B, int64_t H, int64_t P, ScalarType dtype) {
   return plan(find_cell(name), B, H, P, widths_of(dtype)).describe() + ", " + cpu::kernels().isa;
@@ -296,9 +311,10 @@ void bind_cpu(std::vector<PyMethodDef>& functions) {
                  "*, cell, gates, x, w_ih, b_ih, fixed, w_hh, b_hh, w_hr, h0, c0, lengths, resets, "
                  "reverse, training, all_c, jobs");
   bind<&layer>(functions, "cpu_layer", "cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, training");
-  bind<&backward>(functions, "cpu_backward",
-                  "*, cell, gates, extra, y, c, w_hh, w_hr, h0, c0, lengths, resets, reverse, dy, "
-                  "dc, dh_last, dc_last, grad_clip_time, jobs, of_states");
+  bind<&backward_alone>(
+      functions, "cpu_backward",
+      "*, cell, gates, extra, y, c, w_hh, w_hr, h0, c0, lengths, resets, reverse, dy, "
+      "dc, dh_last, dc_last, grad_clip_time, jobs, of_states");
   auto& jobs = *new Type<Jobs>;  // for as long as the process lives
   jobs.method<&Jobs::run>("run", "").property<&Jobs::count>("count");
   Type<Jobs>::add("rnnfast._cpu.Jobs", jobs);

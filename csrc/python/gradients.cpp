@@ -134,6 +134,18 @@ Tensor rounded(const Tensor& sum, ScalarType dtype) {
   return made;
 }
 
+// What the scan needs to make dx, if it should.
+std::optional<OfInput> of_scan(const std::string& name, const Tensor& w_ih_, const Tensor& w_hh,
+                               const Tensor& gates, ScalarType dtype) {
+  const CellInfo& cell = find_cell(name);
+  check_value(w_ih_.dim() == 2 && w_hh.dim() == 2 && gates.dim() == 3,
+              "w_ih and w_hh must be 2-D and gates 3-D");
+  const int64_t T = gates.size(0), B = gates.size(1), columns = w_hh.size(0), I = w_ih_.size(1);
+  if (B == 0 || !with_input(cell, B, columns / cell.gates, w_hh.size(1), I, dtype))
+    return std::nullopt;
+  return OfInput{checked("w_ih", w_ih_, dtype, {columns, I}), empty({T, B, I}, wide(dtype))};
+}
+
 using Gradients = std::tuple<Optional, Tensor, Optional, std::vector<Tensor>>;
 
 // (dx if `of_input`, dh0, dc0, which have no meaning unless `of_states`, the gradients of the weights
@@ -145,15 +157,18 @@ Gradients gradients(const std::string& cell, const Names& names, bool of_input, 
                     const Optional& resets, bool reverse, const Optional& dy, const Optional& dc,
                     const Tensor& dh_last, const Optional& dc_last, double grad_clip_time,
                     int64_t groups) {
+  const ScalarType dtype = h0.scalar_type();
+  const std::optional<OfInput> here =
+      of_input ? of_scan(cell, w_ih, w_hh, gates, dtype) : std::nullopt;
   const auto [dgx, dgh_own, dh_total, dh0, dc0] =
       backward(cell, gates, extra, y, c, w_hh, w_hr, h0, c0, lengths, resets, reverse, dy, dc,
-               dh_last, dc_last, grad_clip_time, std::nullopt, of_states);
+               dh_last, dc_last, grad_clip_time, std::nullopt, of_states, here);
   std::vector<Tensor> made;
   if (!names.empty())
     made = weight_gradients(cell, names, x, y, extra, h0, dgx, dgh_own, dh_total, lengths, resets,
                             reverse, groups);
-  const ScalarType dtype = h0.scalar_type();
-  const Optional dx = of_input ? Optional(input_gradient(dgx, w_ih)) : std::nullopt;
+  Optional dx;
+  if (of_input) dx = here ? rounded(here->dx, dtype) : input_gradient(dgx, w_ih);
   return {dx, rounded(dh0, dtype), dc0 ? Optional(rounded(*dc0, dtype)) : std::nullopt, made};
 }
 

@@ -85,11 +85,7 @@ class Pass {
     check_value(like && like->dim() == 3, "the first tensor must be 3-D");
     Call call{like->size(0), like->size(1), rows, units, reverse, training, grad_clip_time};
     if (x) call.input = input_of(*x, w_ih, b_ih, dtype_, columns());
-    if (lengths) call.lengths = checked("lengths", *lengths, ScalarType::Long, {call.B});
-    if (resets) call.resets = checked("resets", *resets, ScalarType::Bool, {call.T, call.B});
-    begin(call);
-    for (size_t k = x ? 1 : 0; k < given_.size(); ++k) call.find(given[k], given_[k], dtype_);
-    return finished(call, weights);
+    return run_of(call, given, weights, lengths, resets);
   }
 
   // What `gradients` makes of a pass backward: the sums of all weights' gradients, and by number what
@@ -109,9 +105,10 @@ class Pass {
     check_value(left_.has_value(), "nothing was said of what the pass leaves");
     std::vector<Tensor> of_loop;
     for (const int64_t k : left_->weights) of_loop.push_back(weights.at(k));
-    const std::vector<Tensor> made =
-        run(given, of_loop, std::nullopt, std::nullopt, std::nullopt, lengths, resets, rows, units,
-            reverse, true, grad_clip_time);
+    check_value(x.dim() == 3, "x must be 3-D");
+    Call call{x.size(0), x.size(1), rows, units, reverse, true, grad_clip_time};
+    if (of_input) call.of_input = in_loop(call, x.size(2), weights.at(left_->w_ih));
+    const std::vector<Tensor> made = run_of(call, given, of_loop, lengths, resets);
     const int64_t count = static_cast<int64_t>(given.size());
     const auto tensor = [&](int64_t k) {
       return k < 0 ? x : k < count ? given.at(k).value() : made.at(k - count);
@@ -124,7 +121,11 @@ class Pass {
       for (const int64_t k : left_->tensors) tensors.push_back(tensor(k));
       dweights = added_up(left_->sums, tensors, weights, lengths, resets, reverse);
     }
-    if (of_input) dx = input_gradient(tensor(left_->dgx), weights.at(left_->w_ih));
+    if (call.of_input) {
+      dx = call.of_input->dx;
+    } else if (of_input) {
+      dx = input_gradient(tensor(left_->dgx), weights.at(left_->w_ih));
+    }
     return found;
   }
 
@@ -177,12 +178,13 @@ class Pass {
     int rows, units;
     bool reverse, training;
     double grad_clip_time;
-    bool rows_of_states = false;     // [1, B, width]
-    bool in_place = false;           // one step, with weights as they lie
-    std::optional<Input> input{};    // where the loop makes the gates
-    std::vector<void*> at{};         // of what is given and made; null where it is not there yet
-    std::vector<Tensor> kept{};      // what is given
-    std::vector<Tensor> returned{};  // what is made and is to last
+    bool rows_of_states = false;        // [1, B, width]
+    bool in_place = false;              // one step, with weights as they lie
+    std::optional<Input> input{};       // where the loop makes the gates
+    std::optional<OfInput> of_input{};  // where it makes the gradient of x
+    std::vector<void*> at{};            // of what is given and made; null where it is not there yet
+    std::vector<Tensor> kept{};         // what is given
+    std::vector<Tensor> returned{};     // what is made and is to last
     std::vector<Tensor> weights{};
     Optional lengths{}, resets{};
 
@@ -217,6 +219,26 @@ class Pass {
   };
 
   int64_t columns() const { return std::get<1>(given_[0]); }
+
+  std::vector<Tensor> run_of(Call& call, const std::vector<Optional>& given,
+                             const std::vector<Tensor>& weights, const Optional& lengths,
+                             const Optional& resets) const {
+    check_value(given.size() == given_.size(), "expected ", given_.size(), " tensors");
+    if (lengths) call.lengths = checked("lengths", *lengths, ScalarType::Long, {call.B});
+    if (resets) call.resets = checked("resets", *resets, ScalarType::Bool, {call.T, call.B});
+    begin(call);
+    for (size_t k = call.at.size(); k < given_.size(); ++k) call.find(given[k], given_[k], dtype_);
+    return finished(call, weights);
+  }
+
+  // What the loop needs to make the gradient of x [T, B, I], if it should. dgx is among what is made.
+  std::optional<OfInput> in_loop(const Call& call, int64_t I, const Tensor& w_ih) const {
+    check_value(left_->dgx >= int64_t(given_.size()), "dgx is what the loop makes");
+    const int64_t B = call.B, rows = w_ih.size(0);
+    if (B == 0 || !makes_input(call.rows, call.units, B, I, rows, scalar_bytes()))
+      return std::nullopt;
+    return OfInput{checked("w_ih", w_ih, dtype_, {rows, I}), empty({call.T, B, I}, dtype_)};
+  }
 
   // How the call is run; the input's part of the gates, unless the loop makes it a few steps at a
   // time, which nobody keeps but training.
@@ -269,6 +291,23 @@ class Pass {
     return cpu::kernels().loop_input_f64(f, columns);
   }
 
+  template <class S>
+  cpu::Backward<S> backward_of(const Call& call) const {
+    const Tensor& dgx = call.returned.at(left_->dgx - given_.size());
+    check_value(dgx.size(2) == call.of_input->w_ih.size(0), "w_ih must have as many rows as gates");
+    cpu::Backward<S> g;
+    g.T = call.T, g.B = call.B, g.reverse = call.reverse;
+    g.dgx = cpu::data<S>(dgx), g.dx = cpu::data<S>(call.of_input->dx);
+    g.w_ih = cpu::data<const S>(call.of_input->w_ih), g.I = call.of_input->w_ih.size(1);
+    return g;
+  }
+  static steps::Input called(const cpu::Backward<float>& g, int64_t columns) {
+    return cpu::kernels().loop_input_gradient_f32(g, columns);
+  }
+  static steps::Input called(const cpu::Backward<double>& g, int64_t columns) {
+    return cpu::kernels().loop_input_gradient_f64(g, columns);
+  }
+
   struct Left {
     Ref sums;
     std::vector<int64_t> tensors, weights;
@@ -311,6 +350,11 @@ class Pass {
       f = forward_of<S>(call, a);
       size += cpu::kernels().input_room(columns(), f.B, f.I, scalar_bytes(), f.split);
     }
+    cpu::Backward<S> g;
+    if (call.of_input) {
+      g = backward_of<S>(call);
+      size += cpu::kernels().input_gradient_room(call.of_input->w_ih.size(0), g.I, scalar_bytes());
+    }
     char* const memory = static_cast<char*>(cpu::scratch(size));
     a.workspace = memory;
     char* next = memory + own;
@@ -330,6 +374,11 @@ class Pass {
     if (call.input) {
       f.workspace = next;
       input = called(f, columns());
+      a.input = &input;
+    }
+    if (call.of_input) {
+      g.workspace = next;
+      input = called(g, call.of_input->w_ih.size(0));
       a.input = &input;
     }
     bool dissolved = false;

@@ -35,8 +35,9 @@ struct View {
   int64_t weight, offset, row, column, block;
 };
 
-// What makes the input's part of the gates for a loop on the host, a few steps at a time
-// (csrc/cpu/loop_input.h). Pointers, since its products are compiled with the host's kernels.
+// What makes the input's part of the gates for a loop on the host, or backward the gradient of the
+// input, a few steps at a time (csrc/cpu/loop_input.h). Pointers, since its products are compiled
+// with the host's kernels.
 struct Input {
   const void* of;
   // Thread `id` of n's share of what has to be done before the first step.
@@ -44,6 +45,8 @@ struct Input {
   // Before step `step`, of the sequences [first, last), which are those of row part `row`: where row
   // b of the step's gates is, at b · their width from what is returned.
   void* (*before)(const void* of, int64_t step, int row, int64_t first, int64_t last);
+  // Backward, after that step of those sequences.
+  void (*after)(const void* of, int64_t step, int64_t first, int64_t last);
 };
 
 // Runs body(context, id, n) for each id of n threads, or of fewer if no more are to be had.
@@ -65,7 +68,8 @@ struct Arguments {
   int64_t packed;  // the host's: whether the workspace has the packed weights of a call before
   // The host's: one step of few sequences, weights are read where they lie. rows is 1 then.
   int64_t in_place;
-  const Input* input;  // the host's: what makes the gates of kMade, or null
+  // The host's: what makes the gates of kMade, or backward the gradient of the input, or null.
+  const Input* input;
 };
 
 // A pass on the host. Returns whether threads had to leave, since they waited for most of the time.

@@ -201,17 +201,18 @@ struct Expected {
   }
 };
 
-// One forward of a set of kernels and, if training, the backward.
+// One forward of a set of kernels and, if training, the backward; with w_ih [G·H, I] of a scan that
+// makes the gradient of its input too.
 template <class S>
 class Run {
  public:
-  Buffer<S> gates, extra, y, c, h_last, c_last, dgx, dgh_own, dh_total, dh0, dc0;
+  Buffer<S> gates, extra, y, c, h_last, c_last, dgx, dgh_own, dh_total, dh0, dc0, dx;
   std::vector<int16_t> fixed;  // the saved gates, if kept so
   int dissolved = 0;           // of its passes, those whose threads had to leave
 
   Run(const cpu::Kernels& kernels, const Inputs& in, cpu::Split split, bool training, bool every_c,
-      bool keep_fixed = false)
-      : gates(in.gx), kernels_(kernels), in_(in), split_(split) {
+      bool keep_fixed = false, const Numbers& w_ih = {})
+      : gates(in.gx), kernels_(kernels), in_(in), split_(split), w_ih_(w_ih) {
     if (keep_fixed) fixed.assign(gates.size() + kGuard, kMark);
     const Problem& p = in.p;
     const bool two_states = p.has_cell_state(), has_extra = p.info().saved > p.info().gates;
@@ -229,7 +230,7 @@ class Run {
   }
 
   std::vector<const Buffer<S>*> outputs() const {
-    return {&gates, &extra, &y, &c, &h_last, &c_last, &dgx, &dgh_own, &dh_total, &dh0, &dc0};
+    return {&gates, &extra, &y, &c, &h_last, &c_last, &dgx, &dgh_own, &dh_total, &dh0, &dc0, &dx};
   }
 
  private:
@@ -258,18 +259,21 @@ class Run {
     g.dy = in_.option.dy ? dy.data() : nullptr, g.dc = in_.option.dc ? dc.data() : nullptr;
     g.dgx = dgx.data(), g.dgh_own = dgh_own.data(), g.dh_total = dh_total.data();
     g.dh0 = dh0.data(), g.dc0 = dc0.data();
-    call(g, kernels_.backward_f32, kernels_.backward_f64);
+    const int64_t I = w_ih_.size() / p.gate_width(), rows = p.T * p.B;
+    if (I > 0) dx = Buffer<S>(rows * I), g.dx = dx.data(), g.w_ih = w_ih_.data(), g.I = I;
+    call(g, kernels_.backward_f32, kernels_.backward_f64,
+         I > 0 ? kernels_.input_gradient_room(p.gate_width(), I, sizeof(S)) : 0);
   }
 
   template <class Arguments, class F32, class F64>
-  void call(Arguments& a, F32 f32, F64 f64) {
+  void call(Arguments& a, F32 f32, F64 f64, int64_t more = 0) {
     const Problem& p = in_.p;
     Buffer<S> w_hh(in_.w_hh), b_hh(in_.b_hh), w_hr(in_.w_hr), h0(in_.h0), c0(in_.c0);
     a.T = p.T, a.B = p.B, a.H = p.H, a.P = p.P, a.reverse = p.reverse, a.split = split_;
     a.w_hh = w_hh.data(), a.b_hh = b_hh.data(), a.w_hr = w_hr.data();
     a.lengths = in_.masks().lengths, a.resets = in_.masks().resets;
     a.h0 = h0.data(), a.c0 = c0.data();
-    Workspace workspace(kernels_.workspace(p.cell, p.B, p.H, p.P, sizeof(S), split_));
+    Workspace workspace(kernels_.workspace(p.cell, p.B, p.H, p.P, sizeof(S), split_) + more);
     a.workspace = workspace.data();
     if constexpr (std::is_same_v<S, float>) {
       dissolved += f32(p.cell, a);
@@ -282,6 +286,7 @@ class Run {
   const cpu::Kernels& kernels_;
   const Inputs& in_;
   cpu::Split split_;
+  Buffer<S> w_ih_;
 };
 
 }  // namespace cpu_scan

@@ -84,6 +84,22 @@ Numbers numbers_of(const Tensor<X>& tensor) {
   return tensor.numbers();
 }
 
+// dgx [rows, columns] times w_ih [columns, I]: the gradient of the input.
+template <class D, class X, class Function>
+Numbers large_product(const cpu::Kernels& base, Function function, D* dgx, X* w_ih, int64_t rows,
+                      int64_t columns, int64_t I) {
+  Buffer<cpu::Wide<X>> dx(rows * I);
+  cpu::Gemm<D, X> g;
+  g.M = rows, g.N = I, g.K = columns;
+  g.a = dgx, g.a_row = columns, g.a_column = 1;
+  g.b = w_ih, g.b_row = I, g.b_column = 1;
+  g.c = dx.data(), g.c_row = I;
+  Workspace room(base.gemm_room(sizeof(cpu::Wide<X>)));
+  g.workspace = room.data();
+  function(g);
+  return narrow_scan::numbers_of(dx);
+}
+
 // Inputs whose every value is one of X.
 template <class X>
 Inputs inputs(CellId cell, int64_t T, int64_t B, int64_t H, const Option& option) {
@@ -112,7 +128,7 @@ class NarrowRun {
  public:
   Tensor<X> y, c, extra, h_last, c_last;
   Gradients<X, D> dgx, dgh_own, dh_total;
-  Buffer<float> dh0, dc0;
+  Buffer<float> dh0, dc0, dx;
   std::vector<int16_t> fixed;
 
   NarrowRun(const cpu::NarrowKernels<X, D>& kernels, const cpu::Kernels& base, const Inputs& in,
@@ -123,22 +139,15 @@ class NarrowRun {
     for (const auto* made : {&y, &c, &extra, &h_last, &c_last})
       CHECK_IN(made->intact(), in.label());
     for (const auto* made : {&dgx, &dgh_own, &dh_total}) CHECK_IN(made->intact(), in.label());
-    for (const auto* made : {&dh0, &dc0}) CHECK_IN(made->intact(), in.label());
+    for (const auto* made : {&dh0, &dc0, &dx}) CHECK_IN(made->intact(), in.label());
   }
 
   // All that was written, to be compared.
   std::vector<Numbers> all() const {
-    return {y.numbers(),
-            c.numbers(),
-            extra.numbers(),
-            h_last.numbers(),
-            c_last.numbers(),
-            numbers_of(dgx),
-            numbers_of(dgh_own),
-            numbers_of(dh_total),
-            numbers_of(dh0),
-            numbers_of(dc0),
-            Numbers(fixed.begin(), fixed.end())};
+    return {y.numbers(),         c.numbers(),          extra.numbers(),
+            h_last.numbers(),    c_last.numbers(),     numbers_of(dgx),
+            numbers_of(dgh_own), numbers_of(dh_total), numbers_of(dh0),
+            numbers_of(dc0),     numbers_of(dx),       Numbers(fixed.begin(), fixed.end())};
   }
 
  private:
@@ -178,6 +187,10 @@ class NarrowRun {
     g.dh_last = dh_last.data(), g.dc_last = dc_last.data();
     g.dgx = dgx.data(), g.dgh_own = dgh_own.data(), g.dh_total = dh_total.data();
     g.dh0 = dh0.data(), g.dc0 = dc0.data();
+    if (input_) {
+      dx = Buffer<float>(p.T * p.B * input_->I);
+      g.dx = dx.data(), g.w_ih = input_->w_ih.data(), g.I = input_->I;
+    }
     call(g, kernels_.backward);
   }
 
@@ -190,7 +203,9 @@ class NarrowRun {
     a.lengths = in_.masks().lengths, a.resets = in_.masks().resets;
     a.h0 = h0.data(), a.c0 = c0.data();
     int64_t bytes = base_.workspace(p.cell, p.B, p.H, p.P, sizeof(X), split_);
-    if (input_) bytes += base_.input_room(p.gate_width(), p.B, input_->I, sizeof(X), split_);
+    if (input_)
+      bytes += base_.input_room(p.gate_width(), p.B, input_->I, sizeof(X), split_) +
+               base_.input_gradient_room(p.gate_width(), input_->I, sizeof(X));
     Workspace workspace(bytes);
     a.workspace = workspace.data();
     function(p.cell, a);

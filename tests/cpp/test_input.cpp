@@ -1,6 +1,8 @@
-// A scan that makes the input's part of the gates itself, against one that is given it: the same
-// bits, however many sequences a thread has and wherever the steps of x lie.
+// A scan that makes the input's part of the gates itself, against one that is given it, and one that
+// makes the gradient of the input, against the product of what it leaves: the same bits, however many
+// sequences a thread has and wherever the steps of x lie.
 #include "cpu_scan.h"
+#include "narrow_scan.h"
 
 namespace {
 
@@ -134,7 +136,47 @@ void check_all(CellId cell, const Sizes& s, Random& random) {
   }
 }
 
+template <class S>
+void check_gradient(CellId cell, const Sizes& s, Random& random) {
+  for (const Option& option : kOptions) {
+    const Inputs in(cell, s.T, s.B, s.H, option);
+    const int64_t rows = s.T * s.B, columns = in.p.gate_width();
+    const Numbers w_ih = random.vector(columns * s.I, 0.3);
+    for (const cpu::Kernels* k : present()) {
+      for (const int threads : {1, 3}) {
+        const cpu::Split split{threads, 1};
+        const Run<S> without(*k, in, split, true, true);
+        Run<S> with(*k, in, split, true, true, false, w_ih);
+        const std::string label = in.label() + " I" + std::to_string(s.I) + " " + k->isa +
+                                  " threads " + std::to_string(threads);
+        CHECK_IN(with.dgx.same_bits(without.dgx) && with.dh0.same_bits(without.dh0), label);
+        Buffer<S> w(w_ih);
+        const auto product = [&] {
+          if constexpr (std::is_same_v<S, float>) {
+            return k->gemm_f32;
+          } else {
+            return k->gemm_f64;
+          }
+        }();
+        CHECK_IN(narrow_scan::numbers_of(with.dx) ==
+                     narrow_scan::large_product(*k, product, with.dgx.data(), w.data(), rows,
+                                                columns, s.I),
+                 label);
+      }
+    }
+  }
+}
+
 }  // namespace
+
+TEST(the_gradient_of_the_input_is_made_by_the_scan) {
+  Random random(6);
+  for (const CellInfo& cell : kCells) {
+    for (const Sizes& s : {Sizes{5, 7, 3, 17}, Sizes{9, 20, 50, 8}, Sizes{3, 90, 33, 70}})
+      check_gradient<float>(cell.id, s, random);
+    check_gradient<double>(cell.id, Sizes{6, 13, 21, 11}, random);
+  }
+}
 
 TEST(the_input_is_multiplied_by_the_scan) {
   Random random(5);

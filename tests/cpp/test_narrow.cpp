@@ -141,7 +141,8 @@ Buffer<float> check_product(const cpu::NarrowKernels<X, D>& kernels, const cpu::
   return found;
 }
 
-// The input's product made by the loop, against a scan that is given it: the same bits.
+// The input's product made by the loop, against a scan that is given it, and the input's gradient,
+// against the large product: the same bits.
 template <class X, class D>
 void check_input(const cpu::NarrowKernels<X, D>& kernels, const cpu::Kernels& set, int64_t B) {
   constexpr int64_t T = 5, I = 301, H = 9;
@@ -168,6 +169,10 @@ void check_input(const cpu::NarrowKernels<X, D>& kernels, const cpu::Kernels& se
   for (const int rows : {1, 2, 3}) {
     CHECK_IN(same(outputs(NarrowRun<X, D>(kernels, set, in, {rows, 1}, false, &given)), expected),
              in.label());
+    NarrowRun<X, D> trained(kernels, set, in, {rows, 1}, true, &given);
+    const Numbers dx = large_product(set, kernels.gemm_back, trained.dgx.data(), given.w_ih.data(),
+                                     T * B, columns, I);
+    CHECK_IN(same({numbers_of(trained.dx)}, {dx}), in.label());
   }
 }
 

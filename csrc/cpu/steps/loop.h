@@ -60,31 +60,34 @@ class Pass {
   template <int planes>
   void pack_product(const Place& place, int k) {
     const auto terms = Self::terms(k, H);
-    constexpr int U = panel_units_of(planes), NV = U * planes;
+    constexpr int U = panel_units_of(planes);
     const Product product = Self::product(k, H);
     const int64_t width = product.block_width(), each = product.block_panels(L);
     const Panels<S>& panels = panels_[k];
     const Range mine = place.share(panels.count);
     for (int64_t q = mine.begin; q < mine.end; ++q) {
       const int64_t block = q / each, begin = q % each * U * L;
+      const int units = panel_vectors(divide_up(width, L), q % each, U);
+      const int64_t step = units * planes * L;
       S* to = panels.panel(q);
       for (int term = 0; term < terms.count; ++term) {
         const int64_t values = terms.K[term] / product.blocks;
         for (int g = 0; g < planes; ++g) {
           const View& view = a_.views[terms.first + g * terms.count + term];
-          for (int u = 0; u < U; ++u) {
-            pack_columns<NV>(view, block, begin + u * L, width, values, to + (u * planes + g) * L);
+          for (int u = 0; u < units; ++u) {
+            S* const column = to + (u * planes + g) * L;
+            pack_columns(view, block, begin + u * L, width, values, column, step);
           }
         }
-        to += values * NV * L;
+        to += values * step;
       }
     }
   }
 
-  // L columns of a panel, units [j, j + L) of a view's block.
-  template <int NV>
-  void pack_columns(const View& view, int64_t block, int64_t j, int64_t width, int64_t K, S* to) {
-    constexpr int64_t kStep = NV * L, kBlock = 32;
+  // L columns of a panel, units [j, j + L) of a view's block. step: from one k of it to the next.
+  void pack_columns(const View& view, int64_t block, int64_t j, int64_t width, int64_t K, S* to,
+                    int64_t step) {
+    constexpr int64_t kBlock = 32;
     const S* from = weight(int(view.weight)) + view.offset + block * view.block + j * view.row;
     int64_t begin = 0;
     if (kTransposes && view.column == 1 && j + L <= width) {
@@ -92,14 +95,14 @@ class Pass {
         V square[L];
         for (int lane = 0; lane < L; ++lane) square[lane] = V::load(from + lane * view.row + begin);
         transpose(square);
-        for (int k = 0; k < L; ++k) square[k].store(to + (begin + k) * kStep);
+        for (int k = 0; k < L; ++k) square[k].store(to + (begin + k) * step);
       }
     }
     for (int64_t k0 = begin; k0 < K; k0 += kBlock) {
       const int64_t k1 = k0 + kBlock < K ? k0 + kBlock : K;
       if (view.row == 1 && j + L <= width) {
         for (int64_t k = k0; k < k1; ++k) {
-          V::load(from + k * view.column).store(to + k * kStep);
+          V::load(from + k * view.column).store(to + k * step);
         }
         continue;
       }
@@ -107,7 +110,7 @@ class Pass {
         const bool exists = j + lane < width;
         const S* row = from + (exists ? lane * view.row : 0);
         for (int64_t k = k0; k < k1; ++k) {
-          to[k * kStep + lane] = exists ? row[k * view.column] : S(0);
+          to[k * step + lane] = exists ? row[k * view.column] : S(0);
         }
       }
     }
@@ -132,23 +135,24 @@ class Pass {
     const Product product = Self::product(k, H);
     const int64_t width = product.block_width(), each = product.block_panels(L);
     const auto operands = [&](int64_t q) {
-      Operands<S, N> own{{}, panels.panel(q), nullptr};
+      const int units = panel_vectors(divide_up(width, L), q % each, U);
+      Operands<S, N> own{{}, panels.panel(q), nullptr, units * planes};
       for (int s = 0; s < N; ++s) {
         const int64_t K = segments[s].K / product.blocks;
         own.segments[s] = {segments[s].rows, K, segments[s].offset + q / each * K};
       }
       return own;
     };
-    panels_product<U * planes, N, S>(part(panels.count, 1, place.unit, place.split.units), live.n,
-                                     operands, [&](int64_t q, int64_t i, const V(&sum)[U* planes]) {
-                                       const int64_t first = q / each * width,
-                                                     begin = q % each * U * L;
-                                       for (int u = 0; u < U; ++u) {
-                                         const int64_t j = begin + u * L;
-                                         if (U > 1 && j >= width) break;
-                                         done(i, first + j, width - j, sum + u * planes);
-                                       }
-                                     });
+    panels_product<U * planes, U, N, S>(part(panels.count, 1, place.unit, place.split.units),
+                                        live.n, operands, [&](int64_t q, int64_t i, const V* sum) {
+                                          const int64_t first = q / each * width,
+                                                        begin = q % each * U * L;
+                                          for (int u = 0; u < U; ++u) {
+                                            const int64_t j = begin + u * L;
+                                            if (U > 1 && j >= width) break;
+                                            done(i, first + j, width - j, sum + u * planes);
+                                          }
+                                        });
   }
 
   // done(i, j, lanes that exist, sums[product][planes]) of products that are alike, for this thread's
@@ -160,7 +164,7 @@ class Pass {
     if constexpr (kTransposes && !Self::kBackward) {
       if (in_place()) return multiply_in_place<planes>(place, live, products, segments, done);
     }
-    constexpr int U = panel_units_of(planes), NV = U * planes, kMax = kMaxRows<NV>;
+    constexpr int U = panel_units_of(planes), NV = U * planes;
     const Product product = Self::product(products[0], H);
     const int64_t width = product.block_width(), each = product.block_panels(L);
     const Range mine = part(panels_[products[0]].count, 1, place.unit, place.split.units);
@@ -173,25 +177,27 @@ class Pass {
         }
       }
       const int64_t first = q / each * width, begin = q % each * U * L;
-      int64_t i = 0;
-      for (int64_t groups = divide_up(live.n, kMax); i < live.n; --groups) {
-        const int64_t rows = divide_up(live.n - i, groups);
-        V sum[sets][kMax][NV];
-        for (int s = 0; s < sets; ++s) {
-          const S* const none = nullptr;
-          sum_some<kMax, NV>(rows, own[s], i, panels_[products[s]].panel(q), none, sum[s]);
-        }
-        for (int64_t r = 0; r < rows; ++r) {
-          for (int u = 0; u < U; ++u) {
-            const int64_t j = begin + u * L;
-            if (U > 1 && j >= width) break;
-            const V* x[sets];
-            for (int s = 0; s < sets; ++s) x[s] = sum[s][r] + u * planes;
-            done(i + r, first + j, width - j, x);
+      const int units = panel_vectors(divide_up(width, L), q % each, U);
+      with_vectors<NV, planes>(units * planes, [&](auto vectors) {
+        constexpr int kMax = kPanelRows<vectors>;
+        int64_t i = 0;
+        for (int64_t groups = divide_up(live.n, kMax); i < live.n; --groups) {
+          const int64_t rows = divide_up(live.n - i, groups);
+          V sum[sets][kMax][vectors];
+          for (int s = 0; s < sets; ++s) {
+            const S* const none = nullptr;
+            sum_some<kMax, vectors>(rows, own[s], i, panels_[products[s]].panel(q), none, sum[s]);
           }
+          for (int64_t r = 0; r < rows; ++r) {
+            for (int u = 0; u < units; ++u) {
+              const V* x[sets];
+              for (int s = 0; s < sets; ++s) x[s] = sum[s][r] + u * planes;
+              done(i + r, first + begin + u * L, width - begin - u * L, x);
+            }
+          }
+          i += rows;
         }
-        i += rows;
-      }
+      });
     }
   }
 
@@ -358,17 +364,18 @@ class Pass {
     Live<S> live = live_of(place);
     const Range mine = part(a_.B, 1, place.row, place.split.rows);
     for (int64_t count = 0; count < a_.T; ++count) {
-      const int64_t t = rules_.time(Self::kBackward ? a_.T - 1 - count : count);
+      const int64_t step = Self::kBackward ? a_.T - 1 - count : count, t = rules_.time(step);
       collect(count, t, made_before(count, mine, place), mine, place, live);
       self().step(place, live);
       if (place.gone) return;
+      if (Self::kBackward && a_.input) a_.input->after(a_.input->of, step, mine.begin, mine.end);
     }
     if (place.wait() && place.unit == 0) keep_last(mine);
   }
 
   // The gates of a step, where they are made here: row b is at b · their width.
   S* made_before(int64_t count, Range mine, const Place& place) const {
-    if (!a_.input || mine.size() == 0) return nullptr;
+    if (Self::kBackward || !a_.input || mine.size() == 0) return nullptr;
     return static_cast<S*>(a_.input->before(a_.input->of, count, place.row, mine.begin, mine.end));
   }
 
