@@ -139,8 +139,7 @@ class _Backward(_Node):
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         asked = _Backward._asked(ctx)
         flags = named(BACKWARD, ctx.nest.nested_alone(ctx.needs_input_grad[2:]))
-        wanted = [flags["input"], *flags["states"], *flags["weights"]]
-        made = second(asked, asked.tangents(grads), tuple(map(bool, wanted)))
+        made = second(asked, asked.tangents(grads), asked.wanted(flags))
         return None, None, *ctx.nest.taken_apart(in_order(BACKWARD, asked.by_name(made)))
 
     @staticmethod

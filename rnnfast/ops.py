@@ -14,7 +14,7 @@ differentiated by ``nodes``, which registers their kernels for autograd.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ from . import onnx_export
 from .autocast import without_autocast
 from .autodiff import differentiate
 from .backends import registry
+from .backends.base import Backend
 from .cells import CELLS
 from .checks import check_metadata, check_values
 from .problem import (
@@ -86,12 +87,21 @@ def run_backwards(calls: Sequence[Sequence[Any]]) -> list[Any]:
     given = [named(BACKWARD, args) for args in calls]
     scans = [scan_of(one) for one in given]
     chosen = registry.named(given[0]["backend"], problem_of(scans[0]))
-    saved = [Saved(one["y"], one["trace"], one["saved"]) for one in given]
+    pairs = zip(given, scans, strict=True)
+    saved = [Saved(one["y"], one["trace"], _saved(one, scan, chosen)) for one, scan in pairs]
     cotangents = [Cotangents(one["dy"], one["dfinal"], one["dtrace"]) for one in given]
     needs = [needs_among(one) for one in given]
     with without_autocast(scans[0].input.device.type):
         made = chosen.backward_members(scans, saved, cotangents, needs)
     return [_as_op(found, outputs.y) for found, outputs in zip(made, saved, strict=True)]
+
+
+def _saved(given: Mapping[str, Any], scan: Scan, backend: Backend) -> list[Tensor]:
+    """What the backend saves; where a scan along tangents was forward, that left none, it runs."""
+    found: list[Tensor] = given["saved"]
+    if found or not backend.saved_like(problem_of(scan)):
+        return found
+    return backend.forward(scan)[1]
 
 
 def _as_op(made: Gradients, y: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from .autodiff import jvp_by_vjps, vjp
 from .ops import load_scan, take
-from .problem import Cotangents, Needs, Scan
+from .problem import Cotangents, Gradients, Needs, Scan
 from .scratch import limited_gradients, with_tensors
 from .surroundings import of_older_vmap
 from .tangents import Moved, Op, Tangents, is_differentiated, linearized_by_loop, moved
@@ -43,6 +43,13 @@ class Asked(NamedTuple):
         states = take(rest, n_states) if needs.states else [None] * n_states
         weights = rest if needs.weights else [None] * n_weights
         return Tangents(input if needs.input else None, states, weights)
+
+    def wanted(self, flags: dict[str, Any]) -> tuple[bool, ...]:
+        """Of which tensors of the scan gradients are wanted, by what is said of each argument of
+        scan_backward: of states and of weights, all or none."""
+        states, weights = any(flags["states"]), any(flags["weights"])
+        of_each = [states] * len(self.scan.states) + [weights] * len(self.scan.weights)
+        return bool(flags["input"]), *of_each
 
     def by_name(self, found: Second) -> dict[str, Any]:
         """``found`` by the names of scan_backward's arguments."""
@@ -74,9 +81,54 @@ def asked_of(ctx: Any, forward: Op, backward: Op) -> Asked:
     return Asked(scan, cotangents, ctx.needs, ctx.form.backend, forward, backward)
 
 
-def second(asked: Asked, along: Tangents, wanted: tuple[bool, ...]) -> Second:
+class Pulls:
+    """What the node of a scan's forward is left by that of its backward: scans of tangents that it
+    is to go back through together with its own results, instead of once for each. Within one run of
+    torch's engine; where that ended between the two, what was left is dropped."""
+
+    def __init__(self) -> None:
+        self._left: list[tuple[Moved, Cotangents]] = []
+        self._task = -1
+
+    def leave(self, run: Moved, cotangents: Cotangents) -> None:
+        task = torch._C._current_graph_task_id()
+        if task != self._task:
+            self._task, self._left = task, []
+        self._left.append((run, cotangents))
+
+    def take(self) -> list[tuple[Moved, Cotangents]]:
+        left, self._left = self._left, []
+        return left if self._task == torch._C._current_graph_task_id() else []
+
+
+def pulled_together(
+    left: Sequence[tuple[Moved, Cotangents]],
+    incoming: Cotangents,
+    needs: Needs,
+    forward: Op,
+    backward: Op,
+) -> Gradients:
+    """The gradients of a scan by those of its results, ``incoming``, and what ``Pulls`` had, of
+    which there is something."""
+    scan = left[0][0].scan
+    value: Cotangents | None = incoming
+    of_each = [needs.states] * len(scan.states) + [needs.weights] * len(scan.weights)
+    totals: list[Tensor | None] = [None] * (1 + len(of_each))
+    for run, cotangents in left:
+        made = run.pulled(cotangents, value, [needs.input, *of_each], forward, backward)
+        pairs = zip(totals, made, strict=True)
+        totals = [d if t is None else t if d is None else t + d for t, d in pairs]
+        value = None
+    found: Any = totals
+    (dinput,), dstates = take(found, 1), take(found, len(scan.states))
+    return Gradients(dinput, dstates, found)
+
+
+def second(
+    asked: Asked, along: Tangents, wanted: tuple[bool, ...], pulls: Pulls | None = None
+) -> Second:
     """The gradient of the sum of ``along`` times the gradients that were asked for. ``wanted``:
-    of which tensors of the scan."""
+    of which tensors of the scan. ``pulls``: may be left these, which are then not made here."""
     if all(d is None for d in along.flat):
         nothing = [[None] * len(given) for given in asked.cotangents[1:]]
         return Second([None] * len(wanted), (None, *nothing))
@@ -85,11 +137,16 @@ def second(asked: Asked, along: Tangents, wanted: tuple[bool, ...]) -> Second:
     if asked.scan.options.grad_clip_time != 0 or _mapped_by_older_vmap(asked, along):
         return _second_limited(asked, along, wanted)
     scan, cotangents = asked.scan, asked.cotangents
-    run = moved(scan, along, asked.backend, asked.forward, values=False, kept=any(wanted))
+    kept = any(wanted)
+    run = moved(
+        scan, along, asked.backend, asked.forward, values=kept and pulls is not None, kept=kept
+    )
     if run is None:
         return _second_by_loop(asked, along, wanted)
     tensors: list[Tensor | None] = [None] * len(wanted)
-    if any(wanted):
+    if kept and pulls is not None:
+        pulls.leave(run, cotangents)
+    elif kept:
         tensors = run.pulled(cotangents, None, wanted, asked.forward, asked.backward)
     return Second(tensors, Cotangents(*run.results().tangent))
 
