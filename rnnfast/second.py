@@ -8,6 +8,7 @@ torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch._functorch.utils import unwrap_dead_wrappers  # which torch does to a
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from .autodiff import jvp_by_vjps, vjp
+from .batching import by_newer_vmap
 from .ops import load_scan, take
 from .problem import Cotangents, Gradients, Needs, Scan
 from .scratch import limited_gradients, with_tensors
@@ -34,6 +36,13 @@ class Asked(NamedTuple):
     forward: Op
     backward: Op
     inside: int = 0
+
+    def tensors_with(self, along: Tangents, given: Any = None) -> list[Tensor | None]:
+        """Those of the scan, of its cotangents, of ``along`` and of ``given``, their tangents."""
+        every = [*self.scan.tensors, self.scan.lengths, self.scan.resets, *along.flat]
+        for dy, dfinal, dtrace in (self.cotangents, given or (None, None, None)):
+            every += [dy, *(dfinal or []), *(dtrace or [])]
+        return every
 
     def tangents(self, grads: Sequence[Any]) -> Tangents:
         """What came in for each gradient that was made, as the scan's tensors are."""
@@ -132,9 +141,11 @@ def second(
     if all(d is None for d in along.flat):
         nothing = [[None] * len(given) for given in asked.cotangents[1:]]
         return Second([None] * len(wanted), (None, *nothing))
+    if any(map(of_older_vmap, asked.tensors_with(along))):
+        return by_newer_vmap(partial(second, wanted=wanted), asked, along)
     if asked.needs.groups:
         return _second_by_group(asked, along, wanted)
-    if asked.scan.options.grad_clip_time != 0 or _mapped_by_older_vmap(asked, along):
+    if asked.scan.options.grad_clip_time != 0:
         return _second_limited(asked, along, wanted)
     scan, cotangents = asked.scan, asked.cotangents
     kept = any(wanted)
@@ -173,17 +184,10 @@ def _second_by_loop(asked: Asked, along: Tangents, wanted: tuple[bool, ...]) -> 
     return Second(tensors, Cotangents(y, final, rest))
 
 
-def _mapped_by_older_vmap(asked: Asked, along: Tangents, given: Any = ()) -> bool:
-    """Whether the vmap inside torch.autograd maps any of these, which has rules for torch's own
-    operations only."""
-    return any(map(of_older_vmap, tree_leaves((tuple(along), tuple(asked.cotangents), given))))
-
-
 class _Limited:
     """The gradients that were asked for of a scan with grad_clip_time, which are no product of
-    tangents, or under the older vmap: by the loop in plain torch, as a function of the scan's
-    tensors at ``places`` and of the cotangents. ``made``: the gradients of which tensors it
-    returns."""
+    tangents: by the loop in plain torch, as a function of the scan's tensors at ``places`` and of
+    the cotangents. ``made``: the gradients of which tensors it returns."""
 
     def __init__(self, asked: Asked, places: Sequence[int], made: Sequence[int]) -> None:
         scan, (dy, dfinal, dtrace), *_ = asked
@@ -234,6 +238,8 @@ def tangent_of_gradients(
     The gradient of <dy, y'> + <dy', y>, where ' marks tangents: that by x of <dy, F(x)> moves as
     the first does, and is linear in dy.
     """
+    if any(map(of_older_vmap, asked.tensors_with(along, given))):
+        return by_newer_vmap(tangent_of_gradients, asked, along, given)
     if asked.needs.groups:
         return _gradients_by_group(asked, along, given)
     scan, needs = asked.scan, asked.needs
@@ -244,7 +250,7 @@ def tangent_of_gradients(
     ]
     places = [k for k, on in enumerate(wanted) if on]
     clip = scan.options.grad_clip_time
-    if _mapped_by_older_vmap(asked, along, given) or is_limited_by_loop(asked, along, given):
+    if is_limited_by_loop(asked, along, given):
         rest = _tangent_of_limited(asked, along, given, places)
     else:
         if run is not None:
@@ -268,7 +274,7 @@ def tangent_of_gradients(
 def is_limited_by_loop(asked: Asked, along: Tangents, given: Cotangents) -> bool:
     """Whether the tangents of a backward with grad_clip_time are the loop's, since they are
     differentiated: of the kernels' there is no derivative."""
-    every = (*asked.scan.tensors, *along.flat, *tree_leaves((tuple(asked.cotangents), given)))
+    every = asked.tensors_with(along, given)
     return asked.scan.options.grad_clip_time != 0 and is_differentiated(every, asked.inside)
 
 
