@@ -4,6 +4,7 @@ to the node of its forward, which goes back through it once for both."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,11 +14,14 @@ from torch.utils._pytree import tree_leaves
 
 import rnnfast
 from rnnfast import direct, layer_calls
+from rnnfast.problem import Options, Scan
+from rnnfast.schema import pack
 
 from . import test_derivatives as derivatives
 from .test_derivatives import LAYERS, V, X, sum_of_squares
 
 pytestmark = derivatives.pytestmark
+no_loop = derivatives.no_loop
 Way = Callable[[nn.Module, Tensor], Sequence[Tensor]]
 
 
@@ -211,3 +215,36 @@ def test_not_under_a_transform_or_the_older_vmap(together: list[int]) -> None:
     assert not together
     assert_as_the_loop(mapped, layer)
     assert not together
+
+
+@pytest.mark.parametrize("groups", [0, 2])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_of_the_op_itself(cell: str, groups: int, no_loop: Callable[[], None]) -> None:
+    """By finite differences, and no loop runs."""
+    spec, make = rnnfast.CELLS[cell], torch.manual_seed(5)
+    T, B, I, H = 3, 2, 2, 3
+
+    def new(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=make).requires_grad_()
+
+    names = spec.weight_names("dense", True)
+    rows = spec.gates * H
+    shapes = {"w_ih": (rows, I), "w_hh": (rows, H), "b_ih": (rows,), "b_hh": (rows,)}
+    states, weights = [new(B, H) for _ in spec.states], [new(*shapes[name]) for name in names]
+    dfinal, options = [new(B, H) for _ in spec.states], Options(reverse=True, training=True)
+    lengths, resets = torch.tensor([3, 2]), torch.tensor([[0, 0], [0, 1], [0, 0]]).bool()
+
+    def gradients(x: Tensor, dy: Tensor, *rest: Tensor) -> Sequence[Tensor]:
+        own, given, last = (rest[a:b] for a, b in pairwise(cuts))
+        scan = Scan(cell, "dense", x, list(own), list(given), lengths, resets, options)
+        y, _, trace, saved = torch.ops.rnnfast.scan_forward(*pack(scan, "cpu"))
+        outputs = (y, trace, saved, [True, True, True], groups)
+        made = torch.ops.rnnfast.scan_backward(*pack(scan, "cpu"), dy, list(last), [], *outputs)
+        return [made[0], *made[1], *made[2]]
+
+    count = len(states)
+    cuts = (0, count, count + len(weights), 2 * count + len(weights))
+    no_loop()
+    given = (new(T, B, I), new(T, B, H), *states, *weights, *dfinal)
+    assert torch.autograd.gradcheck(gradients, given, fast_mode=True)
+    assert torch.autograd.gradgradcheck(gradients, given, fast_mode=True)
