@@ -16,12 +16,13 @@ from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers  # which torch does to all but Functions
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from .autodiff import jvp_by_vjps, vjp
+from .autodiff import is_executed, jvp_by_vjps, vjp
 from .batching import by_newer_vmap
 from .ops import load_scan, take
 from .problem import Cotangents, Gradients, Needs, Scan
+from .schema import BACKWARD, named
 from .scratch import limited_gradients, with_tensors
-from .surroundings import of_older_vmap
+from .surroundings import forward_mode_is_innermost, of_older_vmap
 from .tangents import Moved, Op, Tangents, is_differentiated, linearized_by_loop, moved
 
 
@@ -92,22 +93,39 @@ def asked_of(ctx: Any, forward: Op, backward: Op) -> Asked:
 
 class Pulls:
     """What the node of a scan's forward is left by that of its backward: scans of tangents that it
-    is to go back through together with its own results, instead of once for each. Within one run of
-    torch's engine; where that ended between the two, what was left is dropped."""
+    is to go back through together with its own results, instead of once for each. By the run of
+    torch's engine; what one that ended between the two had left goes with the graph."""
 
     def __init__(self) -> None:
-        self._left: list[tuple[Moved, Cotangents]] = []
-        self._task = -1
+        self._left: dict[int, list[tuple[Moved, Cotangents]]] = {}
 
     def leave(self, run: Moved, cotangents: Cotangents) -> None:
-        task = torch._C._current_graph_task_id()
-        if task != self._task:
-            self._task, self._left = task, []
-        self._left.append((run, cotangents))
+        left = self._left.setdefault(torch._C._current_graph_task_id(), [])
+        left.append((run, cotangents))
 
     def take(self) -> list[tuple[Moved, Cotangents]]:
-        left, self._left = self._left, []
-        return left if self._task == torch._C._current_graph_task_id() else []
+        return self._left.pop(torch._C._current_graph_task_id(), [])
+
+
+def pulls_of_forward(ctx: Any) -> Pulls | None:
+    """Those of the node of the forward that ``ctx``, of a scan_backward, is of: it made the output,
+    its first, and torch's engine comes to it after this one and takes its gradients to the same
+    places."""
+    nest, nodes = ctx.nest, ctx.next_functions
+    if len(ctx.parts) > 1 or len(nodes) != nest.size or torch._C._current_graph_task_id() < 0:
+        return None
+    if torch._C._are_functorch_transforms_active() or forward_mode_is_innermost():
+        return None
+    places = named(BACKWARD, nest.nested_alone(nodes))
+    node, at = places["y"]
+    pulls: Pulls | None = getattr(node, "pulls", None)
+    if pulls is None or at != 0 or not is_executed(node):
+        return None
+    known = {None, *(place for place, _ in node.next_functions)}
+    own = {place for place, _ in (places["input"], *places["weights"])}
+    for place, _ in places["states"]:  # of a layer's the scan has views
+        own |= {place} if place in known else {behind for behind, _ in place.next_functions}
+    return pulls if own <= known else None
 
 
 def pulled_together(

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from . import batching, levels, nodes, ops  # noqa: F401
-from .autodiff import is_executed, wanted_inputs
+from .autodiff import wanted_inputs
 from .ops import load_scan, take
 from .problem import Cotangents, Scan, ScanResult
 from .schema import BACKWARD, FORWARD, Nest, in_order, named, needs_among, pack, scan_of
 from .scratch import with_tensors
-from .second import Pulls, asked_of, filled_cotangents, second, tangent_of_gradients
+from .second import asked_of, filled_cotangents, pulls_of_forward, second, tangent_of_gradients
 from .surroundings import (
     forward_mode_is_innermost,
     in_dispatch_mode,
@@ -329,19 +329,6 @@ def _tangents_of_gradients(
     return tangent_of_gradients(asked, along, Cotangents(of["dy"], of["dfinal"], of["dtrace"]), run)
 
 
-def _pulls_of_forward(ctx: Any) -> Pulls | None:
-    """Those of the node of the forward that a _Backward is of, where torch's engine comes to it
-    after that: it saved the output, which is that node's first."""
-    nest = ctx.nest
-    if len(ctx.parts) > 1 or len(ctx.next_functions) != nest.size:
-        return None
-    if torch._C._are_functorch_transforms_active() or forward_mode_is_innermost():
-        return None
-    node, place = named(BACKWARD, nest.nested_alone(ctx.next_functions))["y"]
-    pulls: Pulls | None = getattr(node, "pulls", None)
-    return pulls if pulls is not None and place == 0 and is_executed(node) else None
-
-
 def _both_gradients(
     nest: Nest, given: dict[str, Any], own: Sequence[Any]
 ) -> Sequence[Tensor | None]:
@@ -428,7 +415,7 @@ class _Backward(levels.Leveled):
         for part, given, own in zip(parts, every, _shared_out(grads, len(parts)), strict=True):
             asked = asked_of(part, scan_forward, scan_backward)
             flags = named(BACKWARD, ctx.nest.nested_alone(given))
-            pulls = _pulls_of_forward(ctx)
+            pulls = pulls_of_forward(ctx)
             made = second(asked, asked.tangents(own), asked.wanted(flags), pulls)
             found += ctx.nest.taken_apart(in_order(BACKWARD, asked.by_name(made)))
         return None, *found

@@ -173,6 +173,23 @@ def test_one_pass_back_for_both(together: list[int]) -> None:
     assert sorted(together) == [1, 1, 2, 2]
 
 
+def test_weights_that_were_frozen_in_forward(together: list[int]) -> None:
+    """Its node takes no gradients to them."""
+
+    def way(layer: nn.Module, x: Tensor) -> Sequence[Tensor]:
+        layer.requires_grad_(False)
+        y = layer(x)[0]
+        layer.requires_grad_(True)
+        (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        return torch.autograd.grad(dx.square().sum(), list(layer.parameters()))
+
+    layer = LAYERS["gru"]().double()
+    with rnnfast.use_backend("cpu"):
+        found = way(layer, X.clone().requires_grad_())
+    assert not together
+    assert all(d.abs().max() > 1e-6 for d in found[:2])
+
+
 def test_what_a_run_that_failed_left_is_dropped() -> None:
     """It ended between the two nodes."""
     layer, fails = LAYERS["lstm"]().double(), [True]
