@@ -88,7 +88,7 @@ def _seen(device_type: str, tracing: bool) -> tuple[bool, bool, torch.dtype | No
     if tracing:
         transformed = differentiating()
     else:
-        transformed = torch._C._are_functorch_transforms_active() or _dual_level()
+        transformed = torch._C._are_functorch_transforms_active() or _has_dual_numbers()
     autocast = None
     has_autocast = torch.amp.is_autocast_available(device_type)  # "meta" has none
     if has_autocast and torch.is_autocast_enabled(device_type):
@@ -131,7 +131,7 @@ def forward_mode_is_innermost() -> bool:
     """Whether the innermost transform is forward mode: of torch.func's levels the last, or where
     there are none, dual numbers."""
     levels = torch._C._functorch.get_interpreter_stack()
-    return levels[-1].key() == TransformType.Jvp if levels else _dual_level()
+    return levels[-1].key() == TransformType.Jvp if levels else _has_dual_numbers()
 
 
 def _dual_level() -> bool:
