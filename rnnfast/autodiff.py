@@ -71,17 +71,32 @@ def differentiate(
     return grads
 
 
-def wanted_inputs(ctx: Any, first: int) -> list[bool]:
-    """``ctx.needs_input_grad`` from argument ``first`` on, all tensors, but false where the
-    backward at work has no use for a gradient: torch.autograd.grad asks for some only."""
+class Wanted:
+    """Whether the backward at work has a use for the gradient of an input whose node is ``node``:
+    torch.autograd.grad asks for some only. Asked when looked at: of a leaf that is asked for, torch
+    answers by an exception, which takes some ten microseconds."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+
+    def __bool__(self) -> bool:
+        if not isinstance(self._node, bool):
+            self._node = is_executed(self._node)
+        return self._node
+
+
+def wanted_inputs(ctx: Any, first: int) -> list[Any]:
+    """``ctx.needs_input_grad`` from argument ``first`` on, all tensors, but false where nobody has
+    a use for the gradient (``Wanted``)."""
     needs, nodes = list(ctx.needs_input_grad[first:]), ctx.next_functions
     if len(nodes) != len(needs):
         return needs
     pairs = zip(needs, nodes, strict=True)
-    return [on and (node is None or _is_executed(node)) for on, (node, _) in pairs]
+    return [on if not on or node is None else Wanted(node) for on, (node, _) in pairs]
 
 
-def _is_executed(node: Any) -> bool:
+def is_executed(node: Any) -> bool:
+    """Whether the backward at work comes to ``node``."""
     try:
         return bool(torch._C._will_engine_execute_node(node))
     except RuntimeError:  # raised of a leaf that torch.autograd.grad asks for

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .schema import BACKWARD, FORWARD, lib, named, needs_among
 from .surroundings import of_older_vmap
@@ -141,10 +142,39 @@ def _at(value: Any, dims: Any, index: int) -> Any:
     return value if dims is None else value.select(dims, index)
 
 
+def _older_level() -> int:
+    level: int = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    return level
+
+
+def by_newer_vmap(run: Callable[..., Any], *given: Any) -> Any:
+    """``run(*given)`` where the older vmap maps tensors in ``given``: by torch.func's vmap, for
+    which there are rules for all that we call."""
+    level = _older_level()
+    leaves, spec = tree_flatten(given)
+    places = [k for k, leaf in enumerate(leaves) if of_older_vmap(leaf)]
+    made: dict[str, Any] = {}
+
+    def one(*tensors: Tensor) -> list[Tensor]:
+        known = dict(zip(places, tensors, strict=True))
+        own = [known.get(k, leaf) for k, leaf in enumerate(leaves)]
+        results, made["spec"] = tree_flatten(run(*tree_unflatten(own, spec)))
+        made["there"] = [k for k, t in enumerate(results) if t is not None]
+        return [results[k] for k in made["there"]]
+
+    mapped = [torch._remove_batch_dim(leaves[k], level, 0, 0) for k in places]
+    # it wants the mapped axis first in memory, too
+    found = [torch._add_batch_dim(t.contiguous(), 0, level) for t in torch.vmap(one)(*mapped)]
+    results: list[Any] = [None] * made["spec"].num_leaves
+    for k, t in zip(made["there"], found, strict=True):
+        results[k] = t
+    return tree_unflatten(results, made["spec"])
+
+
 def _older_rule(rule: Callable[..., Rule], op: Any, args: tuple[Any, ...]) -> Any:
     """An op under that vmap, by its rule."""
-    level = torch._C._vmapmode_increment_nesting() - 1
-    torch._C._vmapmode_decrement_nesting()
+    level = _older_level()
 
     def unwrap(value: Any) -> tuple[Any, Any]:
         if isinstance(value, (list, tuple)) and any(map(of_older_vmap, value)):

@@ -21,6 +21,7 @@ from .backends.base import Backend
 from .ops import alias, filled, input_grads, load_scan, needs_of, save_scan, saved_tensors, take
 from .problem import Cotangents, Gradients, Needs, Saved, Scan, ScanResult
 from .schema import pack
+from .second import Pulls, pulled_together
 from .surroundings import of_older_vmap, wrapped
 
 
@@ -87,6 +88,8 @@ class _Direct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scans: list[Scan], backend: Backend, *_: Tensor) -> tuple[Tensor, ...]:
         ctx.backend, ctx.parts = backend, []
+        if len(scans) == 1:
+            ctx.pulls = Pulls()
         kept: list[Tensor] = []
         outputs: list[Tensor] = []
         for scan, ((y, final, trace), saved) in zip(scans, backend.forward_all(scans), strict=True):
@@ -105,7 +108,9 @@ class _Direct(torch.autograd.Function):
         kept, incoming = saved_tensors(ctx), list(grads)
         flags = wanted_inputs(ctx, 2)
         jobs = [_job(part, take(kept, part.n_kept), incoming, flags) for part in ctx.parts]
-        if is_differentiated(grads):
+        if len(jobs) == 1 and (left := ctx.pulls.take()):
+            found = [together(left, jobs[0], ctx.backend.name)]
+        elif is_differentiated(grads):
             found = [differentiable(job, ctx.backend.name) for job in jobs]
         else:
             with without_autocast(jobs[0].scan.input.device.type):  # of whoever calls backward()
@@ -227,3 +232,9 @@ def differentiable(job: Job, backend: str) -> Gradients:
     by_op = any(of_older_vmap(d) or wrapped(d) for d in (dy, *dfinal, *dtrace))
     run = torch.ops.rnnfast.scan_backward if by_op else transforms.scan_backward
     return Gradients(*run(*args))
+
+
+def together(left: Any, job: Job, _: str) -> Gradients:
+    """By one pass back through the scan of tangents that the scan's backward left (``Pulls``)."""
+    ops = (transforms.scan_forward, transforms.scan_backward)
+    return pulled_together(left, job.cotangents, job.needs, *ops)

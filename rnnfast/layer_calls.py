@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from .autodiff import wanted_inputs
 from .backends.base import Backend, WholeLayer
-from .direct import Job, differentiable, is_differentiated
+from .direct import Job, differentiable, is_differentiated, together
 from .ops import filled, saved_tensors, take
 from .problem import Cotangents, Needs, Problem, Saved, Scan
+from .second import Pulls
 from .selection import Assigned
 
 
@@ -51,7 +52,7 @@ class _Trained(torch.autograd.Function):
     def forward(ctx: Any, call: LayerCall, count: int, x: Tensor, *others: Tensor) -> Any:
         states, weights = others[:count], others[count:]
         y, final, saved = call.whole.forward(x, states, weights, True)
-        ctx.call, ctx.count = call, count
+        ctx.call, ctx.count, ctx.pulls = call, count, Pulls()
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *others, y, *saved)
         return y, *final
@@ -63,9 +64,12 @@ class _Trained(torch.autograd.Function):
         (x,), states = take(kept, 1), take(kept, count)
         weights, (y,) = take(kept, len(flags) - 1 - count), take(kept, 1)
         of_states, of_weights = flags[1 : 1 + count], flags[1 + count :]
-        needs = Needs(flags[0], any(of_states), any(of_weights))
-        recorded = is_differentiated((dy, *dlast))
-        gradients = functools.partial(_recorded, call) if recorded else call.whole.gradients
+        needs = Needs(bool(flags[0]), any(of_states), any(of_weights))
+        gradients: Callable[..., Any] = call.whole.gradients
+        if left := ctx.pulls.take():
+            gradients = functools.partial(_recorded, call, functools.partial(together, left))
+        elif is_differentiated((dy, *dlast)):
+            gradients = functools.partial(_recorded, call, differentiable)
         dx, dstates, dweights = gradients(needs, x, states, weights, y, kept, dy, dlast)
         return (
             None,
@@ -78,6 +82,7 @@ class _Trained(torch.autograd.Function):
 
 def _recorded(
     call: LayerCall,
+    way: Callable[[Job, str], Any],
     needs: Needs,
     x: Tensor,
     given: Sequence[Tensor],
@@ -87,11 +92,11 @@ def _recorded(
     dy: Any,
     dlast: Sequence[Any],
 ) -> Any:
-    """As ``WholeLayer.gradients``, to be differentiated or mapped: of the scan the call was."""
+    """As ``WholeLayer.gradients``, by another ``way``: of the scan the call was."""
     problem = call.problem
     widths = problem.spec.state_widths(problem.P, problem.H)
     states = [s.squeeze(0) for s in given] or [x.new_zeros(problem.B, w) for w in widths]
     scan = Scan(problem.cell, "dense", x, states, weights, None, None, problem.options)
     dfinal = filled([None if d is None else d.squeeze(0) for d in dlast], states)
     kept = Saved(y, [], call.whole.to_save(scan, saved))
-    return differentiable(Job(scan, kept, Cotangents(dy, dfinal, []), needs), call.backend)
+    return way(Job(scan, kept, Cotangents(dy, dfinal, []), needs), call.backend)

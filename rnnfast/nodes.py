@@ -1,5 +1,6 @@
 """The ops where a transform that takes derivatives surrounds them: torch.func's grad, vjp and jvp
-under a compiler, or around what was compiled or recorded without it; and dual numbers.
+under a compiler, or around what was compiled or recorded without it; and dual numbers. And double
+backward of scan_backward.
 
 An op's kernel for autograd is called at each level of torch.func, as those of torch's own
 operations are. There it records one node, whose backward and jvp consist of the ops again, and
@@ -139,8 +140,7 @@ class _Backward(_Node):
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
         asked = _Backward._asked(ctx)
         flags = named(BACKWARD, ctx.nest.nested_alone(ctx.needs_input_grad[2:]))
-        wanted = [flags["input"], *flags["states"], *flags["weights"]]
-        made = second(asked, asked.tangents(grads), tuple(map(bool, wanted)))
+        made = second(asked, asked.tangents(grads), asked.wanted(flags))
         return None, None, *ctx.nest.taken_apart(in_order(BACKWARD, asked.by_name(made)))
 
     @staticmethod
@@ -176,9 +176,11 @@ def _forward_autograd(keyset: Any, *args: Any) -> Any:
 
 
 def _backward_autograd(keyset: Any, *args: Any) -> Any:
-    if not ops.derivatives_of(args):
-        return ops.record_backward(keyset, *args)
-    return _backward_node(keyset, args)
+    recorded = torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
+    if recorded or ops.derivatives_of(args):
+        return _backward_node(keyset, args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return BACKWARD_OP.redispatch(keyset & torch._C._after_autograd_keyset, *args)
 
 
 lib.impl("scan_forward", _forward_autograd, "Autograd", with_keyset=True)

@@ -4,17 +4,13 @@ One op is one direction of one layer, whatever the cell, the device or the backe
 kernels, fake kernels and autograd formulas (``batching`` has the rules for vmap); no cell is known
 by name here.
 
-scan_backward has an autograd formula of its own: the scratch loop, run anew with gradients. Double
-backward through the op is therefore right for every backend, and slow; eager code goes by
-``transforms`` instead.
-
-Under a transform that takes derivatives (torch.func's grad and jvp, forward-mode AD) the ops are
-differentiated by ``nodes``, which registers their kernels for autograd.
+scan_backward, and both under a transform that takes derivatives (torch.func's grad and jvp,
+forward-mode AD), are differentiated by ``nodes``, which registers their kernels for autograd.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,8 +20,8 @@ from torch.utils._pytree import tree_leaves
 
 from . import onnx_export
 from .autocast import without_autocast
-from .autodiff import differentiate
 from .backends import registry
+from .backends.base import Backend
 from .cells import CELLS
 from .checks import check_metadata, check_values
 from .problem import (
@@ -40,7 +36,6 @@ from .problem import (
     problem_of,
 )
 from .schema import BACKWARD, FORWARD, in_order, lib, named, needs_among, pack, scan_of
-from .scratch import scratch_scan
 from .surroundings import differentiating
 
 # --- what runs ---------------------------------------------------------------------------------
@@ -86,12 +81,21 @@ def run_backwards(calls: Sequence[Sequence[Any]]) -> list[Any]:
     given = [named(BACKWARD, args) for args in calls]
     scans = [scan_of(one) for one in given]
     chosen = registry.named(given[0]["backend"], problem_of(scans[0]))
-    saved = [Saved(one["y"], one["trace"], one["saved"]) for one in given]
+    pairs = zip(given, scans, strict=True)
+    saved = [Saved(one["y"], one["trace"], _saved(one, scan, chosen)) for one, scan in pairs]
     cotangents = [Cotangents(one["dy"], one["dfinal"], one["dtrace"]) for one in given]
     needs = [needs_among(one) for one in given]
     with without_autocast(scans[0].input.device.type):
         made = chosen.backward_members(scans, saved, cotangents, needs)
     return [_as_op(found, outputs.y) for found, outputs in zip(made, saved, strict=True)]
+
+
+def _saved(given: Mapping[str, Any], scan: Scan, backend: Backend) -> list[Tensor]:
+    """What the backend saves; where a scan along tangents was forward, that left none, it runs."""
+    found: list[Tensor] = given["saved"]
+    if found or not backend.saved_like(problem_of(scan)):
+        return found
+    return backend.forward(scan)[1]
 
 
 def _as_op(made: Gradients, y: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -303,72 +307,6 @@ def set_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> 
     return tensors
 
 
-def backward_grad(ctx: Any, ddinput: Any, ddstates: Any, ddweights: Any) -> tuple[Any, ...]:
-    """Differentiates the scratch loop's gradients: for every backend, and again to any order."""
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        scan, cotangents = load_scan(ctx, [alias(t) for t in ctx.saved_tensors])
-        primals = scan.tensors
-        if ctx.needs.groups:
-            grads = _gradients_by_group(scan, cotangents, ctx.has_dy, ctx.needs.groups)
-        else:
-            grads = _gradients_by_loop(scan, cotangents, ctx.has_dy)
-        flat = [ddinput if ctx.needs.input else None]
-        flat += list(ddstates or []) if ctx.needs.states else [None] * len(scan.states)
-        flat += list(ddweights or []) if ctx.needs.weights else [None] * len(scan.weights)
-        pairs = [
-            (g, gg) for g, gg in zip(grads, flat, strict=False) if g is not None and gg is not None
-        ]
-        second = differentiate(
-            [g for g, _ in pairs], primals + cotangents, [gg for _, gg in pairs], create_graph
-        )
-    (dinput,), dstates = take(second, 1), take(second, len(scan.states))
-    dweights = take(second, len(scan.weights))
-    dy = take(second, 1)[0] if ctx.has_dy else None
-    n_trace, n_saved = ctx.counts
-    values = {
-        "input": dinput,
-        "states": dstates,
-        "weights": dweights,
-        "dy": dy,
-        "dfinal": take(second, len(scan.states)),
-        "dtrace": second,
-        "trace": [None] * n_trace,
-        "saved": [None] * n_saved,
-    }
-    return in_order(BACKWARD, values)
-
-
-def _gradients_by_loop(scan: Scan, cotangents: Sequence[Tensor], has_dy: bool) -> list[Any]:
-    """Of the scan's tensors, to be differentiated."""
-    result = scratch_scan(scan)
-    outputs = [*([result.y] if has_dy else []), *result.final, *result.trace]
-    return list(differentiate(outputs, scan.tensors, cotangents, create_graph=True))
-
-
-def _gradients_by_group(
-    scan: Scan, cotangents: Sequence[Tensor], has_dy: bool, groups: int
-) -> list[Any]:
-    """The same where each part of the batch has gradients of the weights of its own."""
-    axes = [1] * has_dy + [0] * len(scan.states)
-    axes += [1] * (len(cotangents) - len(axes))
-    size, each = scan.states[0].shape[0] // groups, []
-    for first in range(0, size * groups, size) if size else [0] * groups:
-        part = scan._replace(
-            input=scan.input.narrow(1, first, size),
-            states=[s.narrow(0, first, size) for s in scan.states],
-            weights=[alias(w) for w in scan.weights],
-            lengths=None if scan.lengths is None else scan.lengths.narrow(0, first, size),
-            resets=None if scan.resets is None else scan.resets.narrow(1, first, size),
-        )
-        given = [d.narrow(k, first, size) for d, k in zip(cotangents, axes, strict=True)]
-        each.append(_gradients_by_loop(part, given, has_dy))
-    (dinput, *rest), n = zip(*each, strict=True), len(scan.states)
-    found: list[Any] = [None if dinput[0] is None else torch.cat(dinput, 1)]
-    found += [None if d[0] is None else torch.cat(d) for d in rest[:n]]
-    return found + [None if d[0] is None else torch.stack(d) for d in rest[n:]]
-
-
 def alias(tensor: Tensor) -> Tensor:
     """A tensor of its own in the graph, so that one passed twice is not counted twice."""
     return tensor.view_as(tensor) if tensor.requires_grad else tensor
@@ -376,9 +314,6 @@ def alias(tensor: Tensor) -> Tensor:
 
 _record_forward = make_autograd_impl(
     torch.ops.rnnfast.scan_forward.default, Info(_forward_grad, set_forward)
-)
-record_backward = make_autograd_impl(
-    torch.ops.rnnfast.scan_backward.default, Info(backward_grad, set_backward)
 )
 
 

@@ -150,11 +150,12 @@ class Saved(NamedTuple):
 
 
 class Cotangents(NamedTuple):
-    """Gradients of the outputs of a scan: dy [T, B, P] or None (zero), the rest as the outputs."""
+    """Gradients of the outputs of a scan: dy [T, B, P] or None (zero), the rest as the outputs; of
+    ``dtrace`` of a cell of one's own, below the ops, each may be None, too."""
 
     dy: Tensor | None
     dfinal: list[Tensor]
-    dtrace: list[Tensor]
+    dtrace: list[Any]
 
 
 class Needs(NamedTuple):

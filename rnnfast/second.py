@@ -8,6 +8,7 @@ torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,11 +16,13 @@ from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers  # which torch does to all but Functions
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from .autodiff import jvp_by_vjps, vjp
+from .autodiff import is_executed, jvp_by_vjps, vjp
+from .batching import by_newer_vmap
 from .ops import load_scan, take
-from .problem import Cotangents, Needs, Scan
+from .problem import Cotangents, Gradients, Needs, Scan
+from .schema import BACKWARD, named
 from .scratch import limited_gradients, with_tensors
-from .surroundings import of_older_vmap
+from .surroundings import forward_mode_is_innermost, of_older_vmap
 from .tangents import Moved, Op, Tangents, is_differentiated, linearized_by_loop, moved
 
 
@@ -35,6 +38,13 @@ class Asked(NamedTuple):
     backward: Op
     inside: int = 0
 
+    def tensors_with(self, along: Tangents, given: Any = None) -> list[Tensor | None]:
+        """Those of the scan, of its cotangents, of ``along`` and of ``given``, their tangents."""
+        every = [*self.scan.tensors, self.scan.lengths, self.scan.resets, *along.flat]
+        for dy, dfinal, dtrace in (self.cotangents, given or (None, None, None)):
+            every += [dy, *(dfinal or []), *(dtrace or [])]
+        return every
+
     def tangents(self, grads: Sequence[Any]) -> Tangents:
         """What came in for each gradient that was made, as the scan's tensors are."""
         rest, needs = list(grads), self.needs
@@ -43,6 +53,13 @@ class Asked(NamedTuple):
         states = take(rest, n_states) if needs.states else [None] * n_states
         weights = rest if needs.weights else [None] * n_weights
         return Tangents(input if needs.input else None, states, weights)
+
+    def wanted(self, flags: dict[str, Any]) -> tuple[bool, ...]:
+        """Of which tensors of the scan gradients are wanted, by what is said of each argument of
+        scan_backward: of states and of weights, all or none."""
+        states, weights = any(flags["states"]), any(flags["weights"])
+        of_each = [states] * len(self.scan.states) + [weights] * len(self.scan.weights)
+        return bool(flags["input"]), *of_each
 
     def by_name(self, found: Second) -> dict[str, Any]:
         """``found`` by the names of scan_backward's arguments."""
@@ -74,22 +91,91 @@ def asked_of(ctx: Any, forward: Op, backward: Op) -> Asked:
     return Asked(scan, cotangents, ctx.needs, ctx.form.backend, forward, backward)
 
 
-def second(asked: Asked, along: Tangents, wanted: tuple[bool, ...]) -> Second:
+class Pulls:
+    """What the node of a scan's forward is left by that of its backward: scans of tangents that it
+    is to go back through together with its own results, instead of once for each. By the run of
+    torch's engine; what one that ended between the two had left goes with the graph."""
+
+    def __init__(self) -> None:
+        self._left: dict[int, list[tuple[Moved, Cotangents]]] = {}
+
+    def leave(self, run: Moved, cotangents: Cotangents) -> None:
+        left = self._left.setdefault(torch._C._current_graph_task_id(), [])
+        left.append((run, cotangents))
+
+    def take(self) -> list[tuple[Moved, Cotangents]]:
+        return self._left.pop(torch._C._current_graph_task_id(), [])
+
+
+def pulls_of_forward(ctx: Any) -> Pulls | None:
+    """Those of the node of the forward that ``ctx``, of a scan_backward, is of: it made the output,
+    its first, and torch's engine comes to it after this one and takes its gradients to the same
+    places."""
+    nest, nodes = ctx.nest, ctx.next_functions
+    if len(ctx.parts) > 1 or len(nodes) != nest.size or torch._C._current_graph_task_id() < 0:
+        return None
+    if torch._C._are_functorch_transforms_active() or forward_mode_is_innermost():
+        return None
+    places = named(BACKWARD, nest.nested_alone(nodes))
+    node, at = places["y"]
+    pulls: Pulls | None = getattr(node, "pulls", None)
+    if pulls is None or at != 0 or not is_executed(node):
+        return None
+    known = {None, *(place for place, _ in node.next_functions)}
+    own = {place for place, _ in (places["input"], *places["weights"])}
+    for place, _ in places["states"]:  # of a layer's the scan has views
+        own |= {place} if place in known else {behind for behind, _ in place.next_functions}
+    return pulls if own <= known else None
+
+
+def pulled_together(
+    left: Sequence[tuple[Moved, Cotangents]],
+    incoming: Cotangents,
+    needs: Needs,
+    forward: Op,
+    backward: Op,
+) -> Gradients:
+    """The gradients of a scan by those of its results, ``incoming``, and what ``Pulls`` had, of
+    which there is something."""
+    scan = left[0][0].scan
+    value: Cotangents | None = incoming
+    of_each = [needs.states] * len(scan.states) + [needs.weights] * len(scan.weights)
+    totals: list[Tensor | None] = [None] * (1 + len(of_each))
+    for run, cotangents in left:
+        made = run.pulled(cotangents, value, [needs.input, *of_each], forward, backward)
+        pairs = zip(totals, made, strict=True)
+        totals = [d if t is None else t if d is None else t + d for t, d in pairs]
+        value = None
+    found: Any = totals
+    (dinput,), dstates = take(found, 1), take(found, len(scan.states))
+    return Gradients(dinput, dstates, found)
+
+
+def second(
+    asked: Asked, along: Tangents, wanted: tuple[bool, ...], pulls: Pulls | None = None
+) -> Second:
     """The gradient of the sum of ``along`` times the gradients that were asked for. ``wanted``:
-    of which tensors of the scan."""
+    of which tensors of the scan. ``pulls``: may be left these, which are then not made here."""
     if all(d is None for d in along.flat):
         nothing = [[None] * len(given) for given in asked.cotangents[1:]]
         return Second([None] * len(wanted), (None, *nothing))
+    if any(map(of_older_vmap, asked.tensors_with(along))):
+        return by_newer_vmap(partial(second, wanted=wanted), asked, along)
     if asked.needs.groups:
         return _second_by_group(asked, along, wanted)
-    if asked.scan.options.grad_clip_time != 0 or _mapped_by_older_vmap(asked, along):
+    if asked.scan.options.grad_clip_time != 0:
         return _second_limited(asked, along, wanted)
     scan, cotangents = asked.scan, asked.cotangents
-    run = moved(scan, along, asked.backend, asked.forward, values=False, kept=any(wanted))
+    kept = any(wanted)
+    run = moved(
+        scan, along, asked.backend, asked.forward, values=kept and pulls is not None, kept=kept
+    )
     if run is None:
         return _second_by_loop(asked, along, wanted)
     tensors: list[Tensor | None] = [None] * len(wanted)
-    if any(wanted):
+    if kept and pulls is not None:
+        pulls.leave(run, cotangents)
+    elif kept:
         tensors = run.pulled(cotangents, None, wanted, asked.forward, asked.backward)
     return Second(tensors, Cotangents(*run.results().tangent))
 
@@ -116,17 +202,10 @@ def _second_by_loop(asked: Asked, along: Tangents, wanted: tuple[bool, ...]) -> 
     return Second(tensors, Cotangents(y, final, rest))
 
 
-def _mapped_by_older_vmap(asked: Asked, along: Tangents, given: Any = ()) -> bool:
-    """Whether the vmap inside torch.autograd maps any of these, which has rules for torch's own
-    operations only."""
-    return any(map(of_older_vmap, tree_leaves((tuple(along), tuple(asked.cotangents), given))))
-
-
 class _Limited:
     """The gradients that were asked for of a scan with grad_clip_time, which are no product of
-    tangents, or under the older vmap: by the loop in plain torch, as a function of the scan's
-    tensors at ``places`` and of the cotangents. ``made``: the gradients of which tensors it
-    returns."""
+    tangents: by the loop in plain torch, as a function of the scan's tensors at ``places`` and of
+    the cotangents. ``made``: the gradients of which tensors it returns."""
 
     def __init__(self, asked: Asked, places: Sequence[int], made: Sequence[int]) -> None:
         scan, (dy, dfinal, dtrace), *_ = asked
@@ -177,6 +256,8 @@ def tangent_of_gradients(
     The gradient of <dy, y'> + <dy', y>, where ' marks tangents: that by x of <dy, F(x)> moves as
     the first does, and is linear in dy.
     """
+    if any(map(of_older_vmap, asked.tensors_with(along, given))):
+        return by_newer_vmap(tangent_of_gradients, asked, along, given)
     if asked.needs.groups:
         return _gradients_by_group(asked, along, given)
     scan, needs = asked.scan, asked.needs
@@ -187,7 +268,7 @@ def tangent_of_gradients(
     ]
     places = [k for k, on in enumerate(wanted) if on]
     clip = scan.options.grad_clip_time
-    if _mapped_by_older_vmap(asked, along, given) or is_limited_by_loop(asked, along, given):
+    if is_limited_by_loop(asked, along, given):
         rest = _tangent_of_limited(asked, along, given, places)
     else:
         if run is not None:
@@ -211,7 +292,7 @@ def tangent_of_gradients(
 def is_limited_by_loop(asked: Asked, along: Tangents, given: Cotangents) -> bool:
     """Whether the tangents of a backward with grad_clip_time are the loop's, since they are
     differentiated: of the kernels' there is no derivative."""
-    every = (*asked.scan.tensors, *along.flat, *tree_leaves((tuple(asked.cotangents), given)))
+    every = asked.tensors_with(along, given)
     return asked.scan.options.grad_clip_time != 0 and is_differentiated(every, asked.inside)
 
 

@@ -192,7 +192,10 @@ def _run_layers(
 ) -> StackResult:
     if len(assigned) == 1 and (alone := _run_alone(stack, x, hx, lengths, resets, assigned)):
         return alone
-    per_row = [list(states) for states in zip(*(s.unbind(0) for s in hx), strict=False)]
+    if len(assigned) == 1:
+        per_row = [[s.squeeze(0) for s in hx]]
+    else:
+        per_row = [list(states) for states in zip(*(s.unbind(0) for s in hx), strict=False)]
     at_once = _run_at_once(stack, x, per_row, lengths, resets, assigned)
     if at_once is not None:
         return at_once

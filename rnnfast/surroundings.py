@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor
 from torch._C._functorch import TransformType
+from torch._functorch import eager_transforms
 
 # torch.jit.trace warns of each check of a size, but not of those in torch's own modules
 warnings.filterwarnings(
@@ -87,7 +88,7 @@ def _seen(device_type: str, tracing: bool) -> tuple[bool, bool, torch.dtype | No
     if tracing:
         transformed = differentiating()
     else:
-        transformed = torch._C._are_functorch_transforms_active() or _dual_level()
+        transformed = torch._C._are_functorch_transforms_active() or _has_dual_numbers()
     autocast = None
     has_autocast = torch.amp.is_autocast_available(device_type)  # "meta" has none
     if has_autocast and torch.is_autocast_enabled(device_type):
@@ -130,7 +131,7 @@ def forward_mode_is_innermost() -> bool:
     """Whether the innermost transform is forward mode: of torch.func's levels the last, or where
     there are none, dual numbers."""
     levels = torch._C._functorch.get_interpreter_stack()
-    return levels[-1].key() == TransformType.Jvp if levels else _dual_level()
+    return levels[-1].key() == TransformType.Jvp if levels else _has_dual_numbers()
 
 
 def _dual_level() -> bool:
@@ -163,13 +164,21 @@ def _requires_grad_within(tensor: Tensor) -> bool:
 def unwatched(tensors: Sequence[Tensor]) -> bool:
     """Whether nobody differentiates, maps or records what is made of ``tensors`` here, so that it
     may be made of their memory."""
-    if torch._C._are_functorch_transforms_active() or any(map(of_older_vmap, tensors)):
+    if torch._C._are_functorch_transforms_active():
         return False
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return False
-    if _dual_level() and any(unpacked(t)[1] is not None for t in tensors):
-        return False
+    recorded, dual = torch.is_grad_enabled(), _has_dual_numbers()
+    for t in tensors:
+        if torch._C._functorch.is_legacy_batchedtensor(t) or (recorded and t.requires_grad):
+            return False
+        if dual and unpacked(t)[1] is not None:
+            return False
     return not torch.compiler.is_compiling() and not observed(tensors)
+
+
+def _has_dual_numbers() -> bool:
+    """Whether tensors at no level of torch.func may have tangents: its jvp is on torch's one level
+    of dual numbers, too, but those are at its own."""
+    return _dual_level() and eager_transforms.JVP_NESTING == 0
 
 
 def unpacked(tensor: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -197,7 +206,7 @@ def observed(tensors: Iterable[Tensor]) -> bool:
     they must see an op, as a tracer must."""
     if torch._C._get_tracing_state() is not None or in_dispatch_mode():
         return True
-    return any(map(wrapped, tensors))
+    return any(type(t) not in PLAIN and wrapped(t) for t in tensors)
 
 
 def in_dispatch_mode() -> bool:

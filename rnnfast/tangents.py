@@ -250,6 +250,9 @@ class Moved(NamedTuple):
         """(dinput, dstates, dweights) of the scan of tangents."""
         own = _limited(self.own, self.clip)
         if not self.alone:
+            pairs = zip(incoming.dtrace, self.trace, strict=False)
+            filled = [torch.zeros_like(t) if d is None else d for d, t in pairs]
+            incoming = incoming._replace(dtrace=filled)
             outputs = (self.y, self.trace, self.saved, list(needs[:3]), 0)
             found: tuple[Any, Any, Any] = backward(*pack(own, self.backend), *incoming, *outputs)
             return found
@@ -269,7 +272,8 @@ class Moved(NamedTuple):
         return self.scan.spec.weight_names(self.scan.kind, self.scan.has_bias)
 
     def _cotangents(self, tangent: Cotangents, value: Cotangents | None) -> Cotangents:
-        """Those of the scan of the tangents: of the tangents first."""
+        """Those of the scan of the tangents: of the tangents first. Of what there is at each step
+        None is zeros."""
         (h, *others), dtype = self.own.states[: len(self.scan.states)], self.own.dtype
 
         def widened(d: Tensor | None) -> Tensor | None:
@@ -282,9 +286,7 @@ class Moved(NamedTuple):
             finals += [_widened(cast(first, dtype), h.shape[-1]), *(cast(d, dtype) for d in rest)]
             series += [widened(dy), *(cast(d, dtype) for d in dtrace or [])]
             series += [None] * (len(finals) - len(series))
-        of_trace = zip(series[1:], self.trace, strict=False)
-        traces = [torch.zeros_like(t) if d is None else d for d, t in of_trace]
-        return Cotangents(series[0], finals, traces)
+        return Cotangents(series[0], finals, series[1 : 1 + len(self.trace)])
 
 
 _OF_INPUT = ("w_ih", "b_ih")

@@ -23,7 +23,7 @@ from .ops import load_scan, take
 from .problem import Cotangents, Scan, ScanResult
 from .schema import BACKWARD, FORWARD, Nest, in_order, named, needs_among, pack, scan_of
 from .scratch import with_tensors
-from .second import asked_of, filled_cotangents, second, tangent_of_gradients
+from .second import asked_of, filled_cotangents, pulls_of_forward, second, tangent_of_gradients
 from .surroundings import (
     forward_mode_is_innermost,
     in_dispatch_mode,
@@ -36,7 +36,6 @@ from .tangents import (
     Moved,
     Tangents,
     is_differentiated,
-    linearize,
     linearized_by_loop,
     moved,
     tangents_of,
@@ -48,33 +47,49 @@ def run_transformed(scan: Scan, backend: str) -> ScanResult:
     """Runs ``scan`` where a transform surrounds it."""
     # who records backward beside it is to find the tangents in what forward saves
     if forward_mode_is_innermost() and not scan.options.training:
-        duals = list(map(unpacked, scan.tensors))
-        tangents = [tangent for _, tangent in duals if tangent is not None]
-        if tangents and not any(map(of_older_vmap, tangents)):  # which has no rule for make_dual
-            return _with_tangents(scan, backend, duals)
+        primals, tangents = zip(*map(unpacked, scan.tensors), strict=True)
+        if _can_be_packed(tangents):
+            y, *rest = _with_tangents(scan, backend, primals, tangents)
+            return ScanResult(y, take(rest, len(scan.states)), rest)
     y, final, trace, _ = scan_forward(*pack(scan, backend))
     return ScanResult(y, final, trace)
 
 
-def _with_tangents(scan: Scan, backend: str, duals: Sequence[Any]) -> ScanResult:
-    """In forward mode: the scan of the tangents has the results, too. ``duals``: the scan's tensors
-    taken apart."""
-    count, ends = len(duals), [scan.lengths, scan.resets]
+def _can_be_packed(tangents: Sequence[Tensor | None]) -> bool:
+    """Whether there are any, and none of the older vmap, which has no rule for make_dual."""
+    there = [t for t in tangents if t is not None]
+    return bool(there) and not any(map(of_older_vmap, there))
+
+
+def _with_tangents(
+    scan: Scan,
+    backend: str,
+    primals: Sequence[Tensor],
+    tangents: Sequence[Tensor | None],
+    moves: Moves | None = None,
+) -> list[Tensor]:
+    """In forward mode: the scan of the tangents has the results, too, which are returned flat.
+    ``primals``, ``tangents``: of the scan's tensors. ``moves``: keeps that scan for a backward;
+    then nothing is returned where there are no kernels for it."""
+    count, kept = len(primals), moves is not None
 
     def run(given: Sequence[Any]) -> Sequence[Tensor | None]:
         lengths, resets = given[2 * count :]
         own = with_tensors(scan, dict(enumerate(given[:count])))
+        own = own._replace(lengths=lengths, resets=resets)
         along = tangents_of(scan, given[count : 2 * count])
-        made = linearize(
-            own._replace(lengths=lengths, resets=resets), along, backend, scan_forward, values=True
-        )
-        return [t for y, final, trace in made for t in (y, *final, *trace)]
+        made = moved(own, along, backend, scan_forward, values=True, kept=kept)
+        if made is None and kept:
+            return []
+        if made is not None and moves is not None:
+            moves.keep(0, list(given[: 2 * count]), made)
+        both = linearized_by_loop(own, along) if made is None else made.results()
+        return [t for y, final, trace in both for t in (y, *final, *trace)]
 
-    given = [*(primal for primal, _ in duals), *(tangent for _, tangent in duals), *ends]
-    flat: list[Any] = levels.without_level(run, given)
-    pairs = zip(flat[len(flat) // 2 :], flat[: len(flat) // 2], strict=True)
-    y, *rest = (packed(*pair) for pair in pairs)
-    return ScanResult(y, take(rest, len(scan.states)), rest)
+    ends = (scan.lengths, scan.resets)
+    flat: list[Any] = levels.without_level(run, [*primals, *tangents, *ends])
+    half = len(flat) // 2
+    return [packed(t, d) for t, d in zip(flat[half:], flat[:half], strict=True)]
 
 
 def scan_forward(*args: Any) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
@@ -214,6 +229,21 @@ def _mapped(
 
 class _Forward(levels.Leveled):
     """(how the tensors of each call are nested, the tensors of all) -> the results flat."""
+
+    @staticmethod
+    def forward_mode(nest: Nest, tensors: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+        """Without what forward saves: a backward that does not find the scan of the tangents runs
+        forward anew (``ops.run_backwards``)."""
+        if len(tensors) != nest.size:
+            return None
+        given = named(FORWARD, nest.nested(tensors))
+        scan = scan_of(given)
+        tangents = [unpacked(t)[1] for t in scan.tensors]
+        if not _can_be_packed(tangents) or scan.options.grad_clip_time != 0:
+            return None  # a backward that is limited is not that of the scan of the tangents
+        moves = nest.moves if scan.options.training else None
+        found = _with_tangents(scan, given["backend"], scan.tensors, tangents, moves)
+        return tuple(found) or None
 
     @staticmethod
     def forward(nest: Nest, *tensors: Any) -> tuple[Tensor, ...]:
@@ -385,8 +415,8 @@ class _Backward(levels.Leveled):
         for part, given, own in zip(parts, every, _shared_out(grads, len(parts)), strict=True):
             asked = asked_of(part, scan_forward, scan_backward)
             flags = named(BACKWARD, ctx.nest.nested_alone(given))
-            wanted = [flags["input"], *flags["states"], *flags["weights"]]
-            made = second(asked, asked.tangents(own), tuple(map(bool, wanted)))
+            pulls = pulls_of_forward(ctx)
+            made = second(asked, asked.tangents(own), asked.wanted(flags), pulls)
             found += ctx.nest.taken_apart(in_order(BACKWARD, asked.by_name(made)))
         return None, *found
 

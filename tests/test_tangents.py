@@ -17,6 +17,7 @@ from rnnfast import layer_calls, second, transforms
 from rnnfast.backends import registry
 from rnnfast.problem import Needs, Scan
 from rnnfast.products import multiply
+from rnnfast.tangent_gates import GatesAlong
 
 from . import test_derivatives as derivatives
 from .test_derivatives import EVERY, Called, Parameters, assert_as_the_loop, sum_of_squares
@@ -41,13 +42,44 @@ def test_a_third_derivative_forward(name: str) -> None:
 
 
 def test_forward_over_reverse_runs_one_scan_of_tangents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forward's, through which the tangents of backward go back, and with them the gradients."""
+    """Which has forward's results, and through which the tangents of backward go back, and with
+    them the gradients."""
     monkeypatch.setattr(second, "moved", lambda *_, **__: pytest.fail("it ran once more"))
-    fail = staticmethod(lambda *_: pytest.fail("the gradients were made by themselves"))
+    fail = staticmethod(lambda *_: pytest.fail("it was made by itself"))
+    monkeypatch.setattr(transforms._Forward, "run", fail)
     monkeypatch.setattr(transforms._Backward, "run", fail)
     f = Called(LAYERS["gru"](num_layers=2).double())
     assert_as_the_loop(EVERY["forward over reverse"], f)
     assert_as_the_loop(lambda f: jvp(lambda p: grad(f.loss)(p, X), (f.p,), (f.dp,)), f)
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm_proj", "gru", "own_gru", "rnn_tanh"])
+def test_what_forward_saves_where_the_scan_of_tangents_left_none(name: str) -> None:
+    """A backward that can't go by that scan runs forward anew: of weights where the input moves,
+    after the level of forward mode, and within a vmap."""
+
+    def by_weights_along_the_input(f: Called) -> Any:
+        return jvp(partial(grad(f.loss), f.p), (X,), (V,))
+
+    def afterwards(f: Called) -> Any:
+        kept = []
+
+        def outputs(x: Tensor) -> Tensor:
+            y, back = vjp(f.y, f.p, x)
+            kept.append(back)
+            return y
+
+        y, dy = jvp(outputs, (X,), (V,))
+        return y, dy, kept[0](y.cos())
+
+    def within_a_vmap(f: Called) -> Any:
+        one = torch.vmap(grad(f.loss, argnums=1), in_dims=(None, 1))
+        return jvp(partial(one, f.p), (X,), (V,))
+
+    f = Called(LAYERS[name]().double(), lengths=torch.tensor([4, 0, 2]))
+    assert_as_the_loop(by_weights_along_the_input, f)
+    assert_as_the_loop(afterwards, f)
+    assert_as_the_loop(within_a_vmap, Called(LAYERS[name]().double()))
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "own_gru"])
@@ -115,8 +147,12 @@ def test_gradients_that_nobody_asked_for_are_not_made(
     several = cpu.backward_whole
 
     def backward(scan: Scan, saved: Any, cotangents: Any, needs: Needs) -> Any:
-        made.append(needs.input)
+        made.append(needs.input and scan.kind == "dense")
         return one(scan, saved, cotangents, needs)
+
+    def of_tangents(gates: GatesAlong, dgates: Tensor) -> Tensor:
+        made.append(True)
+        return of_both(gates, dgates)
 
     def backward_whole(scans: Any, saved: Any, cotangents: Any, needs: list[Needs]) -> Any:
         made.append(needs[0].input)
@@ -124,6 +160,8 @@ def test_gradients_that_nobody_asked_for_are_not_made(
 
     monkeypatch.setattr(cpu, "backward", backward)
     monkeypatch.setattr(cpu, "backward_whole", backward_whole)
+    of_both = GatesAlong.gradient_of_input
+    monkeypatch.setattr(GatesAlong, "gradient_of_input", of_tangents)
     with rnnfast.use_backend("cpu"):
         loss = layer(x)[0].square().sum()
         if order == 2:
@@ -131,8 +169,7 @@ def test_gradients_that_nobody_asked_for_are_not_made(
             loss = sum_of_squares(slopes)
             made.clear()
         found = torch.autograd.grad(loss, list(layer.parameters()), retain_graph=True)
-        without = made[-1]
-        assert not without
+        assert not made[-1]
         made.clear()
         loss.backward()
         assert made[-1]

@@ -252,7 +252,7 @@ class CompositeBackend(Backend):
             incoming = Cotangents(
                 None if dy is None else dy[:, at],
                 [d[at] for d in dfinal],
-                [d[:, at] for d in dtrace],
+                [None if d is None else d[:, at] for d in dtrace],
             )
             found.append(self.backward(own, saved, incoming, wanted))
         dinput, dstates, dweights = zip(*found, strict=True)

@@ -90,7 +90,7 @@ class Checkpointed(Backend):
             incoming = Cotangents(
                 None if cotangents.dy is None else cotangents.dy[at],
                 dstates,
-                [d[at] for d in cotangents.dtrace],
+                [None if d is None else d[at] for d in cotangents.dtrace],
             )
             own = segment.of(scan, states, training=True)
             wanted = needs._replace(states=needs.states or segment is not segments[0])

@@ -17,12 +17,12 @@ from .own_layer import OwnLayer
 @constant_while_tracing
 def why_not(cell: str, hidden: int, bias: bool, dtype: torch.dtype) -> str | None:
     """Why there is no kernel for the cell. Makes it, the first time."""
-    found = run.kernel(cell, hidden, bias, wide(dtype))
+    found = run.kernel(cell, int(hidden), bias, wide(dtype))
     return found if isinstance(found, str) else None
 
 
 def _kernel(cell: str, hidden: int, bias: bool, dtype: torch.dtype) -> Kernel:
-    found = run.kernel(cell, hidden, bias, wide(dtype))
+    found = run.kernel(cell, int(hidden), bias, wide(dtype))
     assert isinstance(found, Kernel), found
     return found
 
