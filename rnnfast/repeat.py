@@ -20,6 +20,7 @@ from .backends.torch_native import call_kernel
 from .layer_calls import LayerCall
 from .problem import Stack, StackResult
 from .stack import run_again
+from .stack_calls import StackCall
 from .surroundings import PLAIN, in_dispatch_mode
 
 Facts = tuple[Any, ...]
@@ -62,6 +63,7 @@ def facts(layer: Any, input: Tensor, hx: Any, weights: Sequence[Sequence[Tensor]
         len(given) if isinstance(hx, tuple) else type(hx),
         layer._cell(),
         layer.batch_first,
+        layer.training and layer.dropout,
         requested_backend(),
         measured.changes(),
         _differentiated(input, given, weights),
@@ -92,8 +94,8 @@ def remember(layer: Any, found: Facts | None, result: StackResult) -> None:
     if found is None or not (result.whole or (result.assigned and found[2].type == "cpu")):
         return
     served: Any = None if result.whole else result.assigned
-    if served is not None and (whole := LayerCall.of(layer, served)) is not None:
-        served = whole
+    if served is not None:
+        served = (LayerCall if len(served) == 1 else StackCall).of(layer, served) or served
     layer.__dict__["_served"] = (found, served)  # not an attribute that nn.Module knows of
 
 
@@ -107,10 +109,10 @@ def call(
     if served is not None:
         if not _plain(input, hx, weights):
             return None
-        if type(served) is LayerCall:
+        if type(served) is not list:
             states = () if hx is None else layer._split_hidden(hx)
             try:
-                y, final = served(input, states, weights[0])
+                y, final = served(input, states, weights[0] if len(weights) == 1 else weights)
             except (TypeError, ValueError):  # something does not fit: the long way says it properly
                 return None
             return y, layer._join_hidden(final)

@@ -24,6 +24,7 @@ pytestmark = [
 T, B, I, H = 5, 3, 4, 6
 LAYERS: dict[str, Callable[[], Any]] = {
     "built-in": lambda: rnnfast.GRU(I, H),
+    "built-in, two layers": lambda: rnnfast.LSTM(I, H, 2, bidirectional=True),
     "own": lambda: rnnfast.Recurrent(own_cells.lstm, I, H),
     "own, bidirectional": lambda: rnnfast.Recurrent(own_cells.gru, I, H, bidirectional=True),
     "of the family": lambda: rnnfast.LayerNormLSTM(I, H),

@@ -179,8 +179,8 @@ ForwardResult forward(const std::string& name, const Optional& gates, const Opti
 // first ones, which are zeros if not given.
 ForwardResult layer(const std::string& name, const Tensor& x, const Optional& h0,
                     const Optional& c0, const Tensor& w_ih, const Tensor& w_hh,
-                    const Optional& b_ih, const Optional& b_hh, const Optional& w_hr,
-                    bool training) {
+                    const Optional& b_ih, const Optional& b_hh, const Optional& w_hr, bool training,
+                    bool reverse) {
   const CellInfo& cell = find_cell(name);
   const ScalarType dtype = w_hh.scalar_type();
   check_value(x.dim() == 3 && w_hh.dim() == 2, "x must be 3-D and w_hh 2-D");
@@ -190,7 +190,7 @@ ForwardResult layer(const std::string& name, const Tensor& x, const Optional& h0
   Optional c;
   if (two) c = first_state("c0", c0, dtype, B, H);
   Given in = given(name, x, w_hh, w_hr, first_state("h0", h0, dtype, B, P), c, std::nullopt,
-                   std::nullopt, false, training);
+                   std::nullopt, reverse, training);
   in.b_hh = checked("b_hh", b_hh, dtype, {cell.gates * H});
   const Tensor h_last = empty({1, B, P}, dtype);
   Optional c_last;
@@ -310,7 +310,8 @@ void bind_cpu(std::vector<PyMethodDef>& functions) {
   bind<&forward>(functions, "cpu_forward",
                  "*, cell, gates, x, w_ih, b_ih, fixed, w_hh, b_hh, w_hr, h0, c0, lengths, resets, "
                  "reverse, training, all_c, jobs");
-  bind<&layer>(functions, "cpu_layer", "cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, training");
+  bind<&layer>(functions, "cpu_layer",
+               "cell, x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, training, reverse");
   bind<&backward_alone>(
       functions, "cpu_backward",
       "*, cell, gates, extra, y, c, w_hh, w_hr, h0, c0, lengths, resets, reverse, dy, "

@@ -179,7 +179,7 @@ Gradients layer_gradients(const std::string& name, const Names& names, bool of_i
                           const Optional& w_hr, const Optional& h0, const Optional& c0,
                           const Tensor& y, const Optional& c, const Optional& extra,
                           const Optional& gates, const Optional& dy, const Optional& dh,
-                          const Optional& dc) {
+                          const Optional& dc, bool reverse) {
   const ScalarType dtype = y.scalar_type();
   check_value(y.dim() == 3, "y must be 3-D");
   const int64_t B = y.size(1), P = y.size(2), H = w_hr ? w_hr->size(1) : P;
@@ -189,7 +189,7 @@ Gradients layer_gradients(const std::string& name, const Names& names, bool of_i
   Optional c_first, dc_last;
   if (find_cell(name).states == 2) c_first = state("c0", c0, H), dc_last = state("dc", dc, H);
   return gradients(name, names, of_input, of_states, x, w_ih, gates ? *gates : y, extra, y, c, w_hh,
-                   w_hr, state("h0", h0, P), c_first, std::nullopt, std::nullopt, false, dy,
+                   w_hr, state("h0", h0, P), c_first, std::nullopt, std::nullopt, reverse, dy,
                    std::nullopt, state("dh", dh, P), dc_last, 0, 0);
 }
 
@@ -206,7 +206,7 @@ void bind_gradients(std::vector<PyMethodDef>& functions) {
   bind<&layer_gradients>(
       functions, "cpu_layer_gradients",
       "cell, names, of_input, of_states, x, w_ih, w_hh, w_hr, h0, c0, y, c, extra, gates, "
-      "dy, dh, dc");
+      "dy, dh, dc, reverse");
 }
 
 }  // namespace rnnfast::python

@@ -133,11 +133,12 @@ class Pass {
   // first ones, of which there may be none: they are zeros.
   std::vector<Tensor> layer(const Tensor& x, const std::vector<Tensor>& states,
                             const std::vector<Tensor>& weights, const Optional& w_ih,
-                            const Optional& b_ih, int rows, int units, bool training) const {
+                            const Optional& b_ih, int rows, int units, bool training,
+                            bool reverse) const {
     check_value(x.dim() == 3, "x must be 3-D");
     check_value(states.empty() || states.size() + 1 == given_.size(), "expected ",
                 given_.size() - 1, " states");
-    Call call{x.size(0), x.size(1), rows, units, false, training, 0};
+    Call call{x.size(0), x.size(1), rows, units, reverse, training, 0};
     call.rows_of_states = true;
     call.input = input_of(x, w_ih, b_ih, dtype_, columns());
     begin(call);
@@ -154,7 +155,7 @@ class Pass {
   // they are None. Those of the initial ones are [B, H].
   Gradients layer_gradients(std::vector<Optional> given, const Tensor& x,
                             const std::vector<Tensor>& weights, bool of_input, bool of_weights,
-                            int rows, int units) const {
+                            int rows, int units, bool reverse) const {
     check_value(x.dim() == 3 && given.size() == given_.size(), "expected x, 3-D, and ",
                 given_.size(), " tensors");
     Optional zeros;
@@ -169,7 +170,7 @@ class Pass {
       }
     }
     return gradients(given, x, weights, std::nullopt, std::nullopt, of_input, of_weights, rows,
-                     units, false, 0);
+                     units, reverse, 0);
   }
 
  private:
@@ -437,9 +438,10 @@ void bind_steps(std::vector<PyMethodDef>& functions) {
   pass.method<&Pass::gradients>("gradients",
                                 "given, x, weights, lengths, resets, *, of_input, of_weights, "
                                 "rows, units, reverse, grad_clip_time");
-  pass.method<&Pass::layer>("layer", "x, states, weights, w_ih, b_ih, rows, units, training");
-  pass.method<&Pass::layer_gradients>("layer_gradients",
-                                      "given, x, weights, of_input, of_weights, rows, units");
+  pass.method<&Pass::layer>("layer",
+                            "x, states, weights, w_ih, b_ih, rows, units, training, reverse");
+  pass.method<&Pass::layer_gradients>(
+      "layer_gradients", "given, x, weights, of_input, of_weights, rows, units, reverse");
   Type<Pass>::add("rnnfast._cpu.Pass", pass);
   bind<&make_pass>(functions, "cpu_pass",
                    "*, function, bytes, H, dtype, products, in_place, weights, views, constants, "

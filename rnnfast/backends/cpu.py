@@ -237,7 +237,7 @@ class _Layer(WholeLayer):
 
     def __init__(self, backend: Cpu, problem: Problem) -> None:
         self._run, self._back = module().cpu_layer, module().cpu_layer_gradients
-        self._backend, self._spec = backend, problem.spec
+        self._backend, self._spec, self._reverse = backend, problem.spec, problem.options.reverse
         names = self._names = problem.spec.weight_names("dense", problem.bias)
         wanted = ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
         self._places = tuple(names.index(name) if name in names else None for name in wanted)
@@ -249,7 +249,9 @@ class _Layer(WholeLayer):
         self, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], training: bool
     ) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor | None]]:
         h0, c0 = (*states, None, None)[:2]
-        y, h, c, *saved = self._run(self._spec.name, x, h0, c0, *self._named(weights), training)
+        y, h, c, *saved = self._run(
+            self._spec.name, x, h0, c0, *self._named(weights), training, self._reverse
+        )
         return y, (h,) if c is None else (h, c), saved
 
     def gradients(
@@ -268,7 +270,11 @@ class _Layer(WholeLayer):
         (h0, c0), (dh, dc) = (*states, None, None)[:2], (*dlast, None)[:2]
         wanted = (names, needs.input, needs.states)
         dx, dh0, dc0, dweights = self._back(
-            self._spec.name, *wanted, x, w_ih, w_hh, w_hr, h0, c0, y, *saved, dy, dh, dc
+            self._spec.name,
+            *wanted,
+            *(x, w_ih, w_hh, w_hr, h0, c0, y),
+            *saved,
+            *(dy, dh, dc, self._reverse),
         )
         return dx, (dh0,) if dc0 is None else (dh0, dc0), dweights
 

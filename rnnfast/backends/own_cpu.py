@@ -42,7 +42,7 @@ def layer(problem: Problem) -> OwnLayer | None:
     kernel = _kernel(problem.cell, problem.H, problem.bias, problem.dtype)
     if problem.options.training and not kernel.sums_up("dense"):
         return None
-    return OwnLayer(kernel, problem.options.training)
+    return OwnLayer(kernel, problem.options.training, problem.options.reverse)
 
 
 def saved_like(problem: Problem) -> list[TensorLike]:

@@ -16,7 +16,8 @@ from .base import WholeLayer
 class OwnLayer(WholeLayer):
     """Of a compiled cell whose gradients, if ``training``, one pass of sums makes."""
 
-    def __init__(self, kernel: Kernel, training: bool) -> None:
+    def __init__(self, kernel: Kernel, training: bool, reverse: bool) -> None:
+        self._reverse = reverse
         layout, states = kernel.layout, range(len(kernel.spec.states))
         self._split, self._order = kernel.split, kernel.order("dense")
         own = passes.forward(layout, training, False)
@@ -46,6 +47,7 @@ class OwnLayer(WholeLayer):
             rows,
             units,
             training,
+            self._reverse,
         )
         return made[self._y], [made[k] for k in self._final], [made[k] for k in self._saved]
 
@@ -66,7 +68,7 @@ class OwnLayer(WholeLayer):
             given += [states[k] if states else None, d, dy if k == 0 else None]
         rows, units, _ = self._split(x.shape[1])
         found: tuple[Tensor | None, list[Tensor], list[Tensor]] = self._back(
-            given, x, weights, needs.input, needs.weights, rows, units
+            given, x, weights, needs.input, needs.weights, rows, units, self._reverse
         )
         return found
 
