@@ -118,7 +118,8 @@ void fill(Scan<X>& a, const Given<Tensor>& in, int threads, bool makes_input) {
   a.T = in.T, a.B = in.B, a.H = in.H, a.P = in.P;
   a.reverse = in.reverse, a.training = in.training;
   const HostPlan plan = plan_host(in.cell, in.B, in.H, in.P, widths<X>(), host_with(threads));
-  a.split = {plan.rows, makes_input || crowd().known() ? 1 : plan.units};
+  a.split = {crowd().threads(plan.rows, plan.step_ns * plan.rows * double(in.T)),
+             makes_input || crowd().known() ? 1 : plan.units};
   a.w_hh = data<const X>(in.w_hh), a.b_hh = data<const X>(in.b_hh);
   a.w_hr = data<const X>(in.w_hr);
   a.lengths = data<const int64_t>(in.lengths), a.resets = data<const bool>(in.resets);

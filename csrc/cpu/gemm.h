@@ -328,13 +328,10 @@ class GemmPart {
 };
 
 template <class A, class B>
-GemmTimes gemm(const Gemm<A, B>& g) {
+void gemm(const Gemm<A, B>& g) {
   using S = Wide<A>;
   using Part = GemmPart<A, B>;
   const int parts = g.split.rows * g.split.columns;
-  const bool shared = parts > 1;
-  const int64_t before = shared ? worked() : 0;
-  int64_t own = 0, done = 0;
   on_threads(parts, [&](int id, int threads) {
     for (int p = id; p < parts; p += threads) {
       const Range rows = part(g.M, kGroupRows, p / g.split.columns, g.split.rows);
@@ -342,9 +339,7 @@ GemmTimes gemm(const Gemm<A, B>& g) {
           part(g.N, kStripVectors * Vec<S>::kLanes, p % g.split.columns, g.split.columns);
       Part(g, rows, columns, static_cast<S*>(g.workspace) + id * Part::kRoom).run();
     }
-    if (shared && id == 0) own = worked() - before, done = now();
   });
-  return {own, shared ? now() - done : 0};
 }
 
 // Does nothing but multiply and add in registers, as fast as the processor can: `rounds` times, and

@@ -27,11 +27,6 @@ struct Gemm {
   void* workspace = nullptr;  // Kernels::gemm_room() bytes for each thread
 };
 
-// In nanoseconds: how long the calling thread worked, and then waited for the others.
-struct GemmTimes {
-  int64_t own, waited;
-};
-
 // What parts of C are multiples of.
 struct GemmGrain {
   int64_t rows, columns;

@@ -88,9 +88,9 @@ template <class X, class D>
 struct NarrowKernels {
   bool (*forward)(CellId, const Forward<X>&);
   bool (*backward)(CellId, const Backward<X, D>&);
-  GemmTimes (*gemm)(const Gemm<X>&);          // of the input and its weights,
-  GemmTimes (*gemm_back)(const Gemm<D, X>&);  // of gradients and weights
-  GemmTimes (*sums)(const Sums<D, X>&);
+  void (*gemm)(const Gemm<X>&);          // of the input and its weights,
+  void (*gemm_back)(const Gemm<D, X>&);  // of gradients and weights
+  void (*sums)(const Sums<D, X>&);
   int64_t (*sums_room)(const Sums<D, X>&);
   void (*round)(X* to, const float* from, int64_t n);
 };
@@ -118,14 +118,14 @@ struct Kernels {
   steps::Input (*loop_input_gradient_f32)(const Backward<float>& g, int64_t columns);
   steps::Input (*loop_input_gradient_f64)(const Backward<double>& g, int64_t columns);
   int64_t in_place_rows;  // sequences of a step whose weights may be read where they lie, at most
-  GemmTimes (*gemm_f32)(const Gemm<float>&);
-  GemmTimes (*gemm_f64)(const Gemm<double>&);
+  void (*gemm_f32)(const Gemm<float>&);
+  void (*gemm_f64)(const Gemm<double>&);
   // What parts of C are multiples of, and the bytes of workspace of each thread.
   GemmGrain (*gemm_grain)(int scalar_bytes);
   int64_t (*gemm_room)(int scalar_bytes);
   double (*multiply_adds)(int64_t rounds);
-  GemmTimes (*sums_f32)(const Sums<float>&);
-  GemmTimes (*sums_f64)(const Sums<double>&);
+  void (*sums_f32)(const Sums<float>&);
+  void (*sums_f64)(const Sums<double>&);
   // Bytes that such sums need; where they go does not matter, but for whether it is null.
   int64_t (*sums_room_f32)(const Sums<float>&);
   int64_t (*sums_room_f64)(const Sums<double>&);

@@ -6,19 +6,27 @@
 
 #include "cpu/crowd.h"
 #include "cpu/kernels.h"
+#include "scan/plan.h"
 
 namespace rnnfast::cpu {
+
+// Of n threads those for so many multiply-adds of numbers of `width` bytes: each has to have some,
+// and in a crowd one makes what is small.
+inline int product_threads(int n, double multiply_adds, int width) {
+  constexpr double kLeastWork = 1e5;  // that is worth a thread
+  n = static_cast<int>(std::min<double>(n, 1 + multiply_adds / kLeastWork));
+  return crowd().threads(n, product_ns(multiply_adds, width, kernels().vector_bytes));
+}
 
 // Parts of C for at most n threads, as little as can be for the one that has most.
 template <class A, class B>
 void split(Gemm<A, B>& g, int n) {
-  constexpr double kLeastWork = 1e5;  // multiply-adds that are worth a thread
   const GemmGrain grain = kernels().gemm_grain(sizeof(Wide<A>));
   const auto parts = [](int64_t size, int64_t grain, int64_t n) {
     const int64_t grains = (size + grain - 1) / grain;
     return (grains + n - 1) / n * grain;
   };
-  n = static_cast<int>(std::min<double>(n, 1 + double(g.M) * g.N * g.K / kLeastWork));
+  n = product_threads(n, double(g.M) * g.N * g.K, sizeof(Wide<A>));
   int64_t least = -1;
   for (int rows = n; rows >= 1; --rows) {
     if (n % rows != 0) continue;
@@ -48,21 +56,15 @@ auto product_of(const Kernels& k) {
   }
 }
 
-// Whether threads waited for one another so long that others must have their processors.
-inline void note_waiting(const GemmTimes& times) {
-  constexpr int64_t kPatience = 8000000;  // nanoseconds
-  if (times.waited > kPatience && times.waited > 3 * times.own) crowd().seen();
-}
-
 // g, on at most n threads, where everything but its split and workspace is set. scratch(bytes)
 // returns memory.
 template <class A, class B, class Scratch>
 void multiply(Gemm<A, B> g, int n, const Scratch& scratch) {
-  split(g, crowd().known() ? 1 : n);
+  split(g, n);
   const int64_t room = kernels().gemm_room(sizeof(Wide<A>)) * g.split.rows * g.split.columns + 64;
   const auto begin = reinterpret_cast<uintptr_t>(scratch(room));
   g.workspace = reinterpret_cast<void*>((begin + 63) & ~uintptr_t(63));
-  note_waiting(product_of<A, B>(kernels())(g));
+  product_of<A, B>(kernels())(g);
 }
 
 }  // namespace rnnfast::cpu

@@ -55,7 +55,7 @@ class SumsPass {
     return (own + partial() + widest_) * int64_t(sizeof(S)) + chunks_ * biases_ * 8 + 5 * kLine;
   }
 
-  GemmTimes run() {
+  void run() {
     Arena arena(s_.workspace);
     own_ = arena.take<Packed>(s_.threads * (kA + kB));
     zeros_ = arena.take<X>(widest_);
@@ -64,16 +64,11 @@ class SumsPass {
     fill_zero(zeros_, widest_);
     fill_zero(totals_, chunks_ * biases_);
     const int parts = s_.threads;
-    const int64_t before = parts > 1 ? worked() : 0;
-    int64_t own = 0, done = 0;
     on_threads(parts, [&](int id, int threads) {
       Packed* const room = own_ + id * (kA + kB);
       for (int p = id; p < parts; p += threads) share(p, parts, room);
-      if (parts > 1 && id == 0) own = worked() - before, done = now();
     });
-    const int64_t waited = parts > 1 ? now() - done : 0;
     join();
-    return {own, waited};
   }
 
  private:

@@ -112,18 +112,16 @@ auto sums_of(const Kernels& k) {
 template <class D, class X, class Scratch>
 void add_up(Sums<D, X>& s, int n, const Scratch& scratch) {
   const auto [run, room] = sums_of<D, X>(kernels());
-  constexpr double kLeastWork = 1e5;  // multiply-adds that are worth a thread
   double work = 0;
   for (int g = 0; g < s.gradient_count; ++g) {
     for (int o = 0; o < s.operand_count; ++o) {
       if (s.gradients[g].products[o].to) work += double(s.gradients[g].M) * s.operands[o].N;
     }
   }
-  n = crowd().known() ? 1 : n;
-  s.threads = static_cast<int>(std::min<double>(n, 1 + work * s.T * s.B / kLeastWork));
+  s.threads = product_threads(n, work * s.T * s.B, sizeof(Wide<D>));
   const auto begin = reinterpret_cast<uintptr_t>(scratch(room(s) + 64));
   s.workspace = reinterpret_cast<void*>((begin + 63) & ~uintptr_t(63));
-  note_waiting(run(s));
+  run(s);
 }
 
 }  // namespace rnnfast::cpu

@@ -25,8 +25,7 @@ using Optional = std::optional<Tensor>;
 // Their threads are ours, so that there is one OpenMP in the process. The number is asked for again:
 // what a cell was planned for may have been before a fork.
 void run_team(int n, void (*body)(void*, int, int), void* context) {
-  cpu::on_threads(std::min(n, host_threads()),
-                  [&](int id, int threads) { body(context, id, threads); });
+  cpu::run_threads(std::min(n, host_threads()), body, context);
 }
 
 // Of a tensor: [T, B, width], [B, width] or [2, B, width].
@@ -332,7 +331,10 @@ class Pass {
     steps::Arguments a{};
     a.T = call.T, a.B = call.B, a.H = H_;
     a.reverse = call.reverse, a.training = call.training, a.in_place = call.in_place;
-    a.rows = call.rows, a.units = crowd().known() ? 1 : call.units;
+    const double work = double(products_) * double(call.T) * double(call.B);
+    a.rows =
+        crowd().threads(call.rows, product_ns(work, scalar_bytes(), cpu::kernels().vector_bytes));
+    a.units = crowd().known() ? 1 : call.units;
     a.lengths = cpu::data<const int64_t>(call.lengths);
     a.resets = cpu::data<const bool>(call.resets);
     std::vector<steps::Buffer> buffers;

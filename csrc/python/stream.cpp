@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/crowd.h"
 #include "cpu/kernels.h"
 #include "cpu/stream/kernels.h"
 #include "python/module.h"
@@ -313,7 +314,7 @@ class Held {
     stream::Run<S> r;
     r.layers = layers.data(), r.count = static_cast<int64_t>(layers.size());
     r.B = B_, r.storage = storage_, r.chunk = chunk_;
-    r.threads = threads();
+    r.threads = crowd().known() ? 1 : threads();
     r.scratch = scratch_.data();
     if constexpr (sizeof(S) == 4) {
       if (rounds_) return run_rounded(b, r);

@@ -17,8 +17,7 @@ double step_ns(const StepCost& step, int64_t B, int64_t H, Widths widths, const 
                int rows, int units) {
   const double weights = step.weights / units;  // of one thread
   const double own_rows = double((B + rows - 1) / rows);
-  const double rate = kFlopsPerNsPerByte * host.vector_bytes * 4 / widths.packed;
-  const double multiply = 2 * weights * own_rows / rate;
+  const double multiply = product_ns(weights * own_rows, widths.packed, host.vector_bytes);
   const double bytes = weights * widths.packed;
   const double load =
       bytes / (bytes < 0.75 * double(host.l2_bytes) ? kL2BytesPerNs : kL3BytesPerNs);
@@ -31,6 +30,10 @@ double step_ns(const StepCost& step, int64_t B, int64_t H, Widths widths, const 
 }
 
 }  // namespace
+
+double product_ns(double multiply_adds, int width, int vector_bytes) {
+  return 2 * multiply_adds * width / (kFlopsPerNsPerByte * vector_bytes * 4);
+}
 
 // Row parts with more than one unit part have a barrier each (cpu/team.h).
 constexpr int kMaxSharedRows = 64;

@@ -43,4 +43,7 @@ HostPlan plan_host(const StepCost& step, int64_t B, int64_t H, Widths widths, co
 HostPlan plan_host(const CellInfo& cell, int64_t B, int64_t H, int64_t P, Widths widths,
                    const Host& host);
 
+// Nanoseconds of so many multiply-adds of numbers of `width` bytes on one thread, in order of magnitude.
+double product_ns(double multiply_adds, int width, int vector_bytes);
+
 }  // namespace rnnfast

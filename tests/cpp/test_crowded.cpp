@@ -16,6 +16,7 @@ std::atomic<bool> busy{false};
 
 int64_t now() { return clock += 3000000; }
 int64_t worked() { return busy ? clock.load() : 0; }
+int processor() { return -1; }
 
 }  // namespace rnnfast::cpu::crowded
 
