@@ -196,6 +196,21 @@ def test_tensors_of_zeros_that_have_no_memory(name: str) -> None:
         assert torch.equal(layer(zeros)[0], layer(torch.zeros(3, 2, 3))[0])
 
 
+def test_parts_of_torchs_zero_tensors() -> None:
+    """They begin at a distance from nowhere: an address that is not null, and nobody's."""
+    parts = torch._efficientzerotensor((3, 2, 4))
+    for layers in (1, 2):  # of each layer's states, or of a tensor of the user's
+        layer, x = rnnfast.GRU(4, 4, num_layers=layers), torch.randn(3, 2, 4)
+        states = parts[-layers:]
+        for training in (False, True):
+            with torch.set_grad_enabled(training):
+                for _ in range(2):
+                    y = layer(x, states)[0]
+                    assert torch.equal(y, layer(x)[0])
+        y.sum().backward()
+        assert torch.equal(layer(parts[1:], None)[0], layer(torch.zeros(2, 2, 4))[0])
+
+
 @pytest.mark.parametrize("calls", [1, 2])
 def test_a_gradient_whose_values_only_its_class_knows(calls: int) -> None:
     """It has no memory either, and is not nothing."""

@@ -118,7 +118,13 @@ ScalarType Tensor::scalar_type() const {
   return ScalarType::Other;
 }
 
-bool Tensor::has_memory() const { return const_data_ptr() || numel() == 0; }
+bool Tensor::has_memory() const {
+  // a zero tensor begins at null, and a part of one at its distance from there
+  constexpr uintptr_t kFarthest = uintptr_t(1) << 32, kNobodys = uintptr_t(1) << 16;
+  const auto address = reinterpret_cast<uintptr_t>(const_data_ptr());
+  if (address >= kFarthest || numel() == 0) return true;
+  return address >= kNobodys && !object_.call(torch().is_zerotensor).is_true();
+}
 
 bool Tensor::is_contiguous() const {
   return rnnfast::is_contiguous(view_.shape, view_.strides, view_.ndim);

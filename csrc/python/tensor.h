@@ -87,7 +87,8 @@ class Tensor {
   }
   bool repeats() const;  // an element, by a stride of 0
   bool has_memory() const;
-  // Whether it is one of torch's zero tensors, which forward mode makes and which have no memory.
+  // Whether it is one of torch's zero tensors, which forward mode makes and which have no memory, or
+  // a part of one.
   // TypeError of anything else without memory that can be read.
   bool is_zero() const;
   bool is_contiguous() const;
