@@ -36,7 +36,8 @@ class Key(NamedTuple):
 
 
 def key(kind: str, problem: Problem) -> Key:
-    return Key(kind, problem.device_index, problem.cell, problem.H, problem.bias, problem.dtype)
+    hidden = int(problem.H)
+    return Key(kind, problem.device_index, problem.cell, hidden, problem.bias, problem.dtype)
 
 
 @constant_while_tracing

@@ -48,9 +48,13 @@ def _layout(cell: str, hidden: int, bias: bool) -> Layout:
     return found
 
 
-@functools.lru_cache(maxsize=256)
 def _text(cell: str, hidden: int, bias: bool) -> Text:
-    return text_of(_layout(cell, hidden, bias))
+    return _made(_layout(cell, hidden, bias))
+
+
+@functools.lru_cache(maxsize=256)
+def _made(layout: Layout) -> Text:
+    return text_of(layout)
 
 
 def strategy(problem: Problem) -> str:
