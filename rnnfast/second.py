@@ -7,6 +7,7 @@ torch.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers  # which torch does to all but Functions
+from torch.autograd import Variable
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from .autodiff import is_executed, jvp_by_vjps, vjp
@@ -94,17 +96,36 @@ def asked_of(ctx: Any, forward: Op, backward: Op) -> Asked:
 class Pulls:
     """What the node of a scan's forward is left by that of its backward: scans of tangents that it
     is to go back through together with its own results, instead of once for each. By the run of
-    torch's engine; what one that ended between the two had left goes with the graph."""
+    torch's engine, to which it belongs: what one that ended between the two had left goes with it.
+    The node must not hold it, since what is left leads back to the node."""
 
     def __init__(self) -> None:
-        self._left: dict[int, list[tuple[Moved, Cotangents]]] = {}
+        self._left: dict[int, weakref.ref[_Left]] = {}
 
     def leave(self, run: Moved, cotangents: Cotangents) -> None:
-        left = self._left.setdefault(torch._C._current_graph_task_id(), [])
+        task = torch._C._current_graph_task_id()
+        known = self._left.get(task)
+        left = None if known is None else known()
+        if left is None:
+            left = _Left()
+            self._left = {k: r for k, r in self._left.items() if r() is not None}
+            self._left[task] = weakref.ref(left)
+            # what is to be done at the end of a run is kept as long as that, however it ends
+            Variable._execution_engine.queue_callback(partial(_Left.clear, left))
         left.append((run, cotangents))
 
     def take(self) -> list[tuple[Moved, Cotangents]]:
-        return self._left.pop(torch._C._current_graph_task_id(), [])
+        known = self._left.pop(torch._C._current_graph_task_id(), None)
+        left = None if known is None else known()
+        if left is None:
+            return []
+        found = list(left)
+        left.clear()
+        return found
+
+
+class _Left(list[Any]):
+    """Of one run; a list that can be referred to weakly."""
 
 
 def pulls_of_forward(ctx: Any) -> Pulls | None:

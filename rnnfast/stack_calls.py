@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import transforms
 from .autodiff import differentiate, wanted_inputs
 from .backends.base import WholeLayer
-from .direct import is_differentiated
-from .ops import alias, saved_tensors, take
-from .problem import Needs, Stack
+from .direct import Job, differentiable, is_differentiated
+from .ops import alias, filled, saved_tensors, take
+from .problem import Cotangents, Needs, Saved, Scan, Stack
+from .schema import pack
 from .selection import Assigned
 from .stack import run_again
+from .surroundings import surroundings
 
 Rows = Sequence[Sequence[Tensor]]  # the weights of each row
 
@@ -121,6 +124,8 @@ class StackCall:
     ) -> list[Tensor | None]:
         """``gradients``, of all, to be differentiated or mapped: forward is run anew, so that what
         lies between the layers has its part in that."""
+        if surroundings(x.device.type).transformed:
+            return self._transformed(x, states, weights, dy, dlast)
         problem = self.served[0].problem
         with torch.enable_grad():
             x, states = alias(x), [alias(s) for s in states]
@@ -132,6 +137,48 @@ class StackCall:
             primals = [x, *states, *(w for row in rows for w in row)]
             cotangents = [d for _, d in known]
             return differentiate([o for o, _ in known], primals, cotangents, create_graph=True)
+
+    def _transformed(
+        self,
+        x: Tensor,
+        states: Sequence[Tensor],
+        weights: Rows,
+        dy: Tensor | None,
+        dlast: Sequence[Tensor | None],
+    ) -> list[Tensor | None]:
+        """``differentiable`` inside of torch.func's levels, of which a graph that is made here
+        would be no part: each row's backward by itself."""
+        made = self._made_anew(x, states, weights)
+        gradients: list[Any] = [None] * len(made)
+        for level in reversed(range(self.layers)):
+            rows = self.rows(level)
+            parts = [dy] if dy is None or len(rows) == 1 else dy.chunk(len(rows), -1)
+            for row, part in zip(rows, [*parts, *parts], strict=False):
+                scan, saved, final = made[row]
+                own = filled([None if d is None else d[row] for d in dlast], final)
+                job = Job(scan, saved, Cotangents(part, own, []), Needs(True, True, True))
+                gradients[row] = differentiable(job, self.served[row].backend.name)
+            dinputs = [gradients[row].dinput for row in rows]
+            dy = dinputs[0] + dinputs[1] if len(dinputs) > 1 else dinputs[0]
+        dstates = [torch.stack(d) for d in zip(*(g.dstates for g in gradients), strict=True)]
+        return [dy, *dstates[: len(states)], *(d for g in gradients for d in g.dweights)]
+
+    def _made_anew(
+        self, x: Tensor, states: Sequence[Tensor], weights: Rows
+    ) -> list[tuple[Scan, Saved, list[Tensor]]]:
+        """Of each row its scan, what its forward left, and its final states."""
+        made: list[tuple[Scan, Saved, list[Tensor]]] = []
+        for level in range(self.layers):
+            for row in self.rows(level):
+                one, backend = self.served[row]
+                widths = one.spec.state_widths(one.P, one.H)
+                own = [s[row] for s in states] or [x.new_zeros(one.B, w) for w in widths]
+                scan = Scan(one.cell, "dense", x, own, list(weights[row]), None, None, one.options)
+                y, final, trace, saved = transforms.scan_forward(*pack(scan, backend.name))
+                made.append((scan, Saved(y, trace, saved), final))
+            outputs = [saved.y for _, saved, _ in made[-self.directions :]]
+            x = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+        return made
 
 
 class Kept(NamedTuple):

@@ -3,6 +3,8 @@ to the node of its forward, which goes back through it once for both."""
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -265,3 +267,23 @@ def test_of_the_op_itself(cell: str, groups: int, no_loop: Callable[[], None]) -
     given = (new(T, B, I), new(T, B, H), *states, *weights, *dfinal)
     assert torch.autograd.gradcheck(gradients, given, fast_mode=True)
     assert torch.autograd.gradgradcheck(gradients, given, fast_mode=True)
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_what_a_run_that_ended_had_left_goes(calls: int) -> None:
+    """As of any graph: a hook that raises between the two nodes leaves nothing behind."""
+
+    def run() -> list[weakref.ref[Any]]:
+        layer, x = rnnfast.LSTM(3, 4).double(), torch.randn(5, 2, 3).double().requires_grad_()
+        for _ in range(calls):
+            y = layer(x)[0]
+        (slope,) = torch.autograd.grad((y**2).sum(), x, create_graph=True)
+        y.register_hook(lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            torch.autograd.grad((slope**2).sum(), x)
+        return [weakref.ref(x), weakref.ref(layer)]
+
+    with rnnfast.use_backend("cpu"):
+        left = run()
+    gc.collect()
+    assert [of() for of in left] == [None, None]

@@ -308,3 +308,35 @@ def test_one_thread_and_several() -> None:
             assert_equal(all_of(layer, x, None), shared[0])
         finally:
             torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("stack", STACKS[:3], ids=str)
+@pytest.mark.parametrize("given", [False, True])
+def test_transforms_around_backward(name: str, stack: tuple[int, bool], given: bool) -> None:
+    """Of which the call in forward knew nothing."""
+    layer = of(name, 3, 4, stack).double()
+    x, hx = input_of(layer, 5, 2, True), states_of(layer, 2, True) if given else None
+    for _ in range(2):
+        y = flat(layer(x, hx))[0]
+    assert served(layer)
+    sources = [x, *layer.parameters(), *(flat(hx) if given else [])]
+
+    def gradients(d: Tensor, recorded: bool = False) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(y, sources, d, retain_graph=True, create_graph=recorded)
+
+    some = torch.randn(3, *y.shape, dtype=y.dtype)
+    expected = [torch.stack(each) for each in zip(*map(gradients, some), strict=True)]
+    for found, wanted in zip(torch.vmap(gradients)(some), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+    # they are linear
+    _, along = torch.func.jvp(gradients, (some[0],), (some[1],))
+    for found, wanted in zip(along, expected, strict=True):
+        torch.testing.assert_close(found, wanted[1])
+    halves = torch.func.grad(lambda d: sum((g * g).sum() / 2 for g in gradients(d, True)))
+    dot = sum((wanted[0] * wanted[1]).sum() for wanted in expected)
+    torch.testing.assert_close((halves(some[0]) * some[1]).sum(), dot)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(some[0], some[1])
+        for d, wanted in zip(gradients(dual), expected, strict=True):
+            torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(d)[1], wanted[1])
