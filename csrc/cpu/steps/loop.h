@@ -1,20 +1,17 @@
 // The loop of cells that are generated from a step (rnnfast/steps): T steps over the sequences that
 // are alive, forward and backward alike. What a step does is the generated class's; the rules of a
-// scan, the rows that a step reads and writes, threads and packed weights are here.
+// scan, threads and packed weights are here, and in rows.h the rows that a step reads and writes.
 #pragma once
 
 #include "cpu/in_place.h"
 #include "cpu/steps/math.h"
 #include "cpu/steps/parts.h"
+#include "cpu/steps/rows.h"
 #include "cpu/workspace.h"
-#include "scan/steps.h"
 #include "scan/time_clip.h"
 
 namespace rnnfast::cpu::RNNFAST_ISA::steps {
 
-using rnnfast::steps::Arguments;
-using rnnfast::steps::Buffer;
-using rnnfast::steps::Kind;
 using rnnfast::steps::View;
 
 // What every generated class has: Self is it, with kBuffers, kScalars, kBackward, product(k, H),
@@ -347,6 +344,8 @@ class Pass {
 
   int64_t stride() const { return a_.B + 8; }
 
+  BufferRows<S> rows() const { return {a_, rules_, zeros_}; }
+
   Live<S> live_of(const Place& place) const {
     const int64_t id = place.id();
     Live<S> live;
@@ -370,7 +369,7 @@ class Pass {
       if (place.gone) return;
       if (Self::kBackward && a_.input) a_.input->after(a_.input->of, step, mine.begin, mine.end);
     }
-    if (place.wait() && place.unit == 0) keep_last(mine);
+    if (place.wait() && place.unit == 0) rows().keep_last(Self::kBuffers, mine, Self::kBackward);
   }
 
   // The gates of a step, where they are made here: row b is at b · their width.
@@ -380,10 +379,11 @@ class Pass {
   }
 
   void collect(int64_t count, int64_t t, S* made, Range mine, const Place& place, Live<S>& live) {
+    const BufferRows<S> rows = this->rows();
     live.n = 0;
     for (int64_t b = mine.begin; b < mine.end; ++b) {
       if (!rules_.alive(t, b)) {
-        if (place.unit == 0) clear(t, b);
+        if (place.unit == 0) rows.clear(Self::kBuffers, t, b);
         continue;
       }
       const int64_t i = live.n++;
@@ -392,64 +392,7 @@ class Pass {
       for (int k = 0; k < Self::kBuffers; ++k) {
         const Buffer& buffer = a_.buffers[k];
         const bool here = static_cast<Kind>(buffer.kind) == Kind::kMade;
-        live.p[k][i] = here ? made + b * buffer.width : row(buffer, count, t, b);
-      }
-    }
-  }
-
-  S* row(const Buffer& buffer, int64_t count, int64_t t, int64_t b) const {
-    S* base = static_cast<S*>(buffer.base);
-    const S* init = static_cast<const S*>(buffer.init);
-    const int64_t w = buffer.width;
-    switch (static_cast<Kind>(buffer.kind)) {
-      case Kind::kStep:
-      case Kind::kNew:
-        return base ? base + (t * a_.B + b) * w : nullptr;
-      case Kind::kSequence:
-        return base + b * w;
-      case Kind::kOld:
-        return const_cast<S*>(rules_.previous(base, init, zeros_, t, b, w));
-      case Kind::kOldSlot:
-        if (rules_.reset(t, b)) return zeros_;
-        if (rules_.first(t, b)) return const_cast<S*>(init) + b * w;
-        return base + (((count + 1) & 1) * a_.B + b) * w;
-      case Kind::kIncoming:
-        if (t == rules_.last(b)) return const_cast<S*>(init) + b * w;
-        return base + (((count + 1) & 1) * a_.B + b) * w;
-      case Kind::kNewSlot:
-      case Kind::kOutgoing:
-        return base + ((count & 1) * a_.B + b) * w;
-      case Kind::kMade:
-        break;
-    }
-    return nullptr;
-  }
-
-  void clear(int64_t t, int64_t b) {
-    for (int k = 0; k < Self::kBuffers; ++k) {
-      const Buffer& buffer = a_.buffers[k];
-      if (buffer.clear && buffer.base) {
-        fill_zero(static_cast<S*>(buffer.base) + (t * a_.B + b) * buffer.width, buffer.width);
-      }
-    }
-  }
-
-  // The count at which sequence b took its last step.
-  int64_t last_count(int64_t b) const {
-    const int64_t length = rules_.length(b);
-    if (Self::kBackward) return rules_.reverse ? length - 1 : a_.T - 1;
-    return rules_.reverse ? a_.T - 1 : length - 1;
-  }
-
-  void keep_last(Range mine) {
-    for (int k = 0; k < Self::kBuffers; ++k) {
-      const Buffer& buffer = a_.buffers[k];
-      if (!buffer.last) continue;
-      const int64_t w = buffer.width;
-      for (int64_t b = mine.begin; b < mine.end; ++b) {
-        const S* from = static_cast<const S*>(buffer.init) + b * w;
-        if (rules_.length(b) > 0) from = row(buffer, last_count(b), rules_.last(b), b);
-        copy(static_cast<S*>(buffer.last) + b * w, from, w);
+        live.p[k][i] = here ? made + b * buffer.width : rows.row(buffer, count, t, b);
       }
     }
   }
