@@ -76,7 +76,7 @@ class StackCall:
 
     def gradients(
         self,
-        wanted: Wanted,
+        wanted: WantedRows,
         states: Sequence[Tensor],
         weights: Rows,
         kept: Kept,
@@ -114,18 +114,12 @@ class StackCall:
         """Of each state [rows, B, …] that of each row, [1, B, …]."""
         return [[None] * len(self.wholes) if s is None else _filled(s).split(1) for s in states]
 
-    def differentiable(
-        self,
-        x: Tensor,
-        states: Sequence[Tensor],
-        weights: Rows,
-        dy: Tensor | None,
-        dlast: Sequence[Tensor | None],
-    ) -> list[Tensor | None]:
+    def differentiable(self, asked: Asked) -> list[Tensor | None]:
         """``gradients``, of all, to be differentiated or mapped: forward is run anew, so that what
         lies between the layers has its part in that."""
-        if surroundings(x.device.type).transformed:
-            return self._transformed(x, states, weights, dy, dlast)
+        if surroundings(asked.x.device.type).transformed:
+            return self._transformed(asked)
+        x, states, weights, dy, dlast = asked
         problem = self.served[0].problem
         with torch.enable_grad():
             x, states = alias(x), [alias(s) for s in states]
@@ -138,16 +132,10 @@ class StackCall:
             cotangents = [d for _, d in known]
             return differentiate([o for o, _ in known], primals, cotangents, create_graph=True)
 
-    def _transformed(
-        self,
-        x: Tensor,
-        states: Sequence[Tensor],
-        weights: Rows,
-        dy: Tensor | None,
-        dlast: Sequence[Tensor | None],
-    ) -> list[Tensor | None]:
+    def _transformed(self, asked: Asked) -> list[Tensor | None]:
         """``differentiable`` inside of torch.func's levels, of which a graph that is made here
         would be no part: each row's backward by itself."""
+        x, states, weights, dy, dlast = asked
         made = self._made_anew(x, states, weights)
         gradients: list[Any] = [None] * len(made)
         for level in reversed(range(self.layers)):
@@ -181,6 +169,16 @@ class StackCall:
         return made
 
 
+class Asked(NamedTuple):
+    """What gradients are made of where they are to be differentiated or mapped."""
+
+    x: Tensor
+    states: Sequence[Tensor]
+    weights: Rows
+    dy: Tensor | None
+    dlast: Sequence[Tensor | None]
+
+
 class Kept(NamedTuple):
     """What backward needs: each layer's input; each row's output and what it saved."""
 
@@ -188,7 +186,7 @@ class Kept(NamedTuple):
     of_rows: list[list[Any]]
 
 
-class Wanted:
+class WantedRows:
     """Of whom gradients are: the input, the states, of each row some of its weights."""
 
     def __init__(self, flags: Sequence[bool], states: int, counts: Sequence[int]) -> None:
@@ -224,11 +222,11 @@ class _Trained(torch.autograd.Function):
         weights = [take(saved, ctx.each) for _ in call.wholes]
         found: list[Any]
         if is_differentiated((dy, *dlast)):
-            found = call.differentiable(x, states, weights, dy, dlast)
+            found = call.differentiable(Asked(x, states, weights, dy, dlast))
         else:
             inputs = [x, *take(saved, call.layers - 1)]
             kept = Kept(inputs, [take(saved, n) for n in ctx.kept])
-            wanted = Wanted(flags, ctx.count, [ctx.each] * len(weights))
+            wanted = WantedRows(flags, ctx.count, [ctx.each] * len(weights))
             dx, dstates, dweights = call.gradients(wanted, states, weights, kept, dy, dlast)
             found = [dx, *(dstates or [None] * ctx.count), *dweights]
         return (None, None, *(d if flag else None for d, flag in zip(found, flags, strict=True)))

@@ -287,3 +287,53 @@ def test_what_a_run_that_ended_had_left_goes(calls: int) -> None:
         left = run()
     gc.collect()
     assert [of() for of in left] == [None, None]
+
+
+@pytest.mark.parametrize("strategy", ["reverse-mode", "forward-mode"])
+@pytest.mark.parametrize("name", ["rnn_tanh", "lstm", "gru", "lstm_proj", "mgu"])
+def test_second_derivatives_under_the_older_vmap(
+    name: str, strategy: str, no_loop: Callable[[], None]
+) -> None:
+    """torch.autograd's own: hessian(vectorize=True), is_grads_batched=True."""
+    layer = LAYERS[name]().double()
+
+    def f(x: Tensor) -> Tensor:
+        return layer(x)[0].square().sum()
+
+    def batched(x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        (g,) = torch.autograd.grad(f(x), x, create_graph=True)
+        eye = torch.eye(g.numel(), dtype=g.dtype).view(g.numel(), *g.shape)
+        (found,) = torch.autograd.grad(g, x, eye, is_grads_batched=True)
+        return found.view(*x.shape, *x.shape)
+
+    of_torch = torch.autograd.functional.hessian
+    with rnnfast.use_backend("reference"):
+        expected = of_torch(f, X)
+    no_loop()
+    with rnnfast.use_backend("cpu"):
+        found = of_torch(f, X, vectorize=True, outer_jacobian_strategy=strategy)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(batched(X), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{"num_layers": 2}, {"bias": False}, {"grad_clip_time": 0.05}])
+def test_of_weights_under_the_older_vmap(options: dict[str, Any]) -> None:
+    """Of second order, and what that is differentiated again."""
+    layer, lengths = LAYERS["lstm"](**options).double(), torch.tensor([4, 0, 2])
+
+    def derivatives() -> Any:
+        x = X.clone().requires_grad_()
+        given = [x, *layer.parameters()]
+        loss = layer(x, lengths=lengths)[0].square().sum()
+        slopes = torch.autograd.grad(loss, given, create_graph=True)
+        rows = [torch.stack([g.detach(), g.detach().cos()]) for g in slopes]
+        options = {"is_grads_batched": True, "create_graph": True}
+        found = torch.autograd.grad(slopes, given, rows, **options)
+        return *found, *torch.autograd.grad(sum_of_squares(found), given)
+
+    found = []
+    for name in ("cpu", "reference"):
+        with rnnfast.use_backend(name):
+            found.append([d.detach() for d in derivatives()])
+    torch.testing.assert_close(*found, rtol=1e-8, atol=1e-10)

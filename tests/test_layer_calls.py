@@ -108,17 +108,37 @@ def test_second_derivatives(name: str) -> None:
     assert torch.autograd.gradgradcheck(run, everything)
 
 
+def check_many_outputs_at_once(layer: Any, x: Tensor) -> None:
+    one, all_at_once = (
+        torch.autograd.functional.jacobian(lambda x: layer(x)[0], x, vectorize=vectorize)
+        for vectorize in (False, True)
+    )
+    torch.testing.assert_close(all_at_once, one)
+
+
 def test_gradients_of_many_outputs_at_once() -> None:
     """By the vmap inside torch.autograd, for which the layer's calls are scans again."""
     layer, x = rnnfast.GRU(3, 4).double(), torch.randn(3, 2, 3, dtype=torch.float64)
     for _ in range(2):
         layer(x.requires_grad_())
     assert is_served(layer)
-    one, all_at_once = (
-        torch.autograd.functional.jacobian(lambda x: layer(x)[0], x, vectorize=vectorize)
-        for vectorize in (False, True)
-    )
-    torch.testing.assert_close(all_at_once, one)
+    check_many_outputs_at_once(layer, x)
+
+
+def check_checkpoints(layer: Any, x: Tensor, dx: Tensor) -> None:
+    """``dx``: the gradient of the output's sum."""
+    for _ in range(3):
+        y = checkpoint(lambda x: layer(x)[0], x, use_reentrant=False)
+        assert torch.equal(torch.autograd.grad(y.sum(), x)[0], dx)
+        layer(x)  # from now on the short way is known
+
+
+def check_that_changes_are_seen(layer: Any, x: Tensor, weight: Tensor) -> None:
+    y, _ = layer(x)
+    with torch.no_grad():
+        weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
 
 
 def test_a_checkpoint_of_the_first_call() -> None:
@@ -127,10 +147,7 @@ def test_a_checkpoint_of_the_first_call() -> None:
     expected = rnnfast.LSTM(3, 4)
     expected.load_state_dict(layer.state_dict())
     (dx,) = torch.autograd.grad(expected(x)[0].sum(), x)
-    for _ in range(3):
-        y = checkpoint(lambda x: layer(x)[0], x, use_reentrant=False)
-        assert torch.equal(torch.autograd.grad(y.sum(), x)[0], dx)
-        layer(x)  # from now on the short way is known
+    check_checkpoints(layer, x, dx)
 
 
 def test_what_is_saved_and_changed_is_told() -> None:
@@ -140,11 +157,7 @@ def test_what_is_saved_and_changed_is_told() -> None:
     y.relu_()
     with pytest.raises(RuntimeError, match="save their input, weights and output"):
         y.sum().backward()
-    y, _ = layer(x)
-    with torch.no_grad():
-        layer.weight_hh_l0.mul_(2)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y.sum().backward()
+    check_that_changes_are_seen(layer, x, layer.weight_hh_l0)
 
 
 def test_backward_twice() -> None:

@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 import rnnfast
 
 from .steps.test_sums import many_heads
+from .test_layer_calls import (
+    check_checkpoints,
+    check_many_outputs_at_once,
+    check_that_changes_are_seen,
+)
 from .test_own_single_steps import CELLS_HERE, of, pytestmark  # noqa: F401
 from .test_repeat import flat
 from .test_single_steps import served
@@ -110,25 +114,14 @@ def test_gradients_of_many_outputs_at_once() -> None:
     for _ in range(2):
         layer(x.requires_grad_())
     assert served(layer)
-    one, all_at_once = (
-        torch.autograd.functional.jacobian(lambda x: layer(x)[0], x, vectorize=vectorize)
-        for vectorize in (False, True)
-    )
-    torch.testing.assert_close(all_at_once, one)
+    check_many_outputs_at_once(layer, x)
 
 
 def test_a_checkpoint_and_what_was_changed_since() -> None:
     layer, x = of("lstm", 3, 4), torch.randn(3, 2, 3).double().requires_grad_()
     (dx,) = torch.autograd.grad(layer(x)[0].sum(), x)
-    for _ in range(3):
-        y = checkpoint(lambda x: layer(x)[0], x, use_reentrant=False)
-        assert torch.equal(torch.autograd.grad(y.sum(), x)[0], dx)
-        layer(x)  # from now on the short way is known
-    y, _ = layer(x)
-    with torch.no_grad():
-        layer.weight_hh_l0.mul_(2)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y.sum().backward()
+    check_checkpoints(layer, x, dx)
+    check_that_changes_are_seen(layer, x, layer.weight_hh_l0)
 
 
 def test_what_is_trained_the_long_way() -> None:

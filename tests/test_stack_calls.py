@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 import rnnfast
 from rnnfast import _ext, library
@@ -17,7 +16,15 @@ from rnnfast.products import multiply
 from rnnfast.stack_calls import StackCall
 
 from . import own_cells
-from .test_layer_calls import LAYERS, WANTED, Zero, all_of
+from .test_layer_calls import (
+    LAYERS,
+    WANTED,
+    Zero,
+    all_of,
+    check_checkpoints,
+    check_many_outputs_at_once,
+    check_that_changes_are_seen,
+)
 from .test_repeat import flat
 
 why_not = _ext.why_no_cpu() or (None if multiply.is_faster() else "torch's products are faster")
@@ -171,25 +178,14 @@ def test_gradients_of_many_outputs_at_once() -> None:
     for _ in range(2):
         layer(x)
     assert served(layer)
-    one, all_at_once = (
-        torch.autograd.functional.jacobian(lambda x: layer(x)[0], x, vectorize=vectorize)
-        for vectorize in (False, True)
-    )
-    torch.testing.assert_close(all_at_once, one)
+    check_many_outputs_at_once(layer, x)
 
 
 def test_a_checkpoint_and_what_was_changed_since() -> None:
     layer, x = of("lstm", 3, 4), torch.randn(3, 2, 3, requires_grad=True)
     (dx,) = torch.autograd.grad(layer(x)[0].sum(), x)
-    for _ in range(3):
-        y = checkpoint(lambda x: layer(x)[0], x, use_reentrant=False)
-        assert torch.equal(torch.autograd.grad(y.sum(), x)[0], dx)
-        layer(x)  # from now on the short way is known
-    y, _ = layer(x)
-    with torch.no_grad():
-        layer.weight_hh_l1.mul_(2)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y.sum().backward()
+    check_checkpoints(layer, x, dx)
+    check_that_changes_are_seen(layer, x, layer.weight_hh_l1)
     one_way = of("lstm", 3, 4, (2, False))
     for _ in range(2):
         y, _ = one_way(x)

@@ -17,9 +17,8 @@ from .tangent import graph_of
 def layout_of(cell: str, hidden: int, bias: bool, blocks: bool = False) -> Layout | str:
     """In float32, as all that is on its way has it; why there is none. ``blocks``: a
     block-diagonal product may be one, not one for each block."""
-    return _made(
-        CELLS[cell], int(hidden), bias, blocks
-    )  # kept by the cell, not by what it is called
+    # kept by the cell, not by what it is called
+    return _made(CELLS[cell], int(hidden), bias, blocks)
 
 
 @functools.lru_cache(maxsize=256)
